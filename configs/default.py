@@ -1,0 +1,174 @@
+"""Every key with its unit. All other configs start from `get_config` and change a few.
+
+The argument picks a preset: `--config=configs/default.py:official`.
+"""
+
+from ml_collections import config_dict
+
+from configs import presets
+
+
+def get_config(preset: str = "paper"):
+    c = config_dict.ConfigDict()
+    c.name = "default"  # a word for titles
+    c.preset = ""  # set by presets.apply; written into every result row
+    c.seed = 0  # the only seed: data order, draws and initial weights fold from it
+    c.note = ""  # a sentence for the report (hardware, budget)
+    c.data = _data()
+    c.autoencoder = _autoencoder()
+    c.method = "madad"
+    c.denoiser = _denoiser()
+    c.diffusion = config_dict.create(timesteps=10, schedule="cosine")  # cosine | linear
+    c.masking = config_dict.create(
+        max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
+        sides=(1, 2, 4, 8),  # block sides in latent cells
+        probabilities=(0.2, 0.3, 0.3, 0.2),
+        per="batch",  # batch | sample: how often the block sides are drawn
+        brain_cells=2,  # squares of so many latent cells are gated together
+        brain_min_fraction=0.9,  # never noised below this share of brain; 0 gates nothing
+    )
+    c.loss = config_dict.create(
+        mask="bce",  # bce | mse
+        mask_weight=1e-3,  # lambda
+        region="all",  # all | noised: where the clean latent's error is taken
+    )
+    c.sampler = config_dict.create(
+        steps=10,  # 1 .. diffusion.timesteps
+        spacing="official",  # official | trailing
+        eta=0.0,  # 0 deterministic .. 1
+        threshold=0.5,  # rewritten where P(visible) is below
+        rewrite="threshold",  # threshold | probability
+        inside_brain=False,  # never rewrite a cell that training never noised
+    )
+    c.score = config_dict.create(
+        difference="l2",  # l1 | l2
+        reference="input",  # input | autoencoded
+        gamma=0.2,  # clip of the difference; 0 leaves it
+        latent_gamma=1.0,  # the same for the latent difference
+        sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
+        inside_brain=False,  # zero the map outside the brain mask
+    )
+    c.optim = config_dict.create(
+        name="adamw",
+        lr=5e-4,
+        schedule="warmup_cosine",  # warmup_cosine | official_epochs | constant
+        warmup_epochs=10.0,
+        final_lr_ratio=0.0,  # of lr, at the end of warmup_cosine
+        weight_decay=1e-4,
+        decay_mask="all",  # all | matrices
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        grad_clip_norm=0.0,  # 0 does not clip
+    )
+    c.train = config_dict.create(
+        epochs=300,
+        steps=0,  # when positive, counts instead of epochs
+        batch_size=96,  # global
+        accum_steps=1,  # microbatches per optimiser step
+        ema_decay=0.0,  # 0 keeps no average
+    )
+    c.log = config_dict.create(every_steps=50, validate_every_steps=500, validate_batches=0)
+    c.checkpoint = config_dict.create(
+        every_steps=500,
+        every_minutes=10.0,  # 0: by steps alone
+        keep_latest=2,  # and the best by validation loss
+    )
+    c.eval = _eval()
+    c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)  # -1: what is left
+    c.matmul_precision = "default"  # default | high | highest (jax_default_matmul_precision)
+    presets.apply(c, preset)
+    return c
+
+
+def _data():
+    return config_dict.create(
+        source="png_folder",  # png_folder | cohort (the embedded synthetic one)
+        root="",  # png_folder: {train,val,test}/{id}-slice_{k}-{modality|brainmask|...}.png
+        modality="T1",
+        image_size=256,  # pixels; slices are padded to square and resized
+        augment="paper",  # paper | official | none
+        cache_dir="",  # cohort: drawn subjects; empty: the user's cache folder
+        cohort=config_dict.create(  # subjects a split, and their slices
+            train=60,
+            val=8,
+            val_lesion=10,
+            test=20,
+            test_healthy=8,
+            slices=12,
+            slice_spacing=4.0,  # mm
+            field_of_view=208.0,  # mm
+        ),
+        num_threads=2,  # reading threads
+    )
+
+
+def _autoencoder():
+    """LDM's kl-f8 with one channel, 83.6 M parameters."""
+    return config_dict.create(
+        channels=128,
+        channel_mult=(1, 2, 4, 4),  # f = 2 ** (len - 1)
+        num_res_blocks=2,
+        decoder_channels=0,  # 0: as the encoder
+        decoder_channel_mult=(),  # empty: as the encoder
+        decoder_num_res_blocks=-1,  # -1: as the encoder; a decoder level has one more
+        latent_channels=4,
+        num_groups=32,
+        mid_attention=True,
+        dtype="float32",  # float32 | bfloat16
+        scaling_factor=0.18215,  # multiplies latents; 0: 1 / their spread over the training set
+        checkpoint="",  # a trained autoencoder's workdir; empty: train one here
+        discriminator=True,
+        disc_channels=64,
+        disc_layers=3,
+        lpips="",  # weights of LPIPS-VGG (.npz or .safetensors); empty: term off
+        loss=config_dict.create(
+            kl_weight=1e-6,
+            perceptual_weight=1.0,
+            disc_weight=0.5,
+            disc_start=50001,
+        ),
+        optim=config_dict.create(
+            name="adam",
+            lr=5.4e-5,  # LDM: 4.5e-6 a sample of the batch of 12
+            schedule="constant",
+            warmup_epochs=0.0,
+            final_lr_ratio=1.0,
+            weight_decay=0.0,
+            decay_mask="all",
+            beta1=0.5,
+            beta2=0.9,
+            eps=1e-8,
+            grad_clip_norm=0.0,
+        ),
+        train=config_dict.create(
+            epochs=100, steps=0, batch_size=12, accum_steps=1, ema_decay=0.0
+        ),
+    )
+
+
+def _denoiser():
+    return config_dict.create(
+        name="unet",  # unet | dit
+        size="L",  # unet: XS S M L XL; dit: S/2 B/2 L/2 XL/2 and smaller, patches 1, 2, 4
+        hidden_size=0,  # dit: overrides what the size says; 0 keeps it
+        depth=0,
+        num_heads=0,
+        residual_x0=False,  # ours: predict the clean latent as a change of the input
+        dropout=0.4,
+        remat=False,
+        attention="chunked",  # chunked | xla | cudnn
+        dtype="float32",  # float32 | bfloat16
+    )
+
+
+def _eval():
+    return config_dict.create(
+        sets=("test",),  # splits to score; the healthy one joins when it exists
+        batch_size=16,  # global
+        checkpoint="best",  # best (by validation loss) | latest
+        false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold
+        mean_image_band=0,  # mean training image per so many slice numbers; 0: one for all
+        bootstrap=200,  # subject-level draws for the intervals
+        panels=12,  # slices shown
+    )

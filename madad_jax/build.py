@@ -1,0 +1,210 @@
+"""From a config to the objects of a run: networks, methods, data, optimisers.
+
+The last place that knows the config's keys; below it everything takes plain arguments.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import safetensors.numpy
+from etils import epath
+
+from madad_jax import errors, optim, sharding, train
+from madad_jax.data import pipeline
+from madad_jax.data import registry as data_registry
+from madad_jax.diffusion import schedule
+from madad_jax.methods import autoencoder as autoencoder_method
+from madad_jax.methods import madad
+from madad_jax.models import lpips, registry
+
+METHODS = ("madad",)
+
+
+def autoencoder(config: Any) -> registry.Autoencoder:
+    """The KL autoencoder of `config.autoencoder`."""
+    c = config.autoencoder
+    optional = {
+        "decoder_channels": c.decoder_channels or None,
+        "decoder_channel_mult": tuple(c.decoder_channel_mult) or None,
+        "decoder_num_res_blocks": (
+            None if c.decoder_num_res_blocks < 0 else c.decoder_num_res_blocks
+        ),
+    }
+    return registry.autoencoder(
+        channels=c.channels,
+        channel_mult=tuple(c.channel_mult),
+        num_res_blocks=c.num_res_blocks,
+        latent_channels=c.latent_channels,
+        num_groups=c.num_groups,
+        mid_attention=c.mid_attention,
+        dtype=c.dtype,
+        **optional,
+    )
+
+
+def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
+    """The method that trains the autoencoder."""
+    c = config.autoencoder
+    discriminator = None
+    if c.discriminator:
+        discriminator = registry.discriminator(
+            channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
+        )
+    return autoencoder_method.KLAutoencoder(
+        autoencoder=autoencoder(config),
+        discriminator=discriminator,
+        loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
+        sigma=smoothing_sigma(config),
+    )
+
+
+def smoothing_sigma(config: Any) -> float:
+    """`score.sigma` is given in pixels of a 256 image, whatever the size in use."""
+    return config.score.sigma * config.data.image_size / 256.0
+
+
+def detector(config: Any) -> madad.MadAd:
+    """The method whose maps are reported.
+
+    Raises UserError for an unknown `config.method`.
+    """
+    if config.method not in METHODS:
+        raise errors.UserError(f"method: found {config.method!r}, accepted: {', '.join(METHODS)}")
+    c = config.denoiser.to_dict()
+    # 0 in the config stands for "as the size says"; U-Nets have no such numbers.
+    overrides = {k: c.pop(k) for k in ("hidden_size", "depth", "num_heads")}
+    c |= {k: v for k, v in overrides.items() if v}
+    score = config.score.to_dict() | {"sigma": smoothing_sigma(config)}
+    masking = {k: tuple(v) if isinstance(v, list) else v for k, v in config.masking.items()}
+    return madad.MadAd(
+        denoiser=registry.denoiser(**c),
+        autoencoder=autoencoder(config),
+        schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        masking=madad.Masking(**masking),
+        loss_options=madad.Loss(**config.loss.to_dict()),
+        sampler=madad.Sampler(**config.sampler.to_dict()),
+        score=madad.Score(**score),
+    )
+
+
+def lpips_weights(path: str) -> dict[str, np.ndarray]:
+    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/lpips.py` names keys).
+
+    Raises UserError when the file is missing, of another kind, or lacks a weight.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise errors.UserError(f"autoencoder.lpips: no file {path}; empty turns the term off")
+    if file.suffix == ".safetensors":
+        weights = safetensors.numpy.load(file.read_bytes())
+    elif file.suffix == ".npz":
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            weights = {name: archive[name] for name in archive.files}
+    else:
+        raise errors.UserError(f"autoencoder.lpips: {path} must end in .npz or .safetensors")
+    lpips.check(weights)
+    return weights
+
+
+def source(config: Any, split: str) -> Any:
+    """One split of the configured data."""
+    c = config.data
+    cache = c.cache_dir or str(epath.Path("~/.cache/madad_jax/cohort").expanduser())
+    return data_registry.make_source(
+        split,
+        name=c.source,
+        root=c.root,
+        modality=c.modality,
+        image_size=c.image_size,
+        cache_dir=cache,
+        seed=config.seed,
+        cohort=c.cohort.to_dict(),
+    )
+
+
+def train_iterator(
+    config: Any, train_section: Any, data: Any, mesh: jax.sharding.Mesh
+) -> pipeline.TrainIterator:
+    """Endless training batches of this process."""
+    index, count = sharding.data_process(mesh)
+    style = config.data.augment
+    return pipeline.train_iterator(
+        data,
+        batch_size=train_section.batch_size,
+        seed=config.seed,
+        augment=None if style == "none" else {"style": style},
+        process_index=index,
+        process_count=count,
+        num_threads=config.data.num_threads,
+    )
+
+
+def eval_batches(
+    config: Any, data: Any, batch_size: int, mesh: jax.sharding.Mesh
+) -> pipeline.EvalBatches:
+    """Padded batches of this process, every slice once."""
+    index, count = sharding.data_process(mesh)
+    return pipeline.eval_batches(
+        data,
+        batch_size=batch_size,
+        process_index=index,
+        process_count=count,
+        num_threads=config.data.num_threads,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Steps of a stage and of one pass over its data."""
+
+    steps: int
+    steps_per_epoch: int
+    epochs: float
+
+
+def budget(train_section: Any, num_slices: int) -> Budget:
+    """`train.steps` when positive, else `train.epochs` passes over `num_slices`."""
+    per_epoch = max(1, math.ceil(num_slices / train_section.batch_size))
+    steps = train_section.steps or round(train_section.epochs * per_epoch)
+    return Budget(steps, per_epoch, steps / per_epoch)
+
+
+def optimizer(section: Any, planned: Budget) -> tuple[optax.GradientTransformation, Any]:
+    """(tx, learning rate by step) of an `optim` section."""
+    return optim.make_optimizer(
+        name=section.name,
+        lr=section.lr,
+        schedule=section.schedule,
+        warmup_steps=round(section.warmup_epochs * planned.steps_per_epoch),
+        warmup_epochs=round(section.warmup_epochs),
+        total_steps=planned.steps,
+        steps_per_epoch=planned.steps_per_epoch,
+        epochs=max(1, round(planned.epochs)),
+        final_lr_ratio=section.final_lr_ratio,
+        weight_decay=section.weight_decay,
+        decay_mask=section.decay_mask,
+        beta1=section.beta1,
+        beta2=section.beta2,
+        eps=section.eps,
+        grad_clip_norm=section.grad_clip_norm,
+    )
+
+
+def train_options(config: Any, train_section: Any, stage: str, steps: int) -> train.Options:
+    """How long a stage runs and how often it logs, validates and saves."""
+    return train.Options(
+        stage=stage,
+        steps=steps,
+        batch_size=train_section.batch_size,
+        accum_steps=train_section.accum_steps,
+        ema_decay=train_section.ema_decay,
+        log_every=config.log.every_steps,
+        validate_every=config.log.validate_every_steps,
+        checkpoint_every=config.checkpoint.every_steps,
+        checkpoint_minutes=config.checkpoint.every_minutes,
+        keep_latest=config.checkpoint.keep_latest,
+    )

@@ -1,0 +1,130 @@
+"""Between a PyTorch state dict and our nested parameters: names, layouts, checks.
+
+A kind of network gives two small functions, the published name of one of our modules and the
+number of trailing unit axes of its matrices; everything else is the same for all:
+
+- `weight` is our `kernel` (convolutions, linear maps) or `scale` (norms); `bias` is `bias`;
+- convolutions: OIHW there, HWIO here; linear maps (out, in) there, (in, out) here;
+- 1x1 convolutions are plain matrices here: (O, I, 1) and (O, I, 1, 1) lose their unit axes.
+
+Only numpy; tensors come and go as float32 and no value is changed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from madad_jax import errors
+
+LISTED = 10  # names spelt out per complaint; the rest is a count
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How one kind of network is named: published module name and unit axes, by our path."""
+
+    kind: str
+    module_name: Callable[[tuple[str, ...]], str]
+    unit_axes: Callable[[tuple[str, ...]], int]
+
+    def key(self, path: tuple[str, ...]) -> str:
+        """State-dict key of the tensor at `path` of our tree."""
+        leaf = "bias" if path[-1] == "bias" else "weight"
+        return f"{self.module_name(path[:-1])}.{leaf}"
+
+    def official_shape(self, path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape there of a tensor of `shape` here."""
+        if len(shape) == 4:
+            return (shape[3], shape[2], shape[0], shape[1])
+        if len(shape) == 2:
+            return (shape[1], shape[0]) + (1,) * self.unit_axes(path[:-1])
+        return shape
+
+
+def flatten(params: Any) -> dict[tuple[str, ...], Any]:
+    """Nested dict -> {path: leaf}."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {tuple(str(part.key) for part in path): leaf for path, leaf in leaves}
+
+
+def to_official(params: Any, naming: Naming) -> dict[str, np.ndarray]:
+    """Our parameters as a state dict (float32)."""
+    state = {}
+    for path, leaf in flatten(params).items():
+        array = np.asarray(leaf, np.float32)
+        shape = naming.official_shape(path, array.shape)
+        axes = (3, 2, 0, 1) if array.ndim == 4 else tuple(reversed(range(array.ndim)))
+        state[naming.key(path)] = np.ascontiguousarray(array.transpose(axes)).reshape(shape)
+    return state
+
+
+def to_ours(state: Mapping[str, np.ndarray], template: Any, naming: Naming) -> dict[str, Any]:
+    """A state dict as our parameters.
+
+    Args:
+        state: {published key: array}.
+        template: our tree with shapes (arrays or `jax.ShapeDtypeStruct`).
+        naming: of this kind of network.
+
+    Raises:
+        UserError: tensors are missing, unexpected or misshapen; all are listed, ten by name.
+    """
+    wanted = flatten(template)
+    _check(state, wanted, naming)
+    params: dict[str, Any] = {}
+    for path, leaf in wanted.items():
+        array = np.asarray(state[naming.key(path)], np.float32)
+        if len(leaf.shape) == 4:
+            array = array.transpose(2, 3, 1, 0)
+        elif len(leaf.shape) == 2:
+            array = array.reshape(array.shape[:2]).T
+        node = params
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = np.ascontiguousarray(array)
+    return params
+
+
+def _check(
+    state: Mapping[str, np.ndarray], wanted: dict[tuple[str, ...], Any], naming: Naming
+) -> None:
+    shapes = {naming.key(p): naming.official_shape(p, leaf.shape) for p, leaf in wanted.items()}
+    missing = [key for key in shapes if key not in state]
+    unexpected = [key for key in state if key not in shapes]
+    misshapen = [
+        f"{key} {tuple(np.shape(state[key]))} instead of {shape}"
+        for key, shape in shapes.items()
+        if key in state and tuple(np.shape(state[key])) != shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    complaints = [
+        f"{len(names)} {word} ({', '.join(sorted(names)[:LISTED])}"
+        f"{', ...' if len(names) > LISTED else ''})"
+        for word, names in found.items()
+        if names
+    ]
+    if complaints:
+        raise errors.UserError(f"{naming.kind} weights do not fit: {'; '.join(complaints)}")
+
+
+def size(state: Mapping[str, np.ndarray], key: str, axis: int, kind: str) -> int:
+    """Length of one axis of a tensor that sizes are inferred from.
+
+    Raises:
+        UserError: the tensor is not there or has too few axes.
+    """
+    if key not in state or np.ndim(state[key]) <= axis:
+        found = "no such tensor" if key not in state else f"shape {np.shape(state[key])}"
+        raise errors.UserError(f"not a {kind} state dict: {key}: {found}")
+    return int(np.shape(state[key])[axis])
+
+
+def count(state: Mapping[str, np.ndarray], pattern: str, start: int = 0) -> int:
+    """How many consecutive numbers, from `start`, make `pattern` (with {}) a key's beginning."""
+    n = start
+    while any(key.startswith(pattern.format(n)) for key in state):
+        n += 1
+    return n - start

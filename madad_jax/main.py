@@ -1,0 +1,117 @@
+"""The command line: flags, `--mode`, dispatch.
+
+    python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
+
+Modes: run (all stages), train_autoencoder, train, evaluate, report, compile. The same
+command again continues a stopped run. Exit status: 0 done; 2 bad input, one line; 143 and
+130 stopped by SIGTERM and ctrl-C after saving.
+"""
+
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from madad_jax import errors
+
+MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile")
+
+_LOG = logging.getLogger("madad_jax")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment, as configs/demo.py or configs/brats.py:FLAIR.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default runs/<config name>.")
+_MODE = flags.DEFINE_enum("mode", "run", MODES, "Which part of the job to do.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other hosts (jax.distributed).")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of user errors.")
+
+
+def _config() -> Any:
+    if _CONFIG.value is None:
+        raise errors.UserError("--config is missing; for example --config=configs/demo.py")
+    try:
+        _CONFIG.value.lock()
+    except OSError as error:  # config_flags reports a file that it could not load only here
+        raise errors.UserError(" ".join(str(error).split())) from error
+    return _CONFIG.value
+
+
+def _run(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise errors.UserError(f"unexpected argument {argv[1]!r}; options start with --")
+    config = _config()
+    # Here and not above: `--help` and mistyped flags answer without starting JAX.
+    import jax
+
+    from madad_jax import compile_only, runtime, stages
+
+    runtime.start(distributed=_DISTRIBUTED.value)
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    _LOG.info("%s", runtime.device_line())
+    workdir = _WORKDIR.value or os.path.join("runs", config.name)
+    if _MODE.value == "compile":
+        compile_only.report(config)
+        return 0
+    with runtime.GracefulStop() as stop:
+        try:
+            stages.execute(config, workdir, _MODE.value, stop)
+        except runtime.Stopped as stopped:
+            _LOG.warning("%s; the same command continues it", stopped)
+            return stopped.exit_status
+    if _MODE.value in ("run", "evaluate", "report"):
+        stages.print_table(workdir)
+    return 0
+
+
+def _guarded(argv: list[str]) -> int:
+    try:
+        return _run(argv)
+    except errors.UserError as error:
+        if _TRACEBACK.value:
+            raise
+        print(f"madad_jax: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; whatever is wrong with them or the config ends in one line, status 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if "--traceback" in argv:
+            raise
+        print(f"madad_jax: error: {_explain(error, argv)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+    """One line. For a mistyped config key ml_collections knows the near miss but not the flag."""
+    text = " ".join(str(error).split()).strip("\"'")
+    if isinstance(error, AttributeError | KeyError):
+        key = next(iter(re.findall(r"\w+", text.replace("\\n", " "))), "")
+        flag = next((a for a in argv[1:] if key in a.split("=")[0].split(".")), "--config")
+        near = (re.findall(r"Did you mean .*\?", text) or [""])[0]
+        return f"{flag}: the config has no key {key!r}. {near}".strip()
+    return text
+
+
+def main() -> None:
+    """Entry point of `python -m madad_jax.main`."""
+    # Libraries speak at every file they touch; a person wants our lines and their warnings.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
+    app.run(_guarded, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    main()

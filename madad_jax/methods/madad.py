@@ -1,0 +1,203 @@
+"""MAD-AD: masked latent diffusion with a mask head (arXiv 2502.16943).
+
+Training: a healthy latent is noised in random blocks; the denoiser predicts the clean
+latent and which cells were left visible. Test: the unhealthy latent is taken to be the
+noised one and only the cells that the mask head flags are rewritten (diffusion/samplers).
+Where paper and official code differ, the difference is a field of an options class below.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from madad_jax.diffusion import anomaly_map as anomaly
+from madad_jax.diffusion import losses, masking, process, samplers
+from madad_jax.diffusion import schedule as schedule_lib
+from madad_jax.models import registry
+from madad_jax.typing import Batch, Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """How blocks are drawn (`diffusion/masking.py`). `brain_min_fraction=0` gates nothing."""
+
+    max_ratio: float = 0.4
+    sides: tuple[int, ...] = (1, 2, 4, 8)
+    probabilities: tuple[float, ...] = (0.2, 0.3, 0.3, 0.2)
+    per: str = "batch"
+    brain_cells: int = 2
+    brain_min_fraction: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The training loss (`diffusion/losses.py`)."""
+
+    mask: str = "bce"
+    mask_weight: float = 1.0
+    region: str = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Selective DDIM (`diffusion/samplers.py`). `inside_brain` (ours) never rewrites a cell
+    that training never noised."""
+
+    steps: int = 10
+    spacing: str = "official"
+    eta: float = 0.0
+    threshold: float = 0.5
+    rewrite: str = "threshold"
+    inside_brain: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The anomaly map (`diffusion/anomaly_map.py`); `sigma` in image pixels, `latent_gamma`
+    (ours) the clip of the latent difference in units of the scaled latent."""
+
+    difference: str = "l2"
+    reference: str = "input"
+    gamma: float = 0.2
+    latent_gamma: float = 1.0
+    sigma: float = 5.0
+    inside_brain: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MadAd:
+    """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
+
+    denoiser: registry.Denoiser
+    autoencoder: registry.Autoencoder
+    schedule: schedule_lib.Schedule
+    masking: Masking = Masking()
+    loss_options: Loss = Loss()
+    sampler: Sampler = Sampler()
+    score: Score = Score()
+    name: str = "madad"
+    deterministic: bool = False
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the denoiser for the latents of `batch_spec["image"]`."""
+        h, w = self._latent_shape(batch_spec["image"].shape)
+        masking.check_sides(
+            (h, w), self.masking.sides, self.masking.probabilities, self.masking.per
+        )
+        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
+
+    def _latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
+        f = self.autoencoder.factor
+        return image_shape[1] // f, image_shape[2] // f
+
+    def _encode(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Posterior (mean, log-variance), from the batch's cache where it carries one."""
+        if "latent_mean" in batch:
+            return batch["latent_mean"], batch["latent_logvar"]
+        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
+
+    def _outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        return masking.outside_brain(
+            brain_mask,
+            shape,
+            cells=self.masking.brain_cells,
+            min_fraction=self.masking.brain_min_fraction,
+        )
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Paper eq. 5 on a posterior sample (as the official code trains)."""
+        k_sample, k_mask, k_t, k_noise, k_dropout = jax.random.split(key, 5)
+        mean, logvar = jax.lax.stop_gradient(self._encode(frozen, batch))
+        draw = jax.random.normal(k_sample, mean.shape)
+        x0 = (mean + jnp.exp(0.5 * logvar) * draw) * frozen["scaling_factor"]
+        m = self.masking
+        visible = masking.draw_visible(
+            k_mask,
+            x0.shape[:3],
+            max_ratio=m.max_ratio,
+            sides=m.sides,
+            probabilities=m.probabilities,
+            per=m.per,
+        )
+        visible = masking.keep_outside(visible, self._outside(batch["brain_mask"], x0.shape[1:3]))
+        t = jax.random.randint(k_t, (x0.shape[0],), 0, self.schedule.num_steps)
+        noise = jax.random.normal(k_noise, x0.shape)
+        x_t = process.q_sample(self.schedule, x0, t, noise, visible)
+        dropout = None if self.deterministic else k_dropout
+        x0_hat, logit = self.denoiser.apply(params, x_t, t, key=dropout)
+        options = self.loss_options
+        x0_loss = losses.latent_loss(x0, x0_hat, visible, options.region).mean()
+        mask_loss = losses.mask_loss(visible, logit, options.mask).mean()
+        total = x0_loss + options.mask_weight * mask_loss
+        return total, self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
+
+    def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
+        """What tells a person whether both heads learn: errors on noised cells alone, and
+        how often a noised (visible) cell is called so."""
+        noised = 1.0 - visible
+        flagged = (logit[..., 0] < 0).astype(jnp.float32)
+        count = jnp.maximum(noised.sum(), 1.0)
+        error = jnp.square(x0 - x0_hat).mean(-1)
+        return {
+            "loss": total,
+            "x0_loss": x0_loss,
+            "mask_loss": mask_loss,
+            "x0_error_noised": (error * noised).sum() / count,
+            "mask_sensitivity": (flagged * noised).sum() / count,
+            "mask_specificity": ((1 - flagged) * visible).sum() / visible.sum(),
+        }
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Image to anomaly map in one call (paper eqs. 6 and 7).
+
+        Returns `map` (the image difference, what the paper reports), `mask_map` and
+        `latent_map` (the two other signals of the paper's table 3), all [b,H,W] and
+        smoothed; `reconstruction` and `autoencoded` [b,H,W,1]; `rewritten` [b,h,w].
+        """
+        scale = frozen["scaling_factor"]
+        mean, _ = self._encode(frozen, batch)
+        latent = mean * scale
+        s = self.sampler
+        schedule = schedule_lib.respace(self.schedule, s.steps, s.spacing)
+        outside = None
+        if s.inside_brain:
+            outside = self._outside(batch["brain_mask"], latent.shape[1:3])
+        result = samplers.selective_ddim(
+            lambda x, t: self.denoiser.apply(params, x, t),
+            latent,
+            schedule,
+            jax.random.normal(key, (s.steps, *latent.shape)),
+            eta=s.eta,
+            threshold=s.threshold,
+            rewrite=s.rewrite,
+            outside=outside,
+        )
+        both = jnp.concatenate([latent, result["latent"]]) / scale
+        autoencoded, corrected = jnp.split(self.autoencoder.decode(frozen["autoencoder"], both), 2)
+        reference = autoencoded if self.score.reference == "autoencoded" else batch["image"]
+        image_map = anomaly.clipped_difference(
+            corrected, reference, difference=self.score.difference, gamma=self.score.gamma
+        )
+        latent_gamma = self.score.latent_gamma
+        latent_map = jnp.abs(result["latent"] - latent).mean(-1)
+        latent_map = jnp.minimum(latent_map, latent_gamma) / latent_gamma
+        return {
+            "map": self._finish(image_map, batch),
+            "mask_map": self._finish(self._to_image(result["abnormal"], batch), batch),
+            "latent_map": self._finish(self._to_image(latent_map, batch), batch),
+            "reconstruction": corrected,
+            "autoencoded": autoencoded,
+            "rewritten": result["rewritten"],
+        }
+
+    def _to_image(self, cells: jax.Array, batch: Batch) -> jax.Array:
+        return jax.image.resize(cells, batch["image"].shape[:3], "bilinear")
+
+    def _finish(self, maps: jax.Array, batch: Batch) -> jax.Array:
+        maps = anomaly.gaussian_smooth(maps, self.score.sigma)
+        return maps * batch["brain_mask"] if self.score.inside_brain else maps

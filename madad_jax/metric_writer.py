@@ -1,0 +1,167 @@
+"""Metrics to `workdir/metrics.jsonl` and to TensorBoard.
+
+One JSON object a line: `{"stage": "denoiser", "split": "train", "step": 100, "time": ...,
+"loss": 0.1, ...}` with `time` in seconds since 1970 and null for numbers that are not finite.
+A line is written by one append, so a killed run leaves whole lines and at most one torn tail,
+which is dropped when the file is opened again. A resumed run drops its lines beyond the
+restored step, so no step appears twice.
+
+TensorBoard files go to `workdir/tensorboard/<stage>/<split>`.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorboardX
+from etils import epath
+
+from madad_jax import errors
+
+_LOG = logging.getLogger(__name__)
+
+FILE_NAME = "metrics.jsonl"
+_RESERVED = ("stage", "split", "step", "time")
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics file, oldest first; empty when there is none."""
+    path = epath.Path(workdir) / FILE_NAME
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # The torn tail of a killed run.
+    return rows
+
+
+class MetricWriter:
+    """Writes on process 0 and does nothing elsewhere.
+
+    Args:
+      workdir: the run's folder; made when missing.
+      is_primary: whether this process writes (`jax.process_index() == 0`).
+
+    Raises:
+      UserError: when the folder cannot be written.
+    """
+
+    def __init__(self, workdir: epath.PathLike, is_primary: bool = True):
+        self.workdir = epath.Path(workdir)
+        self.is_primary = is_primary
+        self._path = self.workdir / FILE_NAME
+        self._boards: dict[tuple[str, str], tensorboardX.SummaryWriter | None] = {}
+        self._purge: dict[str, int] = {}
+        if is_primary:
+            with self._explain():
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                if self._path.exists() and not self._path.read_text().endswith("\n"):
+                    self._rewrite(read(self.workdir))
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def write(self, stage: str, split: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one line and the same scalars to TensorBoard.
+
+        Args:
+          stage: "autoencoder", "denoiser", ...
+          split: "train", "val", ...
+          step: finished optimiser steps.
+          metrics: name -> number (or a scalar array).
+
+        Raises:
+          ValueError: for a metric named as one of the line's own fields.
+          UserError: when the file cannot be written.
+        """
+        if clash := set(metrics) & set(_RESERVED):
+            raise ValueError(f"metric names {sorted(clash)} are fields of the line itself")
+        if not self.is_primary:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        row = {"stage": stage, "split": split, "step": int(step), "time": round(time.time(), 3)}
+        row |= {name: v if math.isfinite(v) else None for name, v in values.items()}
+        with self._explain():
+            self._append(json.dumps(row) + "\n")
+            if board := self._board(stage, split):
+                for name, value in values.items():
+                    board.add_scalar(name, value, int(step))
+                board.flush()
+
+    def image(self, stage: str, split: str, step: int, name: str, image: np.ndarray) -> None:
+        """An image [H, W, 1 or 3] (uint8, or float in [0, 1]) to TensorBoard."""
+        if not self.is_primary:
+            return
+        with self._explain():
+            if board := self._board(stage, split):
+                board.add_image(name, np.asarray(image), int(step), dataformats="HWC")
+                board.flush()
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Drops `stage`'s lines (and TensorBoard points) beyond `step`: a run resumes there."""
+        if not self.is_primary:
+            return
+        self._purge[stage] = step + 1
+        rows = read(self.workdir)
+        kept = [row for row in rows if row.get("stage") != stage or row.get("step", 0) <= step]
+        if len(kept) != len(rows):
+            _LOG.info("%s: dropped %d lines after step %d", stage, len(rows) - len(kept), step)
+            with self._explain():
+                self._rewrite(kept)
+
+    def close(self) -> None:
+        """Flushes and closes the TensorBoard files."""
+        for board in self._boards.values():
+            if board is not None:
+                board.close()
+        self._boards.clear()
+
+    def _append(self, line: str) -> None:
+        if "://" in os.fspath(self._path):  # Object stores cannot append: write it anew.
+            old = self._path.read_text() if self._path.exists() else ""
+            self._path.write_text(old + line)
+            return
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        new = self._path.with_name(FILE_NAME + ".new")
+        new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        new.replace(self._path)
+
+    def _board(self, stage: str, split: str) -> tensorboardX.SummaryWriter | None:
+        if (stage, split) not in self._boards:
+            folder = self.workdir / "tensorboard" / stage / split
+            try:
+                board = tensorboardX.SummaryWriter(
+                    os.fspath(folder), purge_step=self._purge.get(stage)
+                )
+            except ImportError as error:  # gs:// without google-cloud-storage.
+                _LOG.warning("no TensorBoard curves under %s: %s", folder, error)
+                board = None
+            self._boards[stage, split] = board
+        return self._boards[stage, split]
+
+    @contextlib.contextmanager
+    def _explain(self) -> Iterator[None]:
+        """Turns an `OSError` inside into a `UserError` that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise errors.UserError(f"{self.workdir}: cannot write here: {reason}") from error

@@ -1,0 +1,164 @@
+"""Building blocks shared by all networks: convolution, linear map, GroupNorm, embeddings.
+
+Arrays are NHWC. Parameters are always float32; a layer casts its input and its parameters to
+`dtype` ("float32" or "bfloat16") and returns `dtype`. Statistics of a normalisation are taken
+in float32 whatever `dtype` is.
+
+Initialisation is PyTorch's default where nothing else is said, U(-1/sqrt(fan_in),
+1/sqrt(fan_in)) for kernels and biases, because that is what the published networks start from.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from madad_jax import errors
+from madad_jax.models import initialize
+
+DTYPES = ("float32", "bfloat16")
+
+
+def check_dtype(key: str, dtype: str) -> None:
+    """Raises `UserError` when `dtype` is no compute type of ours."""
+    if dtype not in DTYPES:
+        raise errors.UserError(f"{key}: found {dtype!r}, accepted are {', '.join(DTYPES)}")
+
+
+def check_groups(key: str, channels: int, num_groups: int) -> None:
+    """Raises `UserError` when GroupNorm cannot split `channels` into `num_groups`."""
+    if channels % num_groups:
+        raise errors.UserError(
+            f"{key}: {channels} channels do not divide into num_groups={num_groups} groups; "
+            "change the channels or num_groups"
+        )
+
+
+class Conv(nn.Module):
+    """Square 2-D convolution with explicit padding; parameters `kernel` (HWIO) and `bias`.
+
+    `padding` is (before, after) for both axes, so that the one-sided zero padding of the
+    autoencoder's down-sampling can be said.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: tuple[int, int] = (1, 1)
+    use_bias: bool = True
+    zero_init: bool = False
+    normal_std: float | None = None
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww d"]:
+        """[b, h, w, c] -> [b, h', w', features]."""
+        k, channels = self.kernel_size, x.shape[-1]
+        kernel_init = bias_init = initialize.torch_default(k * k * channels)
+        if self.zero_init:
+            kernel_init = bias_init = initialize.zeros
+        elif self.normal_std is not None:
+            kernel_init = initialize.normal(self.normal_std)
+        kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=(self.padding, self.padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
+        return y
+
+
+class Linear(nn.Module):
+    """Linear map of the last axis (also the 1x1 convolution); `kernel` is (in, out).
+
+    `init`: "torch", "xavier" (bias zero), "zero", or a standard deviation (bias zero).
+    """
+
+    features: int
+    init_scheme: str | float = "torch"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "*batch c"]) -> Shaped[jax.Array, "*batch d"]:
+        """[..., c] -> [..., features]."""
+        channels = x.shape[-1]
+        kernel_init = bias_init = initialize.torch_default(channels)
+        if self.init_scheme != "torch":
+            bias_init = initialize.zeros
+            if self.init_scheme == "zero":
+                kernel_init = initialize.zeros
+            elif self.init_scheme == "xavier":
+                kernel_init = initialize.xavier(channels, self.features)
+            else:
+                kernel_init = initialize.normal(self.init_scheme)
+        kernel = self.param("kernel", kernel_init, (channels, self.features))
+        bias = self.param("bias", bias_init, (self.features,))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm over (h, w, channels of the group) with float32 statistics; `scale`, `bias`.
+
+    The sums run over space first and over the group's channels on the small [b, c] result:
+    the last axis stays whole, which XLA's CPU code vectorises, where a reduction over a grouped
+    reshape costs two to five times as much. The variance is of the centred values: the one-pass
+    form E[x^2] - E[x]^2 loses digits when the mean is large.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b h w c"]:
+        """[b, h, w, c] -> the same shape, in `dtype`."""
+        channels = x.shape[-1]
+        check_groups(self.name or "GroupNorm", channels, self.num_groups)
+        scale = self.param("scale", initialize.ones, (channels,))
+        bias = self.param("bias", initialize.zeros, (channels,))
+        x = x.astype(jnp.float32)
+        centred = x - self._group_mean(x)
+        variance = self._group_mean(jnp.square(centred))
+        y = centred * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+    def _group_mean(self, x: Any) -> Any:
+        """Mean of each group, repeated for its channels: [b, h, w, c] -> [b, 1, 1, c]."""
+        b, _, _, c = x.shape
+        per_channel = jnp.mean(x, axis=(1, 2))
+        per_group = per_channel.reshape(b, self.num_groups, -1).mean(axis=-1)
+        return jnp.repeat(per_group, c // self.num_groups, axis=-1)[:, None, None, :]
+
+
+def layer_norm(x: Shaped[jax.Array, "b n c"], dtype: str) -> Shaped[jax.Array, "b n c"]:
+    """LayerNorm without scale and bias, eps 1e-6, float32 statistics, result in `dtype`."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + 1e-6)).astype(dtype)
+
+
+def upsample_nearest(x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
+    """Nearest-neighbour doubling of both image axes."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def timestep_embedding(t: Shaped[jax.Array, " b"], dim: int) -> Float[jax.Array, "b dim"]:
+    """Sinusoids of the raw step index, cosines first.
+
+    f_k = exp(-ln(10000) k / (dim/2)), k = 0 .. dim/2 - 1; [cos(t f), sin(t f)] (official U-Net
+    and published DiT alike). `dim` must be even.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,0 +1,201 @@
+"""Masked U-Net denoiser with the official geometry, and two heads.
+
+The ADM/LDM U-Net (Dhariwal & Nichol 2021, Rombach et al. 2022) as the official MAD-AD code
+sets it up: per level `num_res_blocks` residual blocks, each followed by attention where the
+level's down-sampling rate is in `attention_rates`; stride-2 convolutions with symmetric padding
+down, nearest doubling and a convolution up; the middle (block, attention, block). Skips are
+joined as [current, skip] on the channels. GroupNorm eps 1e-5.
+
+Two output heads: `out` = GroupNorm, SiLU, conv -> clean latent; `mt_out` = GroupNorm, conv ->
+mask, with no SiLU between (so in the official code). The official network returns the sigmoid
+of the mask head; this one returns the logit, which a cross-entropy needs.
+
+Every residual block's second convolution, every attention's output map and both heads start
+from zero: at initialisation x0 = 0 and p(visible) = 1/2. Submodules bear the published names
+with "_" for ".": `input_blocks.1.0.in_layers.2` is `input_blocks_1_0/in_layers_2`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, Shaped
+
+from madad_jax import errors
+from madad_jax.models import attention, layers
+
+# name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is
+# not divisible by 12. Ten heads keep the head size of 32 that S, M and L have at the first
+# level, and the parameter count does not depend on the heads.
+SIZES = {"XS": (64, 4), "S": (128, 4), "M": (192, 6), "L": (256, 8), "XL": (320, 10)}
+NORM_EPSILON = 1e-5
+
+
+class ResBlock(nn.Module):
+    """Two convolutions; the embedded time step is added between them."""
+
+    features: int
+    num_groups: int
+    dropout: float
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: Shaped[jax.Array, "b h w c"], emb: Shaped[jax.Array, "b e"], train: bool
+    ) -> Shaped[jax.Array, "b h w d"]:
+        """[b, h, w, c], [b, e] -> [b, h, w, features]."""
+
+        def norm(name: str) -> layers.GroupNorm:
+            return layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=name)
+
+        h = nn.silu(norm("in_layers_0")(x))
+        h = layers.Conv(self.features, dtype=self.dtype, name="in_layers_2")(h)
+        emb = layers.Linear(self.features, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
+        h = nn.silu(norm("out_layers_0")(h + emb[:, None, None]))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = layers.Conv(self.features, zero_init=True, dtype=self.dtype, name="out_layers_3")(h)
+        if x.shape[-1] != self.features:
+            x = layers.Linear(self.features, dtype=self.dtype, name="skip_connection")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head self-attention over all positions, with a residual connection.
+
+    The channels of `qkv` are ordered head by head, (q, k, v) within each head: the "legacy"
+    order of the published code, which is not the usual (q of all heads, k, v).
+    """
+
+    num_heads: int
+    num_groups: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b h w c"]:
+        """[b, h, w, c] -> the same shape."""
+        b, height, width, channels = x.shape
+        h = layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm")(x)
+        h = h.reshape(b, height * width, channels)
+        qkv = layers.Linear(3 * channels, dtype=self.dtype, name="qkv")(h)
+        q, k, v = jnp.split(qkv.reshape(b, height * width, self.num_heads, -1), 3, axis=-1)
+        h = attention.attend(q, k, v, self.attention).reshape(b, height * width, channels)
+        h = layers.Linear(channels, init_scheme="zero", dtype=self.dtype, name="proj_out")(h)
+        return x + h.reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution with stride 2 and one zero on every side."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
+        """Halves both sides."""
+        return layers.Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
+
+
+class Upsample(nn.Module):
+    """Nearest doubling, then a 3x3 convolution."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
+        """Doubles both sides."""
+        x = layers.upsample_nearest(x)
+        return layers.Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+
+
+class UNet(nn.Module):
+    """The whole network. Latent sides must be multiples of 2**(levels - 1)."""
+
+    model_channels: int
+    num_heads: int
+    channel_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = 2
+    attention_rates: tuple[int, ...] = (1, 2, 4)
+    num_groups: int = 32
+    dropout: float = 0.4
+    attention: str = "chunked"
+    remat: bool = False
+    residual_x0: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], train: bool = False
+    ) -> tuple[Float[jax.Array, "b h w c"], Float[jax.Array, "b h w 1"]]:
+        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32."""
+        self._check_sides(x.shape)
+        emb = layers.timestep_embedding(t, self.model_channels)
+        emb = nn.silu(self._linear("time_embed_0")(emb))
+        emb = self._linear("time_embed_2")(emb)
+
+        conv_in = layers.Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")
+        h = conv_in(x)
+        skips, block, rate = [h], 1, 1
+        for level, mult in enumerate(self.channel_mult):
+            for _ in range(self.num_res_blocks):
+                h = self._stage(h, emb, train, mult, rate, f"input_blocks_{block}")
+                skips.append(h)
+                block += 1
+            if level + 1 < len(self.channel_mult):
+                h = Downsample(self.dtype, name=f"input_blocks_{block}_0")(h)
+                skips.append(h)
+                block, rate = block + 1, rate * 2
+
+        h = self._res_block(h, emb, train, self.channel_mult[-1], "middle_block_0")
+        h = self._attention(h, "middle_block_1")
+        h = self._res_block(h, emb, train, self.channel_mult[-1], "middle_block_2")
+
+        block = 0
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._stage(h, emb, train, mult, rate, f"output_blocks_{block}")
+                if level and i == self.num_res_blocks:
+                    place = 2 if rate in self.attention_rates else 1
+                    h = Upsample(self.dtype, name=f"output_blocks_{block}_{place}")(h)
+                    rate //= 2
+                block += 1
+        return self._heads(h, x)
+
+    def _check_sides(self, shape: tuple[int, ...]) -> None:
+        multiple = 2 ** (len(self.channel_mult) - 1)
+        if shape[1] % multiple or shape[2] % multiple:
+            raise errors.UserError(
+                f"denoiser.channel_mult: {len(self.channel_mult)} levels need latent sides that "
+                f"are multiples of {multiple}, found {shape[1]}x{shape[2]}"
+            )
+
+    def _linear(self, name: str) -> layers.Linear:
+        return layers.Linear(4 * self.model_channels, dtype=self.dtype, name=name)
+
+    def _stage(
+        self, h: jax.Array, emb: jax.Array, train: bool, mult: int, rate: int, name: str
+    ) -> jax.Array:
+        """Residual block and, where the level has it, attention."""
+        h = self._res_block(h, emb, train, mult, f"{name}_0")
+        return self._attention(h, f"{name}_1") if rate in self.attention_rates else h
+
+    def _res_block(
+        self, h: jax.Array, emb: jax.Array, train: bool, mult: int, name: str
+    ) -> jax.Array:
+        block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        features = self.model_channels * mult
+        return block(features, self.num_groups, self.dropout, self.dtype, name=name)(h, emb, train)
+
+    def _attention(self, h: jax.Array, name: str) -> jax.Array:
+        block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+        return block(self.num_heads, self.num_groups, self.attention, self.dtype, name=name)(h)
+
+    def _heads(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both heads in float32: they are small, and losses and thresholds read them."""
+
+        def norm(name: str) -> layers.GroupNorm:
+            return layers.GroupNorm(self.num_groups, NORM_EPSILON, name=name)
+
+        x0 = layers.Conv(x.shape[-1], zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        if self.residual_x0:
+            x0 = x.astype(jnp.float32) + x0
+        return x0, layers.Conv(1, zero_init=True, name="mt_out_1")(norm("mt_out_0")(h))

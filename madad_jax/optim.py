@@ -1,0 +1,182 @@
+r"""Optimisers and learning-rate schedules.
+
+`warmup_cosine` (per step s, warm-up w, total n, final ratio r):
+
+    lr(s) = lr (s+1)/w                                       for s < w
+    lr(s) = lr (r + (1-r) (1 + cos(pi (s-w)/(n-w))) / 2)     for w <= s < n, then lr r
+
+`official_epochs`, constant within an epoch e = s // steps_per_epoch, with W warm-up epochs
+and E epochs (official code; the first epoch therefore trains with a rate of 0, and the rate
+does not fall to 0 because the cosine is stretched to 1.2 E):
+
+    lr(e) = lr e/W                                           for e < W
+    lr(e) = lr (1 + cos(pi (e-W)/(1.2 E - W))) / 2           otherwise
+
+AdamW is the decoupled one of arXiv 1711.05101, p <- p - lr (m/(sqrt(v)+eps) + wd p), which is
+what PyTorch computes too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from madad_jax import errors
+
+Schedule = Callable[[Any], Any]
+
+SCHEDULES = ("warmup_cosine", "official_epochs", "constant")
+OPTIMIZERS = ("adamw", "adam")
+DECAY_MASKS = ("all", "matrices")
+
+
+def _check(key: str, value: Any, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise errors.UserError(
+            f"config.optim.{key}: found {value!r}, accepted are {', '.join(accepted)}"
+        )
+
+
+def warmup_cosine(
+    lr: float, warmup_steps: int, total_steps: int, final_lr_ratio: float
+) -> Schedule:
+    """step -> rate; see the module docstring. The first step already moves."""
+    decay = max(total_steps - warmup_steps, 1)
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        rise = (step + 1) / max(warmup_steps, 1)
+        turn = jnp.clip((step - warmup_steps) / decay, 0, 1)
+        fall = final_lr_ratio + (1 - final_lr_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * turn))
+        return lr * jnp.where(step < warmup_steps, rise, fall)
+
+    return schedule
+
+
+def official_epochs(lr: float, warmup_epochs: int, epochs: int, steps_per_epoch: int) -> Schedule:
+    """step -> rate of the official code, stepped once per epoch; see the module docstring."""
+
+    def schedule(step: Any) -> jax.Array:
+        # Integer division: a float32 step number loses whole steps above 2^24.
+        epoch = (jnp.asarray(step) // steps_per_epoch).astype(jnp.float32)
+        turn = (epoch - warmup_epochs) / max(1.2 * epochs - warmup_epochs, 1)
+        fall = jnp.maximum(0.5 * (1 + jnp.cos(jnp.pi * turn)), 0)
+        return lr * jnp.where(epoch < warmup_epochs, epoch / max(warmup_epochs, 1), fall)
+
+    return schedule
+
+
+def make_schedule(
+    name: str,
+    *,
+    lr: float,
+    warmup_steps: int,
+    total_steps: int,
+    final_lr_ratio: float,
+    steps_per_epoch: int,
+    warmup_epochs: int,
+    epochs: int,
+) -> Schedule:
+    """The schedule `name`: a function from the step (from 0) to the learning rate.
+
+    Raises:
+      UserError: for an unknown name or numbers that make no schedule.
+    """
+    _check("schedule", name, SCHEDULES)
+    if lr < 0:
+        raise errors.UserError(f"config.optim.lr: found {lr}, must not be negative")
+    if name == "constant":
+        return lambda step: jnp.full(jnp.shape(step), lr, jnp.float32)
+    if name == "warmup_cosine":
+        if total_steps < 1 or warmup_steps < 0 or warmup_steps > total_steps:
+            raise errors.UserError(
+                f"config.optim.warmup_steps: found {warmup_steps} of {total_steps} steps; "
+                "must lie between 0 and the number of steps"
+            )
+        return warmup_cosine(lr, warmup_steps, total_steps, final_lr_ratio)
+    if steps_per_epoch < 1 or epochs < 1 or not 0 <= warmup_epochs <= epochs:
+        raise errors.UserError(
+            f"config.optim.warmup_epochs: found {warmup_epochs} of {epochs} epochs of "
+            f"{steps_per_epoch} steps; must lie between 0 and the number of epochs"
+        )
+    return official_epochs(lr, warmup_epochs, epochs, steps_per_epoch)
+
+
+def decay_matrices(params: Any) -> Any:
+    """True for kernels (two or more axes): biases and norm scales are not decayed."""
+    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+
+
+def make_optimizer(
+    *,
+    name: str = "adamw",
+    lr: float,
+    schedule: str = "warmup_cosine",
+    warmup_steps: int = 0,
+    total_steps: int = 1,
+    final_lr_ratio: float = 0.0,
+    steps_per_epoch: int = 1,
+    warmup_epochs: int = 0,
+    epochs: int = 1,
+    weight_decay: float = 0.0,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    grad_clip_norm: float | None = None,
+    decay_mask: str = "all",
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The gradient transformation and its learning rate as a function of the step.
+
+    Args:
+      name: "adamw" (decoupled decay) or "adam" (no decay).
+      lr: peak learning rate.
+      schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant".
+      warmup_steps: of `warmup_cosine`, as are `total_steps` (optimiser steps of the run) and
+        `final_lr_ratio` (last rate / peak rate).
+      total_steps: see `warmup_steps`.
+      final_lr_ratio: see `warmup_steps`.
+      steps_per_epoch: of `official_epochs`, as are `warmup_epochs` and `epochs`.
+      warmup_epochs: see `steps_per_epoch`.
+      epochs: see `steps_per_epoch`.
+      weight_decay: decoupled, multiplied by the rate of the step.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      eps: added to the root of the second moment.
+      grad_clip_norm: global norm above which gradients are scaled down; None or 0 for never.
+      decay_mask: "all" parameters (official code) or "matrices" only.
+
+    Raises:
+      UserError: for an unknown name or numbers that make no sense together.
+    """
+    _check("name", name, OPTIMIZERS)
+    _check("decay_mask", decay_mask, DECAY_MASKS)
+    rate = make_schedule(
+        schedule,
+        lr=lr,
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+        final_lr_ratio=final_lr_ratio,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=warmup_epochs,
+        epochs=epochs,
+    )
+    if name == "adam":
+        if weight_decay:
+            raise errors.UserError(
+                f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
+                "none; set it to 0 or choose 'adamw'"
+            )
+        tx = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
+    else:
+        mask = decay_matrices if decay_mask == "matrices" else None
+        tx = optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=mask)
+    if grad_clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(grad_clip_norm), tx)
+    return tx, rate
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Root of the sum of squares of all elements, in the tree's own type."""
+    return optax.tree.norm(tree)

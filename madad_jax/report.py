@@ -1,0 +1,266 @@
+"""Result rows to `results.jsonl` and `report.md`.
+
+The report states what a reader would otherwise have to work out: whether the data is synthetic,
+whether the detector beats the rows that learn nothing, and which figures looked at the truth.
+Files are written whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from madad_jax import errors
+from madad_jax.evaluation import metrics, tables
+
+_JUDGED = (("ap", "AP"), ("pooled_max_dice", "pooled max Dice"))
+_ORACLE_NOTE = (
+    f"{tables.ORACLE_MARK} oracle: the threshold was chosen with the truth in hand, as published "
+    "tables do; no user without segmentations could choose it. *Healthy threshold*: chosen on "
+    "healthy validation slices only.\n\n"
+    "*Max Dice per slice* is the mean over slices at the best common threshold of 201; *pooled "
+    "max Dice* (F1-max) takes all pixels as one pool. The two are not comparable, and published "
+    'tables call both "max Dice". Percent; brackets: 95 % bootstrap interval over subjects.'
+)
+
+
+def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
+    """Adds a row to a `results.jsonl`; a row of the same method, set and step is replaced.
+
+    The method is known by `row["id"]` when there is one, else by `row["method"]`.
+
+    Raises:
+      UserError: the file holds a line that is not a JSON object, or cannot be written.
+    """
+    path = epath.Path(path)
+    kept = [old for old in read_results(path) if _identity(old) != _identity(row)]
+    lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in [*kept, dict(row)]]
+    _write(path, "".join(lines))
+
+
+def read_results(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The rows of a `results.jsonl`; none when there is no file.
+
+    Raises:
+      UserError: a line that is not a JSON object.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict):
+            raise errors.UserError(
+                f"{path}: found line {number} that is not a JSON object, "
+                "accepted: one result row a line"
+            )
+        rows.append(row)
+    return rows
+
+
+def write_report(
+    path: epath.PathLike,
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    panels: Sequence[epath.PathLike] = (),
+    curves: Sequence[epath.PathLike] = (),
+    config_summary: Mapping[str, Any] | str = "",
+    cohort_note: str = "",
+    notes: Sequence[str] | str = (),
+) -> None:
+    """Writes the Markdown report of a run.
+
+    Args:
+      path: the report; pictures are linked relative to its folder.
+      title: its heading.
+      rows: of `Evaluator.result`, any number of sets (`row["set"]`).
+      panels: pictures of slices.
+      curves: training and threshold curves.
+      config_summary: what made the rows (preset, seed, sizes, command): a table or a sentence.
+      cohort_note: for synthetic data, one sentence saying so; it becomes the first thing read.
+      notes: further paragraphs.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    path = epath.Path(path)
+    notes = [notes] if isinstance(notes, str) else list(notes)
+    out = [f"# {title}", ""]
+    if cohort_note:
+        out += ["> [!WARNING]", f"> **Synthetic data.** {cohort_note}", ""]
+    for name, members in _by_set(rows).items():
+        out += [f"## Results: {name}" if name else "## Results", "", *_set_section(members)]
+    if rows:
+        out += [_ORACLE_NOTE, ""]
+    out += [note + "\n" for note in notes if note]
+    out += _pictures("Slices", panels, path.parent)
+    out += _pictures("Curves", curves, path.parent)
+    out += _summary(config_summary, rows)
+    _write(path, "\n".join(out).rstrip() + "\n")
+
+
+def floor_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that learn nothing before the others; the order is kept otherwise."""
+    return sorted((dict(r) for r in rows), key=lambda r: bool(r.get("learns", True)))
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence a learned row: does it beat every row that learns nothing, in AP and Dice?"""
+    floor = [r for r in rows if not r.get("learns", True)]
+    out = []
+    for row in rows:
+        if not row.get("learns", True) or not floor:
+            continue
+        if all(row.get(key) is None for key, _ in _JUDGED):
+            out.append(f"No lesion with a known outline was scored for {row['method']}.")
+            continue
+        out.append(_verdict(row, floor))
+    return out
+
+
+def _verdict(row: Mapping[str, Any], floor: Sequence[Mapping[str, Any]]) -> str:
+    won, lost = [], []
+    for key, label in _JUDGED:
+        rivals = [r for r in floor if r.get(key) is not None]
+        if row.get(key) is None or not rivals:
+            continue
+        best = max(rivals, key=lambda r: r[key])
+        words = f"{label} {_percent(row[key])} against {_percent(best[key])} of {best['method']}"
+        (won if row[key] > best[key] else lost).append(words + _interval_words(row, best, key))
+    name = row["method"]
+    if lost:
+        also = f" (It is ahead in {'; '.join(won)}.)" if won else ""
+        return (
+            f"**{name} does not beat what learns nothing:** {'; '.join(lost)}.{also} "
+            "By this set it has not shown that it learned anything useful."
+        )
+    if not won:
+        return f"{name}: no row that learns nothing could be scored beside it."
+    return f"**{name} beats every row that learns nothing:** {'; '.join(won)}."
+
+
+def _interval_words(row: Mapping[str, Any], best: Mapping[str, Any], key: str) -> str:
+    difference = row.get("difference") or {}
+    if difference.get("to") != best["method"] or key not in difference:
+        return ""
+    low, high = difference[key]
+    words = f" (difference [{100 * low:+.1f}, {100 * high:+.1f}] points"
+    return words + (", which includes none at all)" if low <= 0.0 <= high else ")")
+
+
+def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = floor_first(rows)
+    out = [_census(rows[0]), "", tables.markdown(rows, tables.MAIN)]
+    for sentence in verdicts(rows):
+        out += [sentence, ""]
+    bounds = [r for r in rows if r.get("error_bounds")]
+    if bounds:
+        worst = max(v for r in bounds for v in r["error_bounds"].values())
+        out += [f"Pooled figures come from histograms, exact within {worst:.1e}.", ""]
+    if any(r.get("n_healthy_slices") for r in rows):
+        out += ["### On healthy slices", "", tables.markdown(rows, tables.ALARMS)]
+    by_kind = tables.group_rows(rows, "by_kind")
+    if {r["group"] for r in by_kind} - {"unknown"}:
+        out += ["### By kind of lesion", "", tables.markdown(by_kind, _plain_columns())]
+    by_size = tables.group_rows(rows, "by_size", metrics.SIZE_GROUPS)
+    if by_size:
+        out += [
+            "### By size of lesion",
+            "",
+            "Pixels of a slice at 128 × 128: tiny ≤ 3, small ≤ 71, medium ≤ 570, large above.",
+            "",
+            tables.markdown(by_size, _plain_columns()),
+        ]
+    return out
+
+
+def _plain_columns() -> list[tables.Column]:
+    # A best value over several groups in one table would compare what is not comparable.
+    return [tables.Column(c.key, c.label, c.kind, "") for c in tables.GROUP]
+
+
+def _census(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"{row.get('n_slices', 0)} slices of {row.get('n_subjects', 0)} subjects, "
+        f"{row.get('n_lesion_slices', 0)} with a lesion"
+    ]
+    if row.get("n_healthy_slices"):
+        parts.append(f"{row['n_healthy_slices']} healthy slices for false alarms")
+    if row.get("n_unknown"):
+        parts.append(f"{row['n_unknown']} without a segmentation, left out of all figures")
+    scored = "brain pixels only" if row.get("pixels") == "brain" else "all pixels scored"
+    return "; ".join([*parts, scored]) + "."
+
+
+def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    out: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        out.setdefault(str(row.get("set") or ""), []).append(row)
+    return out
+
+
+def _pictures(heading: str, files: Sequence[epath.PathLike], folder: epath.Path) -> list[str]:
+    if not files:
+        return []
+    out = [f"## {heading}", ""]
+    for file in files:
+        name = epath.Path(file).stem.replace("_", " ")
+        link = os.path.relpath(os.fspath(file), os.fspath(folder)).replace(os.sep, "/")
+        out += [f"![{name}](<{link}>)", ""]
+    return out
+
+
+def _summary(config_summary: Mapping[str, Any] | str, rows: Sequence[Mapping[str, Any]]) -> list:
+    seeds = sorted({str(r["seed"]) for r in rows if r.get("seed") is not None})
+    if isinstance(config_summary, str):
+        items, sentence = {}, config_summary
+    else:
+        items, sentence = dict(config_summary), ""
+    if seeds and "seed" not in items:
+        items["seed"] = ", ".join(seeds)
+    if not items and not sentence:
+        return []
+    out = ["## What made these numbers", ""]
+    if sentence:
+        out += [sentence, ""]
+    if items:
+        listed = [{"key": str(k), "value": f"`{v}`"} for k, v in items.items()]
+        columns = [tables.Column(k, k, "text", "") for k in ("key", "value")]
+        out += [tables.markdown(listed, columns)]
+    return out
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(row.get("id") or row.get("method")), str(row.get("set")), str(row.get("step"))
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays, which `json` does not know."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def _write(path: epath.Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(path.name + ".new")
+        scratch.write_text(content)
+        scratch.replace(path)
+    except OSError as error:
+        raise errors.UserError(
+            f"{path}: found '{error.strerror or error}' while writing, accepted: a writable folder"
+        ) from error

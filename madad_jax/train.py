@@ -1,0 +1,236 @@
+"""The one training loop: any method, any mesh, resumable to the bit.
+
+Order in an iteration: step, then (when due) validate, save, log. Metrics are read one
+step late, so that the host never waits for a step that it has just dispatched.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from etils import epath
+
+from madad_jax import checkpoint, errors, metric_writer, rng, runtime, sharding, train_step
+from madad_jax import train_state as train_state_lib
+from madad_jax.methods import base
+from madad_jax.typing import Batch, Params
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How long and how often; every count is in optimiser steps."""
+
+    stage: str
+    steps: int
+    batch_size: int
+    accum_steps: int = 1
+    ema_decay: float = 0.0
+    log_every: int = 50
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    checkpoint_minutes: float = 0.0
+    keep_latest: int = 2
+
+
+class Trainer:
+    """The compiled programs of one training stage and the shape of its state."""
+
+    def __init__(
+        self,
+        method: base.Method,
+        tx: Any,
+        options: Options,
+        *,
+        batch_spec: Batch,
+        mesh: jax.sharding.Mesh,
+        seed: int,
+    ):
+        sharding.check_batch_size(
+            options.batch_size, mesh, options.accum_steps, key=f"{options.stage} train.batch_size"
+        )
+        self.options = options
+        self.mesh = mesh
+        self.root_key = rng.root_key(seed)
+        self._init = lambda: train_state_lib.create(
+            method.init(rng.stream(self.root_key, f"{options.stage}/init"), batch_spec),
+            tx,
+            ema=options.ema_decay > 0,
+        )
+        abstract = jax.eval_shape(self._init)
+        _LOG.info("%s: %s", options.stage, sharding.describe(abstract, mesh))
+        self.state_shardings = sharding.state_shardings(abstract, mesh)
+        self.abstract = sharding.with_shardings(abstract, self.state_shardings)
+        replicated = sharding.replicated(mesh)
+        batch = {k: sharding.batch_sharding(mesh) for k in batch_spec}
+        self.step_fn = train_step.make_train_step(
+            method,
+            tx,
+            accum_steps=options.accum_steps,
+            ema_decay=options.ema_decay,
+            shardings=(self.state_shardings, replicated, batch, replicated),
+        )
+        params_s = self.state_shardings.params
+        self.loss_fn = train_step.make_loss(method, (params_s, replicated, batch, replicated))
+        self.stream_key = rng.stream(self.root_key, options.stage)
+
+    def initial_state(self) -> train_state_lib.TrainState:
+        """Fresh weights, made on the mesh in their own shards."""
+        return jax.jit(self._init, out_shardings=self.state_shardings)()
+
+    def validate(
+        self, state: train_state_lib.TrainState, frozen: Params, batches: Iterable[Batch]
+    ) -> dict:
+        """Mean metrics over fixed validation batches, under draws fixed for the whole run."""
+        key = rng.stream(self.stream_key, "validate")
+        total: dict[str, list[float]] = {}
+        for i, batch in enumerate(batches):
+            batch = sharding.global_batch(self.mesh, batch)
+            metrics = self.loss_fn(
+                state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
+            )
+            for name, value in jax.device_get(metrics).items():
+                total.setdefault(name, []).append(float(value))
+        return {name: float(np.mean(values)) for name, values in total.items()}
+
+
+def train(
+    trainer: Trainer,
+    frozen: Params,
+    iterator: Any,
+    validation: Callable[[], Iterable[Batch]],
+    *,
+    directory: epath.Path,
+    config: dict,
+    writer: metric_writer.MetricWriter,
+    lr_fn: Callable[[int], float],
+    stop: runtime.GracefulStop,
+) -> train_state_lib.TrainState:
+    """Trains from the newest whole checkpoint (or from nothing) to `options.steps`.
+
+    Raises:
+      UserError: a loss that is not finite, naming the step and the last checkpoint.
+      runtime.Stopped: a signal asked for the end; a checkpoint was saved first.
+    """
+    options = trainer.options
+    frozen = jax.device_put(frozen, sharding.replicated(trainer.mesh))
+    with checkpoint.Checkpointer(
+        directory / "checkpoints",
+        keep_latest=options.keep_latest,
+        best_metric="val/loss",
+    ) as saver:
+        restored = saver.restore_latest(trainer.abstract)
+        if restored is None:
+            state, step = trainer.initial_state(), 0
+        else:
+            state, step = restored.state, restored.step
+            iterator.restore(restored.data_state)
+            _LOG.info("%s: continues from step %d", options.stage, step)
+        writer.truncate_after(options.stage, step)
+
+        def validate(state):
+            return trainer.validate(state, frozen, validation())
+
+        def save(step, state, values):
+            saver.save(step, state, iterator.state(), config, values, force=True)
+
+        step_fn = functools.partial(_one_step, trainer, frozen, iterator)
+        return _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, stop)
+
+
+def _one_step(trainer, frozen, iterator, state):
+    batch = sharding.global_batch(trainer.mesh, next(iterator))
+    return trainer.step_fn(state, frozen, batch, trainer.stream_key)
+
+
+def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, stop):
+    bar = tqdm.tqdm(
+        total=options.steps,
+        initial=step,
+        desc=options.stage,
+        unit="step",
+        dynamic_ncols=True,
+        disable=jax.process_index() != 0,
+    )
+    clock = _Clock(step)
+    pending = None
+    last_save = time.monotonic()
+    while step < options.steps:
+        state, metrics = step_fn(state)
+        step += 1
+        bar.update()
+        if pending is not None:
+            _check_finite(options.stage, *pending, saver)
+        pending = (step, metrics)
+        if step % options.log_every == 0 or step == options.steps:
+            row = _check_finite(options.stage, *pending, saver)
+            rate = clock.rate(step) * options.batch_size
+            bar.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.1f} slices/s")
+            row |= {"lr": float(lr_fn(step - 1)), "samples_per_second": rate}
+            writer.write(options.stage, "train", step, row)
+        stopping = stop.requested(step)
+        ends = stopping or step == options.steps
+        validating = step % options.validate_every == 0 or step == options.steps
+        saving = step % options.checkpoint_every == 0 or ends
+        saving |= runtime.minutes_passed(last_save, options.checkpoint_minutes)
+        values = None
+        if validating:
+            values = {f"val/{k}": v for k, v in validate(state).items()}
+            writer.write(options.stage, "val", step, _without_prefix(values))
+        if saving or validating:
+            _check_finite(options.stage, *pending, saver)
+            save(step, state, values)
+            last_save = time.monotonic()
+            clock = _Clock(step)
+        if stopping:
+            saver.wait()
+            bar.close()
+            raise runtime.Stopped(stop.signal, f"{options.stage}: stopped after step {step}")
+    bar.close()
+    saver.wait()
+    return state
+
+
+class _Clock:
+    """Steps per second since the last reading; restarted after pauses that are no steps."""
+
+    def __init__(self, step: int):
+        self.step, self.time = step, time.monotonic()
+
+    def rate(self, step: int) -> float:
+        now = time.monotonic()
+        rate = (step - self.step) / max(now - self.time, 1e-9)
+        self.step, self.time = step, now
+        return rate
+
+
+def _check_finite(stage: str, step: int, metrics: dict, saver) -> dict[str, float]:
+    row = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    if not math.isfinite(row["loss"]):
+        raise errors.UserError(
+            f"{stage}: the loss of step {step} is {row['loss']}; the newest checkpoint is step "
+            f"{saver.latest_step()}. Lower optim.lr, set optim.grad_clip_norm, or look at the data"
+        )
+    return row
+
+
+def _without_prefix(values: dict[str, float]) -> dict[str, float]:
+    return {k.removeprefix("val/"): v for k, v in values.items()}
+
+
+def image_spec(batch_size: int, image_size: int) -> Batch:
+    """Shapes of a training batch of images."""
+    side = (batch_size, image_size, image_size)
+    return {
+        "image": jax.ShapeDtypeStruct((*side, 1), jnp.float32),
+        "brain_mask": jax.ShapeDtypeStruct(side, jnp.bool_),
+    }

@@ -1,0 +1,38 @@
+"""What a training run carries from step to step, and nothing else.
+
+Random keys are not part of it: they are folded from the seed and `step` (rng.py).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from madad_jax.typing import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """`step` counts finished optimiser steps; `ema_params` is None without averaging."""
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema_params: Params | None
+
+    @property
+    def eval_params(self) -> Params:
+        """The averaged parameters where there are some, else the trained ones."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def create(params: Params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )

@@ -1,0 +1,115 @@
+"""One optimiser step as a single compiled program, for any method.
+
+The global batch is split into `accum_steps` microbatches along its first axis and their
+gradients averaged by `lax.scan`; then clip, update and moving average. The state is
+donated, so a step needs no second copy of parameters and optimiser moments.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from madad_jax import rng
+from madad_jax.methods import base
+from madad_jax.train_state import TrainState
+from madad_jax.typing import Batch, Metrics, Params
+
+
+def loss_and_gradients(
+    method: base.Method,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    key: jax.Array,
+    accum_steps: int,
+) -> tuple[Params, Metrics]:
+    """Mean gradients and metrics of a batch. Scalars in the batch (`step`) are shared."""
+    gradient = jax.grad(method.loss, has_aux=True)
+    if accum_steps == 1:
+        return gradient(params, frozen, batch, key)
+    split = {k: v for k, v in batch.items() if jnp.ndim(v)}
+    shared = {k: v for k, v in batch.items() if not jnp.ndim(v)}
+    # Microbatch i takes every accum_steps-th sample, so that each device keeps its own rows.
+    split = {
+        k: v.reshape(v.shape[0] // accum_steps, accum_steps, *v.shape[1:]).swapaxes(0, 1)
+        for k, v in split.items()
+    }
+    keys = jax.random.split(key, accum_steps)
+
+    def body(total, entry):
+        part, k = entry
+        return jax.tree.map(jnp.add, total, gradient(params, frozen, {**part, **shared}, k)), None
+
+    first = jax.eval_shape(
+        lambda: gradient(params, frozen, {k: v[0] for k, v in split.items()} | shared, key)
+    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
+    total, _ = jax.lax.scan(body, zeros, (split, keys))
+    return jax.tree.map(lambda v: v / accum_steps, total)
+
+
+def make_train_step(
+    method: base.Method,
+    tx: optax.GradientTransformation,
+    *,
+    accum_steps: int = 1,
+    ema_decay: float = 0.0,
+    shardings: Any = None,
+) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """`step(state, frozen, batch, root_key) -> (state, metrics)`, compiled, state donated.
+
+    `shardings` is (state, frozen, batch, replicated) NamedShardings, or None on one device.
+    """
+
+    def step(state: TrainState, frozen: Params, batch: Batch, root_key: jax.Array):
+        key = rng.at_step(root_key, "train", state.step)
+        batch = {**batch, "step": state.step}
+        gradients, metrics = loss_and_gradients(
+            method, state.params, frozen, batch, key, accum_steps
+        )
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema_params
+        if ema is not None:
+            # Early averages would be dominated by the initial weights without the ramp.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    state_s, frozen_s, batch_s, replicated = shardings
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state_s, frozen_s, batch_s, replicated),
+        out_shardings=(state_s, replicated),
+    )
+
+
+def make_loss(
+    method: base.Method, shardings: Any = None
+) -> Callable[[Params, Params, Batch, jax.Array, jax.Array], Metrics]:
+    """`loss(params, frozen, batch, key, step) -> metrics`, for validation.
+
+    `shardings` is (params, frozen, batch, replicated) or None.
+    """
+
+    quiet = dataclasses.replace(method, deterministic=True)
+
+    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array):
+        return quiet.loss(params, frozen, {**batch, "step": step}, key)[1]
+
+    if shardings is None:
+        return jax.jit(loss)
+    params_s, frozen_s, batch_s, replicated = shardings
+    return jax.jit(
+        loss,
+        in_shardings=(params_s, frozen_s, batch_s, replicated, replicated),
+        out_shardings=replicated,
+    )

@@ -1,0 +1,99 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from madad_jax import digests, sharding
+
+DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "int16"]
+
+
+def _digest(array):
+    return digests.tree_digests({"x": array})["x"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_single_bit_counts(dtype):
+    """All digests of an array and of its one-bit neighbours differ from each other."""
+    raw = np.random.default_rng(0).integers(0, 256, 12 * jnp.dtype(dtype).itemsize, np.uint8)
+    seen = {_digest(jnp.asarray(raw.view(jnp.dtype(dtype)).reshape(3, 4)))}
+    bits = range(8 * raw.size)
+    for bit in bits:
+        flipped = raw.copy()
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        seen.add(_digest(jnp.asarray(flipped.view(jnp.dtype(dtype)).reshape(3, 4))))
+    assert len(seen) == 1 + len(bits)
+
+
+def test_places_count():
+    """Rotations of one array, and zeros of different length, all differ."""
+    x = np.arange(16, dtype=np.float32)
+    assert len({_digest(np.roll(x, n)) for n in range(16)}) == 16
+    lanes = [_digest(np.zeros(n, np.float32)).split(":")[1] for n in range(8)]
+    assert len(set(lanes)) == 8
+
+
+def test_a_pair_of_equal_changes_does_not_cancel():
+    """The sign bits of two elements: a plain sum or xor of bits would miss the pair."""
+    x = np.arange(1, 9, dtype=np.float32)
+    seen = {_digest(x)}
+    for i, j in itertools.combinations(range(8), 2):
+        y = x.copy()
+        y[[i, j]] *= -1
+        seen.add(_digest(y))
+    assert len(seen) == 1 + 28
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (1, 2, 4)])
+def test_sharding_does_not_matter(sizes):
+    mesh = sharding.make_mesh(*sizes)
+    x = jax.random.normal(jax.random.key(0), (64, 64))
+    params = {"mlp_fc1": {"kernel": x}, "step": jnp.int32(3)}
+    split = jax.device_put(params, sharding.param_shardings(params, mesh))
+    assert digests.tree_digests(split) == digests.tree_digests(params)
+    for axis in (0, 1):
+        spec = jax.sharding.PartitionSpec(*[None] * axis, ("tensor", "fsdp", "data"))
+        whole = jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+        assert _digest(whole) == _digest(x)
+
+
+def test_no_gather_in_the_compiled_program():
+    mesh = sharding.make_mesh()
+    x = jax.device_put(jnp.zeros((64, 64)), sharding.batch_sharding(mesh))
+    out = sharding.replicated(mesh)
+    text = jax.jit(digests.array_digest, out_shardings=out).lower(x).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
+
+
+def test_type_and_shape_are_part():
+    x = jnp.zeros((2, 3))
+    assert _digest(x).startswith("float32[2,3]:")
+    assert len({_digest(x), _digest(x.reshape(3, 2)), _digest(x.astype(jnp.int32))}) == 3
+
+
+def test_known_value():
+    """Checkpoints outlive versions: the function may never change under format 1."""
+    assert _digest(np.arange(6, dtype=np.float32).reshape(2, 3)) == "float32[2,3]:f325d6719ad2d17e"
+
+
+def test_keys_bools_scalars_and_empty_arrays():
+    found = digests.tree_digests(
+        {"key": jax.random.key(1), "flag": jnp.array(True), "none": jnp.zeros((0, 2)), "n": 3.0}
+    )
+    other = digests.tree_digests({"key": jax.random.key(2), "flag": jnp.array(False)})
+    assert found["key"] != other["key"] and found["flag"] != other["flag"]
+    assert found["none"] == "float32[0,2]:" + "0" * 16
+
+
+def test_paths_that_collide_are_refused():
+    with pytest.raises(ValueError, match="same path"):
+        digests.flatten({"a": {"b": 1}, "a/b": 2})
+
+
+def test_json_digest_is_of_the_content():
+    assert digests.json_digest({"a": (1, 2), "b": 0.1}) == digests.json_digest(
+        {"b": 0.1, "a": [1, 2]}
+    )
+    assert digests.json_digest({"a": 1}) != digests.json_digest({"a": 1.5})
