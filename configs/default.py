@@ -118,6 +118,7 @@ def _autoencoder():
         dtype="float32",  # float32 | bfloat16
         scaling_factor=0.18215,  # multiplies latents; 0: 1 / their spread over the training set
         checkpoint="",  # a trained autoencoder's workdir; empty: train one here
+        crop=0,  # train on squares of so many pixels inside the brain; 0: whole slices
         discriminator=True,
         disc_channels=64,
         disc_layers=3,
@@ -141,9 +142,7 @@ def _autoencoder():
             eps=1e-8,
             grad_clip_norm=0.0,
         ),
-        train=config_dict.create(
-            epochs=100, steps=0, batch_size=12, accum_steps=1, ema_decay=0.0
-        ),
+        train=config_dict.create(epochs=100, steps=0, batch_size=12, accum_steps=1, ema_decay=0.0),
     )
 
 

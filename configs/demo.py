@@ -23,8 +23,13 @@ def get_config(modality: str = "T1"):
         scaling_factor=0.0,
     )
     c.autoencoder.optim.update(
-        lr=2e-3, schedule="warmup_cosine", warmup_epochs=0.5, final_lr_ratio=0.05, beta1=0.9,
-        beta2=0.99, grad_clip_norm=1.0,
+        lr=2e-3,
+        schedule="warmup_cosine",
+        warmup_epochs=0.5,
+        final_lr_ratio=0.05,
+        beta1=0.9,
+        beta2=0.99,
+        grad_clip_norm=1.0,
     )
     c.autoencoder.train.update(steps=600, batch_size=8)
     c.denoiser.update(name="dit", size="T/2", dropout=0.0)

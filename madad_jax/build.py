@@ -58,6 +58,7 @@ def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
         autoencoder=autoencoder(config),
         discriminator=discriminator,
         loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
+        crop=c.crop,
         sigma=smoothing_sigma(config),
     )
 

@@ -1,15 +1,9 @@
-"""The run: autoencoder, latents, denoiser, evaluate, report. Skips what is done, resumes
-what is not.
-
-Each stage leaves `<workdir>/<stage>/complete.json` with a digest of the config that made
-it. The same command again finds the markers; a config that would have made something else
-is refused, by the names of the keys that differ, and nothing is overwritten.
+"""The stages of a run: autoencoder, latents, denoiser, evaluate, report. Each skips what is
+done and resumes what is not (`run.py` says how it knows).
 """
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +15,6 @@ from madad_jax import (
     checkpoint,
     errors,
     evaluate,
-    metric_writer,
     report,
     runtime,
     sharding,
@@ -30,179 +23,20 @@ from madad_jax import (
     visualize,
 )
 from madad_jax.evaluation import tables
+from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
 from madad_jax.typing import Params
 
 _LOG = logging.getLogger(__name__)
 
-# What a stage's result depends on. Evaluation keys are not among them: another threshold
-# or sampler needs no training.
-_AUTOENCODER_KEYS = ("seed", "data", "autoencoder", "log", "mesh", "matmul_precision")
-_DENOISER_KEYS = (
-    *_AUTOENCODER_KEYS,
-    *("method", "denoiser", "diffusion", "masking", "loss", "optim", "train"),
-)
-# Free to change between two starts of the same run: where and how fast, not what.
-_FREE = (
-    *("data.cache_dir", "data.num_threads", "data.root", "mesh", "log.every_steps"),
-    "log.validate_batches",
-)
 SYNTHETIC = (
     "All slices are synthetic: the embedded cohort is drawn from a brain template. These figures "
     "show that the program works; they say nothing about patients."
 )
 
 
-class Run:
-    """One experiment in one working directory."""
-
-    def __init__(self, config: Any, workdir: str, stop: runtime.GracefulStop):
-        self.config = config
-        self.workdir = epath.Path(workdir)
-        self.stop = stop
-        self.mesh = sharding.make_mesh(**config.mesh.to_dict())
-        self.primary = jax.process_index() == 0
-        self._sources: dict[str, Any] = {}
-        _make_writable(self.workdir)
-
-    # Parts that stages share.
-
-    def source(self, split: str) -> Any:
-        """One split, opened once."""
-        if split not in self._sources:
-            self._sources[split] = build.source(self.config, split)
-            _LOG.info("%s: %s", split, self._sources[split].describe())
-        return self._sources[split]
-
-    def complete(self, stage: str, keys: Sequence[str]) -> bool:
-        """Whether the stage was finished with this config.
-
-        Raises UserError when the folder holds the stage of another config.
-        """
-        marker = self.workdir / stage / "config.json"
-        now = _flat(self.config, keys)
-        if marker.exists():
-            then = json.loads(marker.read_text())
-            differ = [k for k in now if k not in then or then[k] != now[k]]
-            if differ:
-                shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
-                raise errors.UserError(
-                    f"{self.workdir / stage} was made with another config ({shown}); "
-                    "choose another --workdir, or remove that folder"
-                )
-        elif self.primary:
-            _write(marker, json.dumps(now, indent=1, sort_keys=True))
-        return (self.workdir / stage / "complete.json").exists()
-
-    def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
-        """Records that a stage is finished."""
-        if self.primary:
-            text = json.dumps(_flat(self.config, keys), sort_keys=True)
-            facts |= {
-                "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-                "version": version.VERSION,
-            }
-            _write(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
-
-    def facts(self, stage: str) -> dict[str, Any]:
-        """What a finished stage recorded. Raises UserError when it is not finished."""
-        path = self.workdir / stage / "complete.json"
-        if not path.exists():
-            raise errors.UserError(
-                f"{self.workdir} has no finished stage '{stage}'; run --mode=run on it first"
-            )
-        return json.loads(path.read_text())
-
-    def train_stage(
-        self, stage: str, method: Any, section: Any, optim_section: Any, frozen: Params
-    ) -> int:
-        """Trains a method to the end of its budget; returns the number of steps."""
-        data, val = self.source("train"), self.source("val")
-        planned = build.budget(section, len(data))
-        tx, lr_fn = build.optimizer(optim_section, planned)
-        options = build.train_options(self.config, section, stage, planned.steps)
-        trainer = train.Trainer(
-            method,
-            tx,
-            options,
-            batch_spec=train.image_spec(section.batch_size, self.config.data.image_size),
-            mesh=self.mesh,
-            seed=self.config.seed,
-        )
-        iterator = build.train_iterator(self.config, section, data, self.mesh)
-        with metric_writer.MetricWriter(self.workdir, self.primary) as writer:
-            train.train(
-                trainer,
-                frozen,
-                iterator,
-                lambda: self._validation(val, section.batch_size),
-                directory=self.workdir / stage,
-                config=json.loads(self.config.to_json()),
-                writer=writer,
-                lr_fn=lr_fn,
-                stop=self.stop,
-            )
-        return planned.steps
-
-    def _validation(self, val: Any, batch_size: int) -> Any:
-        limit = self.config.log.validate_batches
-        for i, batch in enumerate(build.eval_batches(self.config, val, batch_size, self.mesh)):
-            if limit and i >= limit:
-                return
-            yield {k: batch[k] for k in ("image", "brain_mask")}
-
-    def batches_of(self, data: Any) -> Any:
-        """Evaluation batches of a source."""
-        return build.eval_batches(self.config, data, self.config.eval.batch_size, self.mesh)
-
-
-def _make_writable(workdir: epath.Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".probe-{jax.process_index()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise errors.UserError(
-            f"--workdir={workdir}: {error.strerror or error}; give a folder that can be written"
-        ) from error
-
-
-def _write(path: epath.Path, text: str) -> None:
-    """Whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".new")
-        scratch.write_text(text)
-        scratch.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror or error}") from error
-
-
-def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
-    """The named sections as {dotted key: plain value}, without what is free to change."""
-    out: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if prefix in _FREE:
-            return
-        if isinstance(value, dict):
-            for k, v in value.items():
-                walk(f"{prefix}.{k}", v)
-        else:
-            out[prefix] = list(value) if isinstance(value, tuple) else value
-
-    tree = json.loads(config.to_json())
-    for key in keys:
-        walk(key, tree[key])
-    return out
-
-
-# The stages.
-
-
 def train_autoencoder(run: Run) -> None:
     """The KL autoencoder, unless a trained one is named."""
-    if run.config.autoencoder.checkpoint or run.complete("autoencoder", _AUTOENCODER_KEYS):
+    if run.config.autoencoder.checkpoint or run.complete("autoencoder", AUTOENCODER_KEYS):
         _LOG.info("autoencoder: complete")
         return
     c = run.config.autoencoder
@@ -213,7 +47,7 @@ def train_autoencoder(run: Run) -> None:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
     method = build.autoencoder_training(run.config)
     steps = run.train_stage("autoencoder", method, c.train, c.optim, frozen)
-    run.mark("autoencoder", _AUTOENCODER_KEYS, steps=steps)
+    run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
 
 
 def autoencoder_weights(run: Run) -> tuple[Any, Params]:
@@ -240,11 +74,11 @@ def measure_latents(run: Run) -> dict[str, Any]:
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
         path = run.workdir / "latents" / "complete.json"
-        if run.complete("latents", _AUTOENCODER_KEYS) and path.exists():
+        if run.complete("latents", AUTOENCODER_KEYS) and path.exists():
             factor = run.facts("latents")["scaling_factor"]
         else:
             factor = _measure(run, network, params)
-            run.mark("latents", _AUTOENCODER_KEYS, scaling_factor=factor)
+            run.mark("latents", AUTOENCODER_KEYS, scaling_factor=factor)
         _LOG.info("latents: scaling factor %.5f (measured)", factor)
     return {"autoencoder": params, "scaling_factor": np.float32(factor)}
 
@@ -275,18 +109,18 @@ def _measure(run: Run, network: Any, params: Params) -> float:
 
 def train_denoiser(run: Run) -> None:
     """The masked denoiser on the frozen autoencoder's latents."""
-    if run.complete("denoiser", _DENOISER_KEYS):
+    if run.complete("denoiser", DENOISER_KEYS):
         _LOG.info("denoiser: complete")
         return
     frozen = measure_latents(run)
     method = build.detector(run.config)
     steps = run.train_stage("denoiser", method, run.config.train, run.config.optim, frozen)
-    run.mark("denoiser", _DENOISER_KEYS, steps=steps)
+    run.mark("denoiser", DENOISER_KEYS, steps=steps)
 
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
     """Scores every set of `eval.sets`; returns and stores the rows."""
-    run.complete("denoiser", _DENOISER_KEYS)
+    run.complete("denoiser", DENOISER_KEYS)
     trained = run.facts("denoiser")
     frozen = measure_latents(run)
     method = build.detector(run.config)

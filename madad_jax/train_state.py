@@ -4,6 +4,7 @@ Random keys are not part of it: they are folded from the seed and `step` (rng.py
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from madad_jax.typing import Params
 class TrainState:
     """`step` counts finished optimiser steps; `ema_params` is None without averaging."""
 
-    step: jax.Array
+    step: Any  # int32 scalar, its sharding, or its abstract value
     params: Params
     opt_state: optax.OptState
     ema_params: Params | None

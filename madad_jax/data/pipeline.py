@@ -1,9 +1,12 @@
 """From a source to batches: Grain for training, padded passes for evaluation.
 
-Training order: `source -> seed -> shuffle -> repeat -> random_map -> [process::count] ->
-batch`. Slicing by process comes last, so the global stream of samples and their
+Training order: `source -> seed -> shuffle -> repeat -> random_map -> batch ->
+[process::count]`. Slicing by process comes last, so the global stream of samples and their
 augmentation draws do not depend on the number of hosts, and a position in it is one number:
 the count of global samples consumed. A state saved on one host restores on any other count.
+Batches are formed before the slice and not after: process p then holds the p-th block of
+consecutive rows of each global batch, as the sharded array does, so that a draw by row on the
+device meets the same slice on any number of hosts.
 
 Evaluation never drops a remainder: it pads, says so in `valid`, and every host runs the
 same number of batches (or a pod would hang in a collective).
@@ -119,7 +122,7 @@ def train_iterator(
     dataset = dataset.shuffle().repeat()
     if transform is not None:
         dataset = dataset.random_map(transform)
-    dataset = dataset[process_index::process_count].batch(local, drop_remainder=True)
+    dataset = dataset.batch(local, drop_remainder=True)[process_index::process_count]
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=max(prefetch, 1) if num_threads else 0
     )
@@ -142,7 +145,6 @@ class EvalBatches:
         self._global_batch = batch_size
         self._local = _local_batch_size(batch_size, process_count)
         self._process = process_index
-        self._count = process_count
         self._threads = num_threads
 
     def __len__(self) -> int:
@@ -161,8 +163,8 @@ class EvalBatches:
                 yield self._collate(number, [future.result() for future in elements])
 
     def _indices(self, number: int) -> np.ndarray:
-        start = number * self._global_batch + self._process
-        return start + self._count * np.arange(self._local)
+        start = number * self._global_batch + self._process * self._local
+        return start + np.arange(self._local)
 
     def _submit(self, pool: concurrent.futures.Executor, number: int) -> list:
         # Padding repeats the last slice: unlike zeros it has a brain, so that no mean over

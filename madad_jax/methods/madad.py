@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from madad_jax import errors
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import schedule as schedule_lib
@@ -78,6 +79,13 @@ class MadAd:
     score: Score = Score()
     name: str = "madad"
     deterministic: bool = False
+
+    def __post_init__(self):
+        if self.score.reference not in anomaly.REFERENCES:
+            raise errors.UserError(
+                f"score.reference: found {self.score.reference!r}, "
+                f"accepted: {', '.join(anomaly.REFERENCES)}"
+            )
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the denoiser for the latents of `batch_spec["image"]`."""
@@ -157,11 +165,10 @@ class MadAd:
 
         Returns `map` (the image difference, what the paper reports), `mask_map` and
         `latent_map` (the two other signals of the paper's table 3), all [b,H,W] and
-        smoothed; `reconstruction` and `autoencoded` [b,H,W,1]; `rewritten` [b,h,w].
+        smoothed; `reconstruction` [b,H,W,1]; `rewritten` [b,h,w] (share of steps).
         """
-        scale = frozen["scaling_factor"]
         mean, _ = self._encode(frozen, batch)
-        latent = mean * scale
+        latent = mean * frozen["scaling_factor"]
         s = self.sampler
         schedule = schedule_lib.respace(self.schedule, s.steps, s.spacing)
         outside = None
@@ -177,9 +184,7 @@ class MadAd:
             rewrite=s.rewrite,
             outside=outside,
         )
-        both = jnp.concatenate([latent, result["latent"]]) / scale
-        autoencoded, corrected = jnp.split(self.autoencoder.decode(frozen["autoencoder"], both), 2)
-        reference = autoencoded if self.score.reference == "autoencoded" else batch["image"]
+        corrected, reference = self._decode(frozen, batch, latent, result["latent"])
         image_map = anomaly.clipped_difference(
             corrected, reference, difference=self.score.difference, gamma=self.score.gamma
         )
@@ -191,9 +196,20 @@ class MadAd:
             "mask_map": self._finish(self._to_image(result["abnormal"], batch), batch),
             "latent_map": self._finish(self._to_image(latent_map, batch), batch),
             "reconstruction": corrected,
-            "autoencoded": autoencoded,
             "rewritten": result["rewritten"],
         }
+
+    def _decode(
+        self, frozen: Params, batch: Batch, latent: jax.Array, corrected: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """(decoded correction, what it is compared with). Two decodes run as one batch, and
+        the paper's reference, the input itself, needs only one."""
+        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
+        if self.score.reference == "input":
+            return self.autoencoder.decode(weights, corrected / scale), batch["image"]
+        both = jnp.concatenate([corrected, latent]) / scale
+        decoded, reference = jnp.split(self.autoencoder.decode(weights, both), 2)
+        return decoded, reference
 
     def _to_image(self, cells: jax.Array, batch: Batch) -> jax.Array:
         return jax.image.resize(cells, batch["image"].shape[:3], "bilinear")

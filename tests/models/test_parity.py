@@ -6,9 +6,11 @@ import pytest
 
 from madad_jax.convert import autoencoder_kl as convert_autoencoder
 from madad_jax.convert import unet as convert_unet
+from madad_jax.diffusion import samplers, schedule
 from madad_jax.models import registry
 from tests.models import official
 
+UNET_32 = {"size": None, "model_channels": 32, "num_heads": 4}
 TOLERANCE = 2e-5  # the official float32 code itself is 3e-6 away from float64
 
 
@@ -47,15 +49,41 @@ def check_unet(name, config, params, x, t):
 
 
 def test_unet_32():
-    config = {"size": None, "model_channels": 32, "num_heads": 4}
-    params = formula_params(convert_unet, config, 4)
-    check_unet("unet32", config, params, official.array("x", 2, 4, 32, 32), [3, 9])
+    params = formula_params(convert_unet, UNET_32, 4)
+    check_unet("unet32", UNET_32, params, official.array("x", 2, 4, 32, 32), [3, 9])
 
 
 def test_unet_xs_from_the_official_key_list():
     state = official.state(official.key_list("unet_xs_keys.txt"))
     params = convert_unet.to_ours(state)
     check_unet("unet_xs", {"size": "XS"}, params, official.array("x", 2, 4, 32, 32)[:1], [3])
+
+
+@pytest.mark.parametrize(
+    ("steps", "eta"),
+    [
+        (5, 0.5),
+        pytest.param(10, 0.5, marks=pytest.mark.slow),
+        pytest.param(10, 0.0, marks=pytest.mark.slow),
+        pytest.param(2, 0.5, marks=pytest.mark.slow),
+    ],
+)
+def test_selective_ddim_with_the_network(steps, eta):
+    denoiser = registry.denoiser("unet", **UNET_32)
+    params = formula_params(convert_unet, UNET_32, 4)
+    spaced = schedule.respace(schedule.make_schedule("cosine", 10), steps)
+    noise = np.stack([official.array(f"noise{i}", 1, 4, 32, 32) for i in range(steps)])
+
+    @jax.jit
+    def sample(params, latent, noise):
+        def denoise(x, t):
+            return denoiser.apply(params, x, t)
+
+        return samplers.selective_ddim(denoise, latent, spaced, noise, eta=eta)["latent"]
+
+    start = official.nhwc(official.array("z4", 1, 4, 32, 32))
+    # One cell decided otherwise would be off by far more than the tolerance.
+    close(f"ddim{steps}_eta{eta}", sample(params, start, noise.transpose(0, 1, 3, 4, 2)))
 
 
 def check_autoencoder(name, config, params, image, latent):

@@ -1,0 +1,187 @@
+"""One experiment in one working directory: what its stages share.
+
+Each stage leaves `<workdir>/<stage>/config.json` (the config keys that its result depends on)
+and, when finished, `complete.json`. The same command again finds them; a config that would
+have made something else is refused, by the names of the keys that differ, and nothing is
+overwritten.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from madad_jax import (
+    build,
+    errors,
+    metric_writer,
+    runtime,
+    sharding,
+    train,
+    version,
+)
+from madad_jax.typing import Params
+
+_LOG = logging.getLogger(__name__)
+
+# What a stage's result depends on. Evaluation keys are not among them: another threshold
+# or sampler needs no training.
+AUTOENCODER_KEYS = ("seed", "data", "autoencoder", "log", "mesh", "matmul_precision")
+DENOISER_KEYS = (
+    *AUTOENCODER_KEYS,
+    *("method", "denoiser", "diffusion", "masking", "loss", "optim", "train"),
+)
+# Free to change between two starts of the same run: where and how fast, not what.
+_FREE = (
+    *("data.cache_dir", "data.num_threads", "data.root", "mesh", "log.every_steps"),
+    "log.validate_batches",
+)
+
+
+class Run:
+    """One experiment in one working directory."""
+
+    def __init__(self, config: Any, workdir: str, stop: runtime.GracefulStop):
+        self.config = config
+        self.workdir = epath.Path(workdir)
+        self.stop = stop
+        self.mesh = sharding.make_mesh(**config.mesh.to_dict())
+        self.primary = jax.process_index() == 0
+        self._sources: dict[str, Any] = {}
+        _make_writable(self.workdir)
+
+    # Parts that stages share.
+
+    def source(self, split: str) -> Any:
+        """One split, opened once."""
+        if split not in self._sources:
+            self._sources[split] = build.source(self.config, split)
+            _LOG.info("%s: %s", split, self._sources[split].describe())
+        return self._sources[split]
+
+    def complete(self, stage: str, keys: Sequence[str]) -> bool:
+        """Whether the stage was finished with this config.
+
+        Raises UserError when the folder holds the stage of another config.
+        """
+        marker = self.workdir / stage / "config.json"
+        now = _flat(self.config, keys)
+        if marker.exists():
+            then = json.loads(marker.read_text())
+            differ = [k for k in now if k not in then or then[k] != now[k]]
+            if differ:
+                shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
+                raise errors.UserError(
+                    f"{self.workdir / stage} was made with another config ({shown}); "
+                    "choose another --workdir, or remove that folder"
+                )
+        elif self.primary:
+            _write(marker, json.dumps(now, indent=1, sort_keys=True))
+        return (self.workdir / stage / "complete.json").exists()
+
+    def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
+        """Records that a stage is finished."""
+        if self.primary:
+            text = json.dumps(_flat(self.config, keys), sort_keys=True)
+            facts |= {
+                "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "version": version.VERSION,
+            }
+            _write(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What a finished stage recorded. Raises UserError when it is not finished."""
+        path = self.workdir / stage / "complete.json"
+        if not path.exists():
+            raise errors.UserError(
+                f"{self.workdir} has no finished stage '{stage}'; run --mode=run on it first"
+            )
+        return json.loads(path.read_text())
+
+    def train_stage(
+        self, stage: str, method: Any, section: Any, optim_section: Any, frozen: Params
+    ) -> int:
+        """Trains a method to the end of its budget; returns the number of steps."""
+        data, val = self.source("train"), self.source("val")
+        planned = build.budget(section, len(data))
+        tx, lr_fn = build.optimizer(optim_section, planned)
+        options = build.train_options(self.config, section, stage, planned.steps)
+        trainer = train.Trainer(
+            method,
+            tx,
+            options,
+            batch_spec=train.image_spec(section.batch_size, self.config.data.image_size),
+            mesh=self.mesh,
+            seed=self.config.seed,
+        )
+        iterator = build.train_iterator(self.config, section, data, self.mesh)
+        with metric_writer.MetricWriter(self.workdir, self.primary) as writer:
+            train.train(
+                trainer,
+                frozen,
+                iterator,
+                lambda: self._validation(val, section.batch_size),
+                directory=self.workdir / stage,
+                config=json.loads(self.config.to_json()),
+                writer=writer,
+                lr_fn=lr_fn,
+                stop=self.stop,
+            )
+        return planned.steps
+
+    def _validation(self, val: Any, batch_size: int) -> Any:
+        limit = self.config.log.validate_batches
+        for i, batch in enumerate(build.eval_batches(self.config, val, batch_size, self.mesh)):
+            if limit and i >= limit:
+                return
+            yield {k: batch[k] for k in ("image", "brain_mask")}
+
+    def batches_of(self, data: Any) -> Any:
+        """Evaluation batches of a source."""
+        return build.eval_batches(self.config, data, self.config.eval.batch_size, self.mesh)
+
+
+def _make_writable(workdir: epath.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise errors.UserError(
+            f"--workdir={workdir}: {error.strerror or error}; give a folder that can be written"
+        ) from error
+
+
+def _write(path: epath.Path, text: str) -> None:
+    """Whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(path.name + ".new")
+        scratch.write_text(text)
+        scratch.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"{path}: {error.strerror or error}") from error
+
+
+def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """The named sections as {dotted key: plain value}, without what is free to change."""
+    out: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if prefix in _FREE:
+            return
+        if isinstance(value, dict):
+            for k, v in value.items():
+                walk(f"{prefix}.{k}", v)
+        else:
+            out[prefix] = list(value) if isinstance(value, tuple) else value
+
+    tree = json.loads(config.to_json())
+    for key in keys:
+        walk(key, tree[key])
+    return out
