@@ -115,6 +115,8 @@ def _autoencoder():
         latent_channels=4,
         num_groups=32,
         mid_attention=True,
+        attention="chunked",  # chunked | xla | cudnn
+        remat=False,  # recompute blocks in the backward pass
         dtype="float32",  # float32 | bfloat16
         scaling_factor=0.18215,  # multiplies latents; 0: 1 / their spread over the training set
         checkpoint="",  # a trained autoencoder's workdir; empty: train one here

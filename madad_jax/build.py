@@ -41,6 +41,8 @@ def autoencoder(config: Any) -> registry.Autoencoder:
         latent_channels=c.latent_channels,
         num_groups=c.num_groups,
         mid_attention=c.mid_attention,
+        attention=c.attention,
+        remat=c.remat,
         dtype=c.dtype,
         **optional,
     )
@@ -92,7 +94,7 @@ def detector(config: Any) -> madad.MadAd:
     )
 
 
-def lpips_weights(path: str) -> dict[str, np.ndarray]:
+def lpips_weights(path: str) -> Any:
     """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/lpips.py` names keys).
 
     Raises UserError when the file is missing, of another kind, or lacks a weight.
@@ -107,8 +109,7 @@ def lpips_weights(path: str) -> dict[str, np.ndarray]:
             weights = {name: archive[name] for name in archive.files}
     else:
         raise errors.UserError(f"autoencoder.lpips: {path} must end in .npz or .safetensors")
-    lpips.check(weights)
-    return weights
+    return lpips.prepare(weights)
 
 
 def source(config: Any, split: str) -> Any:

@@ -45,11 +45,17 @@ _FREE = (
 class Run:
     """One experiment in one working directory."""
 
-    def __init__(self, config: Any, workdir: str, stop: runtime.GracefulStop):
+    def __init__(
+        self,
+        config: Any,
+        workdir: str,
+        stop: runtime.GracefulStop,
+        devices: Sequence[jax.Device] | None = None,
+    ):
         self.config = config
         self.workdir = epath.Path(workdir)
         self.stop = stop
-        self.mesh = sharding.make_mesh(**config.mesh.to_dict())
+        self.mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
         self.primary = jax.process_index() == 0
         self._sources: dict[str, Any] = {}
         _make_writable(self.workdir)

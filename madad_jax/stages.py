@@ -3,7 +3,7 @@ done and resumes what is not (`run.py` says how it knows).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -237,10 +237,19 @@ STAGES: dict[str, tuple[Callable[[Run], Any], ...]] = {
 }
 
 
-def execute(config: Any, workdir: str, mode: str, stop: runtime.GracefulStop) -> Run:
-    """Runs the stages of `mode` in `workdir`. Raises UserError for what the user can mend."""
+def execute(
+    config: Any,
+    workdir: str,
+    mode: str,
+    stop: runtime.GracefulStop,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
+    """Runs the stages of `mode` in `workdir`, on all devices or the given ones.
+
+    Raises UserError for what the user can mend.
+    """
     check(config)
-    run = Run(config, workdir, stop)
+    run = Run(config, workdir, stop, devices)
     for stage in STAGES[mode]:
         stage(run)
     return run

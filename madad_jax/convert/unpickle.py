@@ -22,15 +22,17 @@ from madad_jax import errors
 
 # Modules that no weights file has a reason to name. Nothing would be called all the same; a
 # file that names them is not what its owner thinks it is.
-FORBIDDEN = frozenset(
-    "_thread bdb cloudpickle code codeop commands ctypes dill http importlib linecache marshal "
-    "multiprocessing nt ntpath os pdb pickle pkgutil posix posixpath pty requests runpy shelve "
-    "shutil smtplib socket ssl subprocess sys threading urllib webbrowser zipimport".split()
-)
+_FORBIDDEN = """
+    _thread bdb cloudpickle code codeop commands ctypes dill http importlib linecache marshal
+    multiprocessing nt ntpath os pdb pickle pkgutil posix posixpath pty requests runpy shelve
+    shutil smtplib socket ssl subprocess sys threading urllib webbrowser zipimport
+"""
+FORBIDDEN = frozenset(_FORBIDDEN.split())
 # Of Python's own names these are classes; the rest (eval, getattr, ...) is forbidden.
-BUILTIN_CLASSES = frozenset(
-    ["bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set", "slice", "str", "tuple"]
-)
+_BUILTIN_CLASSES = """
+    bool bytearray bytes complex dict float frozenset int list object range set slice str tuple
+"""
+BUILTIN_CLASSES = frozenset(_BUILTIN_CLASSES.split())
 # Modules had other names under Python 2, whose names protocol 2 keeps.
 OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy._core": "numpy.core"}
 
@@ -286,9 +288,11 @@ class Machine:
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = frozenset(
-    ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"]
-)
+_VALUE_OPCODES = """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING
+    UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+"""
+_VALUES = frozenset(_VALUE_OPCODES.split())
 _Handler = Callable[[Machine, Any], Any]
 _HANDLERS: dict[str, _Handler] = {
     "MARK": lambda m, _: m._stack.append(_MARK),

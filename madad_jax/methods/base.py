@@ -5,13 +5,14 @@ A method is a frozen dataclass of options and network functions. It holds no arr
 and both are passed in, so that a method can be closed over by `jax.jit` for free.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
 from madad_jax.typing import Batch, Metrics, Params
 
 
+@runtime_checkable
 class Method(Protocol):
     """What a row of a results table has to be able to do."""
 

@@ -164,10 +164,12 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
             f"autoencoder.decoder_channel_mult: found {len(module.decoder_channel_mult)} levels, "
             f"the encoder has {len(module.channel_mult)}"
         )
-    for prefix in ("", "decoder_"):
-        width = getattr(module, f"{prefix}channels")
-        for mult in (1, *getattr(module, f"{prefix}channel_mult")):
-            layers.check_groups(f"autoencoder.{prefix}channels", width * mult, module.num_groups)
+    # The encoder has layers of its base width too, the decoder only of its multiples.
+    for mult in (1, *module.channel_mult):
+        layers.check_groups("autoencoder.channels", module.channels * mult, module.num_groups)
+    for mult in module.decoder_channel_mult:
+        width = module.decoder_channels * mult
+        layers.check_groups("autoencoder.decoder_channels", width, module.num_groups)
     return Autoencoder(
         factor=2 ** (len(module.channel_mult) - 1),
         latent_channels=module.embed_dim,

@@ -26,6 +26,19 @@ def inputs(shape, seed=0):
     return jnp.asarray(x), jnp.arange(shape[0], dtype=jnp.int32) * 4 + 1
 
 
+def positions_direct(rows, columns, quarter):
+    omega = 10000.0 ** (-np.arange(quarter) / quarter)
+    return np.stack(
+        [
+            np.concatenate(
+                [np.sin(j * omega), np.cos(j * omega), np.sin(i * omega), np.cos(i * omega)]
+            )
+            for i in range(rows)
+            for j in range(columns)
+        ]
+    )
+
+
 def dit_direct(params, x, t, heads, patch):
     """The published forward pass, float64, one image at a time, loops over patches."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
@@ -52,17 +65,7 @@ def dit_direct(params, x, t, heads, patch):
             for j in range(columns)
         ]
     )
-    quarter = dim // 4
-    omega = 10000.0 ** (-np.arange(quarter) / quarter)
-    positions = np.stack(
-        [
-            np.concatenate(
-                [np.sin(j * omega), np.cos(j * omega), np.sin(i * omega), np.cos(i * omega)]
-            )
-            for i in range(rows)
-            for j in range(columns)
-        ]
-    )
+    positions = positions_direct(rows, columns, dim // 4)
     f = np.exp(-np.log(10000) * np.arange(128) / 128)
     c = np.concatenate([np.cos(t * f), np.sin(t * f)])
     c = linear("t_embedder_mlp_2", silu(linear("t_embedder_mlp_0", c)))

@@ -1,0 +1,95 @@
+"""The real command in its own process: exit status, lines, and death at any moment."""
+
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.e2e.test_run import assert_same, restored
+
+TYPO = [
+    ("--config.optm.lr=1", 'Did you mean "optim"'),
+    ("--config.optim.lrr=1", 'Did you mean "lr"'),
+    ("--config.optim.lr=fast", "--config.optim.lr=fast"),
+    ("--mode=trian", "run|train_autoencoder|train|evaluate|report|compile"),
+    ("--workdri=x", "workdir"),
+]
+
+
+@pytest.mark.parametrize("flag,message", TYPO)
+def test_a_typo_is_one_line_and_status_2(command, tmp_path, flag, message):
+    process = command(flag, f"--workdir={tmp_path}")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert message in err and len(err.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+def test_missing_config_file_is_one_line(command):
+    process = command(config="configs/nope.py")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "configs/nope.py" in err and "Traceback" not in err
+
+
+def test_help_needs_no_jax(command):
+    start = time.monotonic()
+    process = command("--help")
+    out, _ = process.communicate(timeout=60)
+    assert "--workdir" in out and time.monotonic() - start < 5
+
+
+def test_compile_prints_costs_without_data(command, tmp_path):
+    process = command("--mode=compile", "--config.data.root=/nowhere", f"--workdir={tmp_path}/x")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    for name in ("autoencoder step", "denoiser step", "image to anomaly map"):
+        assert name in out
+    assert not (tmp_path / "x").exists()
+
+
+def test_sigterm_saves_and_says_how_to_go_on(command, tmp_path, tiny):
+    process = command(f"--workdir={tmp_path}", "--config.train.steps=100000", "--mode=train")
+    while not (tmp_path / "denoiser" / "checkpoints" / "4").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143 and "the same command continues it" in err
+
+
+def _kill_until_done(command, workdir, kills, seed):
+    """Starts the command over and over, killing it at random moments, until it ends."""
+    draw = random.Random(seed)
+    died = 0
+    while True:
+        process = command(f"--workdir={workdir}", "--mode=train")
+        if died < kills:
+            # From before the first step to inside the saves of the second stage.
+            try:
+                process.wait(timeout=draw.uniform(4.0, 16.0))
+            except Exception:
+                process.kill()
+                died += 1
+        _, err = process.communicate(timeout=300)
+        if process.returncode == 0:
+            return died
+        assert process.returncode == -signal.SIGKILL, err
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_ends_bit_equal(command, tmp_path, tiny, kills):
+    """Every restart continues from its last whole checkpoint; the end is the undisturbed one."""
+    whole = command(f"--workdir={tmp_path / 'whole'}", "--mode=train")
+    assert whole.wait(timeout=300) == 0, whole.communicate()[1]
+    died, rounds = 0, 0
+    while died < kills:
+        # A round that finishes early starts anew, so that all kills really happen.
+        workdir = tmp_path / f"killed-{rounds}"
+        died += _kill_until_done(command, workdir, kills - died, seed=rounds)
+        for stage in ("autoencoder", "denoiser"):
+            ours, theirs = (restored(tiny, d, stage) for d in (workdir, tmp_path / "whole"))
+            assert ours.step == theirs.step
+            assert_same(ours.state, theirs.state)
+        shutil.rmtree(workdir)
+        rounds += 1

@@ -1,0 +1,170 @@
+"""The whole job on tiny data, its resumption, and what a user does wrong."""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from madad_jax import build, checkpoint, errors, report, runtime, sharding, train
+
+
+class StopAfter(runtime.GracefulStop):
+    """Asks for a stop after some steps, as a signal would."""
+
+    def __init__(self, step):
+        super().__init__()
+        self._step = step
+
+    def requested(self, step):
+        if step >= self._step:
+            self.signal = signal.SIGTERM
+        return self.signal is not None
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, png_root):
+    """One undisturbed run, shared by the tests that only look at it."""
+    from tests.e2e import tiny_config
+
+    from madad_jax import stages
+
+    config = tiny_config.get_config()
+    config.data.root = str(png_root)
+    workdir = tmp_path_factory.mktemp("finished")
+    with runtime.GracefulStop() as stop:
+        stages.execute(config, str(workdir), "run", stop, jax.devices()[:1])
+    return workdir
+
+
+def restored(config, workdir, stage="denoiser"):
+    """The newest state of a stage, with its data position."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    run_method = build.detector(config)
+    section, optim_section = config.train, config.optim
+    if stage == "autoencoder":
+        run_method = build.autoencoder_training(config)
+        section, optim_section = config.autoencoder.train, config.autoencoder.optim
+    planned = build.budget(section, 12)
+    tx, _ = build.optimizer(optim_section, planned)
+    trainer = train.Trainer(
+        run_method,
+        tx,
+        build.train_options(config, section, stage, planned.steps),
+        batch_spec=train.image_spec(section.batch_size, 32),
+        mesh=mesh,
+        seed=0,
+    )
+    with checkpoint.Checkpointer(workdir / stage / "checkpoints") as saver:
+        return saver.restore_latest(trainer.abstract)
+
+
+def metrics_of(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timing = ("time", "samples_per_second")
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_leaves_everything_a_user_was_promised(finished):
+    rows = report.read_results(finished / "results.jsonl")
+    names = [row["method"] for row in rows]
+    assert [r["learns"] for r in rows].count(False) == 3 and "madad" in names
+    detector = rows[names.index("madad")]
+    assert detector["preset"] == "paper" and 0 <= detector["ap"] <= 1
+    assert detector["n_lesion_slices"] == 6 and detector["n_healthy_slices"] == 3
+    text = (finished / "report.md").read_text()
+    assert "madad" in text and "synthetic" not in text.lower()
+    for file in ("curves.png", "eval/test/panels/panel_00.png"):
+        assert (finished / file).stat().st_size > 5000
+    assert list((finished / "tensorboard").rglob("events*")), "no TensorBoard curves"
+    stages_seen = {(row["stage"], row["split"]) for row in metrics_of(finished)}
+    assert stages_seen == {(s, p) for s in ("autoencoder", "denoiser") for p in ("train", "val")}
+
+
+def test_same_command_again_trains_nothing_and_changes_nothing(finished, tiny, execute):
+    def stamps():
+        return {p: p.stat().st_mtime_ns for p in finished.rglob("*/checkpoints/**/*")}
+
+    before, metrics = stamps(), metrics_of(finished)
+    execute(tiny, finished, "train")
+    assert stamps() == before and metrics_of(finished) == metrics
+
+
+@pytest.mark.parametrize("stage,at", [("autoencoder", 3), ("denoiser", 7)])
+def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(
+    finished, tiny, execute, tmp_path, stage, at
+):
+    if stage == "denoiser":
+        shutil.copytree(finished / "autoencoder", tmp_path / "autoencoder")
+        shutil.copytree(finished / "latents", tmp_path / "latents")
+    with pytest.raises(runtime.Stopped) as stopped:
+        execute(tiny, tmp_path, "train", stop=StopAfter(at))
+    assert stopped.value.exit_status == 143
+    assert restored(tiny, tmp_path, stage).step == at
+    execute(tiny, tmp_path, "train")
+    for name in ("autoencoder", "denoiser"):
+        ours, theirs = restored(tiny, tmp_path, name), restored(tiny, finished, name)
+        assert_same(ours.state, theirs.state)
+        assert ours.data_state == theirs.data_state
+    expected = [row for row in metrics_of(finished) if row["stage"] == stage]
+    assert [row for row in metrics_of(tmp_path) if row["stage"] == stage] == expected
+
+
+def test_continues_on_eight_devices_within_rounding(finished, tiny, execute, tmp_path):
+    shutil.copytree(finished / "autoencoder", tmp_path / "autoencoder")
+    shutil.copytree(finished / "latents", tmp_path / "latents")
+    with pytest.raises(runtime.Stopped):
+        execute(tiny, tmp_path, "train", stop=StopAfter(6))
+    tiny.mesh.update(data=2, fsdp=2, tensor=2)
+    execute(tiny, tmp_path, "train", devices=8)
+    ours, theirs = restored(tiny, tmp_path), restored(tiny, finished)
+    for a, b in zip(
+        jax.tree.leaves(ours.state.params), jax.tree.leaves(theirs.state.params), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-5)
+
+
+def test_another_config_in_the_same_folder_names_the_key(finished, tiny, execute):
+    tiny.optim.lr = 0.5
+    with pytest.raises(errors.UserError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        execute(tiny, finished, "train")
+
+
+def test_evaluation_options_may_change_without_training(finished, tiny, execute, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    tiny.sampler.steps = 10
+    tiny.eval.panels = 0
+    execute(tiny, tmp_path / "run", "evaluate")
+    assert len(report.read_results(tmp_path / "run" / "results.jsonl")) >= 6
+
+
+def test_maps_without_truth_come_out_without_figures(finished, tiny, execute, tmp_path, png_root):
+    root = tmp_path / "data"
+    shutil.copytree(png_root, root)
+    for file in (root / "test").glob("*segmentation*"):
+        file.unlink()
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "results.jsonl").unlink()
+    tiny.data.root = str(root)
+    execute(tiny, tmp_path / "run", "evaluate")
+    rows = report.read_results(tmp_path / "run" / "results.jsonl")
+    assert all(row["ap"] is None and row["n_unknown"] == 6 for row in rows)
+    assert list((tmp_path / "run" / "eval" / "test" / "panels").glob("*.png"))
+
+
+def test_nan_stops_with_the_step_and_saves_nothing_broken(tiny, execute, tmp_path):
+    tiny.autoencoder.optim.lr = 1e30
+    with pytest.raises(errors.UserError, match=r"autoencoder: the loss of step \d+ is"):
+        execute(tiny, tmp_path, "train_autoencoder")
+    folder = tmp_path / "autoencoder" / "checkpoints"
+    for step in [p for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []:
+        state = restored(tiny, tmp_path, "autoencoder").state
+        assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params)), step
