@@ -18,7 +18,11 @@ def get_config(preset: str = "paper"):
     c.autoencoder = _autoencoder()
     c.method = "madad"
     c.denoiser = _denoiser()
-    c.diffusion = config_dict.create(timesteps=10, schedule="cosine")  # cosine | linear
+    c.diffusion = config_dict.create(
+        timesteps=10,
+        schedule="cosine",  # cosine | linear
+        noise="gaussian",  # gaussian | pyramid (ours)
+    )
     c.masking = config_dict.create(
         max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
         sides=(1, 2, 4, 8),  # block sides in latent cells

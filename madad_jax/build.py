@@ -87,6 +87,7 @@ def detector(config: Any) -> madad.MadAd:
         denoiser=registry.denoiser(**c),
         autoencoder=autoencoder(config),
         schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        noise=config.diffusion.noise,
         masking=madad.Masking(**masking),
         loss_options=madad.Loss(**config.loss.to_dict()),
         sampler=madad.Sampler(**config.sampler.to_dict()),

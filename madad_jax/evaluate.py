@@ -7,7 +7,7 @@ the same smoothing and stand first.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ ROWS_WITHOUT_LEARNING = {
     "mean image over spread": (None, True),
 }
 
-BatchesOf = Callable[[record_lib.Source], Sequence[Batch]]
+BatchesOf = Callable[[record_lib.Source], Iterable[Batch]]  # with a length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def gather(x: jax.Array) -> np.ndarray:
 
 
 def scored(
-    scorer: Scorer, batches: Sequence[Batch], what: str
+    scorer: Scorer, batches: Iterable[Batch], what: str
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """(batch, maps) pairs without their padding."""
     quiet = jax.process_index() != 0

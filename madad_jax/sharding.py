@@ -147,7 +147,8 @@ def _check_split(abstract_params: Any, shardings: Any, mesh: Mesh, limit: float)
         if "fsdp" not in sharding.spec
     }
     total = sum(sizes.values())
-    if total and sum(whole.values()) > limit * total:
+    # Below a megabyte there is nothing to save: tiny networks are mostly biases and norms.
+    if sum(whole.values()) > max(limit * total, 2**18):
         worst = sorted(whole, key=lambda path: -whole[path])[:3]
         raise errors.UserError(
             f"config.mesh: fsdp={mesh.shape['fsdp']} leaves "

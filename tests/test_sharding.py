@@ -99,7 +99,7 @@ def test_a_tensor_axis_that_does_not_divide_is_left_whole():
 
 def test_too_much_left_whole_is_an_error_that_names_it():
     mesh = sharding.make_mesh(1, 8, 1)
-    params = {"good": jnp.ones((64, 64)), "odd": {"kernel": jnp.ones((33, 35))}}
+    params = {"good": jnp.ones((1024, 1024)), "odd": {"kernel": jnp.ones((561, 527))}}
     with pytest.raises(errors.UserError, match=r"fsdp=8 leaves 22\.0 %.*odd/kernel"):
         sharding.param_shardings(params, mesh)
     sharding.param_shardings(params, mesh, max_replicated=0.3)

@@ -29,6 +29,7 @@ _MARKS = {
     "autoencoder": "encoder.conv_in.weight",
     "dit": "x_embedder.proj.weight",
 }
+MAX_KEY = 300  # characters
 _MAX_MODULES = 20_000
 _MAX_DEPTH = 64
 
@@ -61,6 +62,9 @@ def load(path: epath.PathLike, kind: str = "") -> Weights:
             notes.append(f"pickled module {inside.kind}: its tensors are taken, no code is run")
             inside = dict(walk(str(path), inside))
         state = {k: v for k, v in inside.items() if isinstance(v, tensors.Tensor)}
+        strange = [key for key in inside if not key.isprintable() or len(key) > MAX_KEY]
+        if strange:
+            raise errors.UserError(f"{path}: damaged: a tensor is called {strange[0][:MAX_KEY]!r}")
         if len(state) < len(inside):
             notes.append(f"{len(inside) - len(state)} entries that are no tensors dropped")
         state = _strip(state, notes)
@@ -163,11 +167,12 @@ def _unwrap(name: str, root: Any, notes: list[str]) -> Any:
         inner = next((key for key in WRAPPERS if isinstance(root.get(key), _INSIDE)), None)
         if inner is None:
             break
-        others = ", ".join(sorted(str(key) for key in root if key != inner))
-        notes.append(f"entry {inner!r} is taken" + (f"; left out: {others}" if others else ""))
+        others = sorted(repr(key)[:40] for key in root if key != inner and isinstance(key, str))
+        left = f"; left out: {', '.join(others[:10])}" if others else ""
+        notes.append(f"entry {inner!r} is taken{left}")
         root = root[inner]
     found = (
-        sorted(map(str, root))[:10]
+        ", ".join(sorted(repr(key)[:40] for key in root if isinstance(key, str))[:10])
         if isinstance(root, dict)
         else getattr(root, "kind", type(root).__name__)
     )

@@ -7,7 +7,7 @@ bytes of all tensors. The format has no checksum.
 import io
 import json
 import math
-from typing import Any, BinaryIO
+from typing import Any
 
 from madad_jax import errors
 from madad_jax.convert import tensors
@@ -30,7 +30,7 @@ DTYPES = {
 }
 
 
-def is_one(stream: BinaryIO) -> bool:
+def is_one(stream: Any) -> bool:
     """Whether the stream begins as such a file does."""
     stream.seek(0)
     start = stream.read(9)
@@ -38,7 +38,7 @@ def is_one(stream: BinaryIO) -> bool:
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**40
 
 
-def load(name: str, stream: BinaryIO) -> dict[str, tensors.Tensor]:
+def load(name: str, stream: Any) -> dict[str, tensors.Tensor]:
     """{key: tensor}, read from the stream when asked.
 
     Raises:
@@ -60,9 +60,7 @@ def load(name: str, stream: BinaryIO) -> dict[str, tensors.Tensor]:
     return {key: _tensor(name, stream, key, entry, start, size) for key, entry in header.items()}
 
 
-def _tensor(
-    name: str, stream: BinaryIO, key: str, entry: Any, start: int, size: int
-) -> tensors.Tensor:
+def _tensor(name: str, stream: Any, key: str, entry: Any, start: int, size: int) -> tensors.Tensor:
     try:
         dtype, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]

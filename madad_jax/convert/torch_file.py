@@ -21,7 +21,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from madad_jax import errors
 from madad_jax.convert import tensors, unpickle
@@ -72,7 +72,7 @@ _ZIP_ERRORS = (
 
 
 @contextlib.contextmanager
-def opened(name: str, stream: BinaryIO) -> Iterator[Any]:
+def opened(name: str, stream: Any) -> Iterator[Any]:
     """The object in a file of `torch.save`, with `tensors.Tensor` for tensors.
 
     Args:
@@ -94,7 +94,7 @@ def opened(name: str, stream: BinaryIO) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _zip_opened(name: str, stream: BinaryIO) -> Iterator[zipfile.ZipFile]:
+def _zip_opened(name: str, stream: Any) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(stream)
     except _ZIP_ERRORS as error:
@@ -159,7 +159,7 @@ def _load_zip(name: str, archive: zipfile.ZipFile, size: int) -> Any:
 class _Window(io.RawIOBase):
     """A stream that ends at `limit` bytes from here and never asks for more than there is."""
 
-    def __init__(self, stream: BinaryIO, limit: int):
+    def __init__(self, stream: Any, limit: int):
         self._stream = stream
         self._end = stream.tell() + limit
 
@@ -178,7 +178,7 @@ class _Window(io.RawIOBase):
 class _Legacy:
     """Reads a legacy file front to back; storages are found after the pickles."""
 
-    def __init__(self, name: str, stream: BinaryIO, size: int):
+    def __init__(self, name: str, stream: Any, size: int):
         self._name = name
         self._stream = stream
         self._size = size
@@ -211,7 +211,9 @@ class _Legacy:
         return unpickle.Machine(self._name, calls, persistent).load(window)
 
     def _find_storages(self, keys: Any) -> None:
-        if type(keys) is not list or not all(type(key) is str for key in keys):
+        if type(keys) is not list or not all(
+            type(key) is str and key.isprintable() for key in keys
+        ):
             raise errors.UserError(f"{self._name}: damaged: its storage keys are no list of names")
         for key in keys:
             header = self._stream.read(8)
@@ -255,7 +257,8 @@ def _storage_id(name: str, pid: Any) -> tuple[str, str, int, tuple[Any, Any, Any
         if isinstance(kind, unpickle.Name) and plain and kind.module.split(".")[0] == "torch":
             dtype = STORAGES.get(kind.name, kind.name)
             window = view[0] if view else None
-            if window is None or (isinstance(window, tuple) and len(window) == 3):
+            viewed = window is None or (isinstance(window, tuple) and len(window) == 3)
+            if viewed and str(key).isprintable():
                 return dtype, str(key), numel, window
     raise errors.UserError(f"{name}: damaged: a storage is described in an unknown way")
 
@@ -293,7 +296,8 @@ def _calls(name: str, limit: int) -> dict[str, Callable[..., Any]]:
 
     def of_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
         del kind, state  # a subclass of Tensor, or one with attributes
-        return rebuild[str(function)](*arguments) if str(function) in rebuild else _opaque()
+        name = str(function)
+        return rebuild[name](*arguments) if name in rebuild else unpickle.Inert(name)
 
     rebuild: dict[str, Callable[..., Any]] = {
         "torch._utils._rebuild_tensor": tensor,
@@ -313,11 +317,11 @@ def _calls(name: str, limit: int) -> dict[str, Callable[..., Any]]:
         "builtins.frozenset": _set,
         "copyreg._reconstructor": lambda kind, *rest: unpickle.Inert(str(kind)),
     }
-    return rebuild | containers | dict.fromkeys(_OPAQUE, _opaque)
+    return rebuild | containers | {opaque: _inert(opaque) for opaque in _OPAQUE}
 
 
-def _opaque(*arguments: Any) -> unpickle.Inert:
-    return unpickle.Inert("opaque", *arguments)
+def _inert(kind: str) -> Callable[..., unpickle.Inert]:
+    return lambda *arguments: unpickle.Inert(kind, *arguments)
 
 
 def _size(lengths: Any = ()) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ to values that hash in constant time; no length in the file is believed before i
 
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 from madad_jax import errors
 
@@ -96,7 +96,7 @@ def key(value: Any) -> Any:
 
 
 _MARK = object()
-_COPIES = 5_000_000  # elements that all granted calls of a pickle may copy
+_COPIES = 1_000_000  # elements that all granted calls of a pickle may copy
 
 
 class Machine:
@@ -122,7 +122,7 @@ class Machine:
         self._memo: dict[int, Any] = {}
         self._copies = 0
 
-    def load(self, stream: BinaryIO) -> Any:
+    def load(self, stream: Any) -> Any:
         """The value of the pickle that begins at the stream's position; leaves it behind it.
 
         Raises:
@@ -218,8 +218,9 @@ class Machine:
     # Names and objects.
 
     def _global(self, module: Any, name: Any) -> Name:
-        if type(module) is not str or type(name) is not str or not (module and name):
-            raise self._damaged("a name that is no text")
+        for part in (module, name):  # also fit to be shown in one line
+            if type(part) is not str or not part or not part.isprintable():
+                raise self._damaged("a name that is no text")
         for old, new in OLD_MODULES.items():
             if module == old or module.startswith(old + "."):
                 module = new + module[len(old) :]

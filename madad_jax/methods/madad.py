@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from madad_jax import errors
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import losses, masking, process, samplers
+from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.models import registry
 from madad_jax.typing import Batch, Metrics, Params
@@ -77,14 +78,20 @@ class MadAd:
     loss_options: Loss = Loss()
     sampler: Sampler = Sampler()
     score: Score = Score()
+    noise: str = "gaussian"
     name: str = "madad"
     deterministic: bool = False
 
     def __post_init__(self):
+        noise_lib.check_kind(self.noise)
         if self.score.reference not in anomaly.REFERENCES:
             raise errors.UserError(
                 f"score.reference: found {self.score.reference!r}, "
                 f"accepted: {', '.join(anomaly.REFERENCES)}"
+            )
+        if self.score.latent_gamma <= 0:
+            raise errors.UserError(
+                f"score.latent_gamma: found {self.score.latent_gamma}, must be positive"
             )
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
@@ -132,7 +139,7 @@ class MadAd:
         )
         visible = masking.keep_outside(visible, self._outside(batch["brain_mask"], x0.shape[1:3]))
         t = jax.random.randint(k_t, (x0.shape[0],), 0, self.schedule.num_steps)
-        noise = jax.random.normal(k_noise, x0.shape)
+        noise = noise_lib.draw(k_noise, x0.shape, self.noise)
         x_t = process.q_sample(self.schedule, x0, t, noise, visible)
         dropout = None if self.deterministic else k_dropout
         x0_hat, logit = self.denoiser.apply(params, x_t, t, key=dropout)
@@ -155,7 +162,7 @@ class MadAd:
             "mask_loss": mask_loss,
             "x0_error_noised": (error * noised).sum() / count,
             "mask_sensitivity": (flagged * noised).sum() / count,
-            "mask_specificity": ((1 - flagged) * visible).sum() / visible.sum(),
+            "mask_specificity": ((1 - flagged) * visible).sum() / jnp.maximum(visible.sum(), 1.0),
         }
 
     def anomaly_map(
@@ -178,7 +185,7 @@ class MadAd:
             lambda x, t: self.denoiser.apply(params, x, t),
             latent,
             schedule,
-            jax.random.normal(key, (s.steps, *latent.shape)),
+            self._sampler_noise(key, latent.shape),
             eta=s.eta,
             threshold=s.threshold,
             rewrite=s.rewrite,
@@ -198,6 +205,10 @@ class MadAd:
             "reconstruction": corrected,
             "rewritten": result["rewritten"],
         }
+
+    def _sampler_noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        keys = jax.random.split(key, self.sampler.steps)
+        return jnp.stack([noise_lib.draw(k, shape, self.noise) for k in keys])
 
     def _decode(
         self, frozen: Params, batch: Batch, latent: jax.Array, corrected: jax.Array

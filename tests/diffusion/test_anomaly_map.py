@@ -1,0 +1,64 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from madad_jax import errors
+from madad_jax.diffusion import anomaly_map
+from tests.diffusion import fixtures
+
+
+def images(seed, count=2, side=48):
+    return jnp.asarray(np.random.RandomState(seed).uniform(-1, 1, (count, side, side, 1)), "f4")
+
+
+def test_the_map_is_the_official_one():
+    g = fixtures.load("f_anomaly_map")
+    corrected = jnp.asarray(fixtures.nhwc(g["x_rec_corrected"]))
+    autoencoded = jnp.asarray(fixtures.nhwc(g["x_rec_input"]))
+    clipped = anomaly_map.clipped_difference(corrected, autoencoded, difference="l1", gamma=0.25)
+    np.testing.assert_allclose(clipped, g["pre_smooth"].reshape(clipped.shape), atol=1e-6)
+    smoothed = anomaly_map.gaussian_smooth(clipped, 5.0)
+    np.testing.assert_allclose(smoothed, g["anomaly_map"].reshape(clipped.shape), atol=1e-6)
+    kernel = anomaly_map.gaussian_kernel(5.0)
+    np.testing.assert_allclose(kernel, g["gauss_kernel_sigma5"], rtol=1e-12)
+    assert len(kernel) == 41
+
+
+@settings(max_examples=15, deadline=None)
+@given(sigma=st.sampled_from([0.3, 0.625, 1.0, 2.5, 5.0]), seed=st.integers(0, 2**31))
+def test_smoothing_is_scipys(sigma, seed):
+    maps = np.random.RandomState(seed).rand(2, 24, 31).astype(np.float32)
+    ours = anomaly_map.gaussian_smooth(jnp.asarray(maps), sigma)
+    theirs = np.stack([ndimage.gaussian_filter(m, sigma) for m in maps])
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_smoothing_keeps_a_constant_and_zero_sigma_changes_nothing():
+    flat = jnp.full((1, 48, 48), 0.7)
+    np.testing.assert_allclose(anomaly_map.gaussian_smooth(flat, 5.0), 0.7, rtol=1e-6)
+    maps = images(0)[..., 0]
+    np.testing.assert_array_equal(anomaly_map.gaussian_smooth(maps, 0.0), maps)
+
+
+@pytest.mark.parametrize("gamma", [0.05, 0.2, 0.0])
+@pytest.mark.parametrize(("difference", "power"), [("l1", 1), ("l2", 2)])
+def test_clip_and_scale(difference, power, gamma):
+    x, y = images(1), images(2)
+    found = anomaly_map.clipped_difference(x, y, difference=difference, gamma=gamma)
+    d = np.abs(np.asarray(x) - np.asarray(y))[..., 0] ** power
+    limit = gamma or 2.0**power  # the largest difference of two images in [-1, 1]
+    np.testing.assert_allclose(found, np.clip(d / limit, 0, 1), atol=1e-6)
+    assert float(found.min()) >= 0 and float(found.max()) <= 1
+    saturated = float((found == 1).mean())
+    assert saturated > 0.1 if gamma else saturated == 0
+
+
+def test_bad_options_name_the_key():
+    x = images(0)
+    with pytest.raises(errors.UserError, match=r"score.difference: found 'l3', accepted: l1, l2"):
+        anomaly_map.clipped_difference(x, x, difference="l3", gamma=0.2)
+    with pytest.raises(errors.UserError, match=r"score.sigma: 20.0 pixels reach beyond"):
+        anomaly_map.gaussian_smooth(x[..., 0], 20.0)
