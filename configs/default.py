@@ -23,6 +23,12 @@ def get_config(preset: str = "paper"):
         schedule="cosine",  # cosine | linear
         noise="gaussian",  # gaussian | pyramid (ours)
     )
+    c.synthesis = config_dict.create(
+        share=0.0,  # of samples corrupted in the image instead of by noise (ours); 0: none
+        min_radius=0.02,  # of the shapes, shares of the side
+        max_radius=0.14,
+        min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
+    )
     c.masking = config_dict.create(
         max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
         sides=(1, 2, 4, 8),  # block sides in latent cells
@@ -159,6 +165,12 @@ def _denoiser():
         hidden_size=0,  # dit: overrides what the size says; 0 keeps it
         depth=0,
         num_heads=0,
+        model_channels=0,  # unet: as above
+        channel_mult=(),
+        num_res_blocks=0,
+        attention_rates=(),
+        num_groups=0,
+        init="",  # a run whose denoiser weights training starts from
         residual_x0=False,  # ours: predict the clean latent as a change of the input
         dropout=0.4,
         remat=False,

@@ -16,12 +16,16 @@ from etils import epath
 from madad_jax import errors, optim, sharding, train
 from madad_jax.data import pipeline
 from madad_jax.data import registry as data_registry
-from madad_jax.diffusion import schedule
+from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import madad
 from madad_jax.models import lpips, registry
 
 METHODS = ("madad",)
+_DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
+_UNET_NUMBERS = (
+    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups"),
+)
 
 
 def autoencoder(config: Any) -> registry.Autoencoder:
@@ -77,10 +81,10 @@ def detector(config: Any) -> madad.MadAd:
     """
     if config.method not in METHODS:
         raise errors.UserError(f"method: found {config.method!r}, accepted: {', '.join(METHODS)}")
-    c = config.denoiser.to_dict()
-    # 0 in the config stands for "as the size says"; U-Nets have no such numbers.
-    overrides = {k: c.pop(k) for k in ("hidden_size", "depth", "num_heads")}
-    c |= {k: v for k, v in overrides.items() if v}
+    c = {k: v for k, v in config.denoiser.to_dict().items() if k != "init"}
+    # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
+    overrides = {k: c.pop(k) for k in (*_DIT_NUMBERS, *_UNET_NUMBERS)}
+    c |= {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if v}
     score = config.score.to_dict() | {"sigma": smoothing_sigma(config)}
     masking = {k: tuple(v) if isinstance(v, list) else v for k, v in config.masking.items()}
     return madad.MadAd(
@@ -88,6 +92,7 @@ def detector(config: Any) -> madad.MadAd:
         autoencoder=autoencoder(config),
         schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
         noise=config.diffusion.noise,
+        synthesis=synthesis.Options(**config.synthesis.to_dict()),
         masking=madad.Masking(**masking),
         loss_options=madad.Loss(**config.loss.to_dict()),
         sampler=madad.Sampler(**config.sampler.to_dict()),

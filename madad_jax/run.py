@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 AUTOENCODER_KEYS = ("seed", "data", "autoencoder", "log", "mesh", "matmul_precision")
 DENOISER_KEYS = (
     *AUTOENCODER_KEYS,
-    *("method", "denoiser", "diffusion", "masking", "loss", "optim", "train"),
+    *("method", "denoiser", "diffusion", "synthesis", "masking", "loss", "optim", "train"),
 )
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
@@ -109,9 +109,16 @@ class Run:
         return json.loads(path.read_text())
 
     def train_stage(
-        self, stage: str, method: Any, section: Any, optim_section: Any, frozen: Params
+        self,
+        stage: str,
+        method: Any,
+        section: Any,
+        optim_section: Any,
+        frozen: Params,
+        first: Params | None = None,
     ) -> int:
-        """Trains a method to the end of its budget; returns the number of steps."""
+        """Trains a method, from the weights `first` or from its own, to the end of its budget;
+        returns the number of steps."""
         data, val = self.source("train"), self.source("val")
         planned = build.budget(section, len(data))
         tx, lr_fn = build.optimizer(optim_section, planned)
@@ -132,6 +139,7 @@ class Run:
                 iterator,
                 lambda: self._validation(val, section.batch_size),
                 directory=self.workdir / stage,
+                first=first,
                 config=json.loads(self.config.to_json()),
                 writer=writer,
                 lr_fn=lr_fn,

@@ -59,8 +59,10 @@ def autoencoder_weights(run: Run) -> tuple[Any, Params]:
     whole = sharding.replicated(run.mesh)
     abstract = sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
     other = run.config.autoencoder.checkpoint
-    folder = epath.Path(other) if other else run.workdir
-    params, _ = checkpoint.restore_ema(folder / "autoencoder" / "checkpoints", abstract)
+    folder = (epath.Path(other) if other else run.workdir) / "autoencoder" / "checkpoints"
+    if "converted_from" in checkpoint.read_config(folder):  # files of others hold no discriminator
+        abstract = {"autoencoder": abstract["autoencoder"]}
+    params, _ = checkpoint.restore_ema(folder, abstract)
     return network, params["autoencoder"]
 
 
@@ -114,8 +116,22 @@ def train_denoiser(run: Run) -> None:
         return
     frozen = measure_latents(run)
     method = build.detector(run.config)
-    steps = run.train_stage("denoiser", method, run.config.train, run.config.optim, frozen)
+    first = _initial_weights(run, method) if run.config.denoiser.init else None
+    steps = run.train_stage("denoiser", method, run.config.train, run.config.optim, frozen, first)
     run.mark("denoiser", DENOISER_KEYS, steps=steps)
+
+
+def _abstract_denoiser(run: Run, method: Any) -> Params:
+    """Shapes of the denoiser's weights, whole on every device."""
+    spec = train.image_spec(1, run.config.data.image_size)
+    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
+    whole = sharding.replicated(run.mesh)
+    return sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
+
+
+def _initial_weights(run: Run, method: Any) -> Params:
+    folder = epath.Path(run.config.denoiser.init) / "denoiser" / "checkpoints"
+    return checkpoint.restore_ema(folder, _abstract_denoiser(run, method))[0]
 
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
@@ -124,12 +140,9 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     trained = run.facts("denoiser")
     frozen = measure_latents(run)
     method = build.detector(run.config)
-    spec = train.image_spec(1, run.config.data.image_size)
-    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
-    whole = sharding.replicated(run.mesh)
     params, _ = checkpoint.restore_ema(
         run.workdir / "denoiser" / "checkpoints",
-        sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract)),
+        _abstract_denoiser(run, method),
         run.config.eval.checkpoint,
     )
     c = run.config

@@ -83,9 +83,14 @@ class Trainer:
         self.loss_fn = train_step.make_loss(method, (params_s, replicated, batch, replicated))
         self.stream_key = rng.stream(self.root_key, options.stage)
 
-    def initial_state(self) -> train_state_lib.TrainState:
-        """Fresh weights, made on the mesh in their own shards."""
-        return jax.jit(self._init, out_shardings=self.state_shardings)()
+    def initial_state(self, first: Params | None = None) -> train_state_lib.TrainState:
+        """Fresh weights, made on the mesh in their own shards, or the weights `first`."""
+        state = jax.jit(self._init, out_shardings=self.state_shardings)()
+        if first is None:
+            return state
+        params = jax.device_put(first, self.state_shardings.params)
+        ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+        return dataclasses.replace(state, params=params, ema_params=ema)
 
     def validate(
         self, state: train_state_lib.TrainState, frozen: Params, batches: Iterable[Batch]
@@ -111,6 +116,7 @@ def train(
     *,
     directory: epath.Path,
     config: dict,
+    first: Params | None = None,
     writer: metric_writer.MetricWriter,
     lr_fn: Callable[[int], float],
     stop: runtime.GracefulStop,
@@ -130,7 +136,7 @@ def train(
     ) as saver:
         restored = saver.restore_latest(trainer.abstract)
         if restored is None:
-            state, step = trainer.initial_state(), 0
+            state, step = trainer.initial_state(first), 0
         else:
             state, step = restored.state, restored.step
             iterator.restore(restored.data_state)

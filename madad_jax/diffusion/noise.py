@@ -31,7 +31,7 @@ def draw(key: jax.Array, shape: tuple[int, ...], kind: str) -> Float[jax.Array, 
     check_kind(kind)
     if kind == "gaussian":
         return jax.random.normal(key, shape)
-    batch, h, w, c = shape
+    batch, h, w, _ = shape
     levels = _levels(h, w)
     k_weights, *keys = jax.random.split(key, levels + 1)
     weights = jax.random.uniform(k_weights, (levels, batch, 1, 1, 1))

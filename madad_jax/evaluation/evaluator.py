@@ -27,6 +27,7 @@ from madad_jax.evaluation import bootstrap, metrics, slices
 ORACLE = (
     "max_dice",
     "max_dice_exact",
+    "max_dice_lesion_slices",
     "pooled_max_dice",
     "pooled_max_dice_201",
     "dice_oracle",
@@ -195,6 +196,8 @@ class Evaluator:
             **self._census(healthy),
             "max_dice": best,
             "max_dice_threshold": at,
+            # Empty slices score 1 under an empty prediction and can drown all else in the mean.
+            "max_dice_lesion_slices": self._max_dice([s for s in self._scored if s.lesion])[0],
             "max_dice_exact": self._max_dice_exact() if lesions else None,
             "pooled_max_dice": everything.max_dice,
             "pooled_max_dice_threshold": everything.threshold,

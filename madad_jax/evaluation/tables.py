@@ -34,6 +34,7 @@ MAIN = (
     Column("ap", "AP"),
     Column("pooled_max_dice", f"Pooled max Dice{ORACLE_MARK}"),
     Column("max_dice", f"Max Dice per slice{ORACLE_MARK}"),
+    Column("max_dice_lesion_slices", f"The same, slices with a lesion{ORACLE_MARK}"),
     Column("auroc", "AUROC"),
     Column("pooled_dice_healthy", "Pooled Dice, healthy threshold"),
     Column("dice_healthy", "Dice per slice, healthy threshold"),

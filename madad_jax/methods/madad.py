@@ -16,6 +16,7 @@ from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
+from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.models import registry
 from madad_jax.typing import Batch, Metrics, Params
 
@@ -67,6 +68,9 @@ class Score:
     inside_brain: bool = False
 
 
+_NO_SYNTHESIS = synthesis_lib.Options()
+
+
 @dataclasses.dataclass(frozen=True)
 class MadAd:
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
@@ -79,6 +83,7 @@ class MadAd:
     sampler: Sampler = Sampler()
     score: Score = Score()
     noise: str = "gaussian"
+    synthesis: synthesis_lib.Options = _NO_SYNTHESIS
     name: str = "madad"
     deterministic: bool = False
 
@@ -124,7 +129,7 @@ class MadAd:
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
-        k_sample, k_mask, k_t, k_noise, k_dropout = jax.random.split(key, 5)
+        k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
         mean, logvar = jax.lax.stop_gradient(self._encode(frozen, batch))
         draw = jax.random.normal(k_sample, mean.shape)
         x0 = (mean + jnp.exp(0.5 * logvar) * draw) * frozen["scaling_factor"]
@@ -141,6 +146,8 @@ class MadAd:
         t = jax.random.randint(k_t, (x0.shape[0],), 0, self.schedule.num_steps)
         noise = noise_lib.draw(k_noise, x0.shape, self.noise)
         x_t = process.q_sample(self.schedule, x0, t, noise, visible)
+        if self.synthesis.share > 0:
+            x_t, visible = self._synthesise(k_synthesis, frozen, batch, x_t, visible)
         dropout = None if self.deterministic else k_dropout
         x0_hat, logit = self.denoiser.apply(params, x_t, t, key=dropout)
         options = self.loss_options
@@ -148,6 +155,21 @@ class MadAd:
         mask_loss = losses.mask_loss(visible, logit, options.mask).mean()
         total = x0_loss + options.mask_weight * mask_loss
         return total, self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
+
+    def _synthesise(
+        self, key: jax.Array, frozen: Params, batch: Batch, x_t: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """A share of the samples with an anomaly in the image in place of noise."""
+        k_use, k_corrupt = jax.random.split(key)
+        image = batch["image"]
+        corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
+        mean, _ = jax.lax.stop_gradient(self.autoencoder.encode(frozen["autoencoder"], corrupted))
+        changed = synthesis_lib.changed_cells(
+            image, corrupted, visible.shape[1:], self.synthesis.min_change
+        )
+        use = jax.random.bernoulli(k_use, self.synthesis.share, (len(image), 1, 1))
+        x_t = jnp.where(use[..., None], mean * frozen["scaling_factor"], x_t)
+        return x_t, jnp.where(use, 1.0 - changed, visible)
 
     def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
         """What tells a person whether both heads learn: errors on noised cells alone, and

@@ -82,21 +82,21 @@ def test_the_official_permutations_give_the_official_masks(key):
 
 @functools.cache
 def many_draws():
-    """Shares of noised cells of 800 batches of 8, as in training."""
+    """Shares of noised cells of 400 batches of 8, as in training."""
 
     @jax.jit
     def one(key):
         return 1 - masking.draw_visible(key, (8, 32, 32), **TRAIN).mean((1, 2))
 
-    return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(0), 800)))
+    return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(0), 400)))
 
 
 def test_share_of_noised_cells_is_the_official_one():
     golden = fixtures.load("g_masks")
     drawn = many_draws()
-    # 6400 masks: the mean is known to 0.0015.
+    # 3200 masks: the mean is known to 0.002.
     assert abs(golden["stats/train_noised_mean"] - 0.2075) < 1e-3
-    assert abs(drawn.mean() - golden["stats/train_noised_mean"]) < 0.006
+    assert abs(drawn.mean() - golden["stats/train_noised_mean"]) < 0.008
     assert abs(drawn.std() - golden["stats/train_noised_std"]) < 0.005
 
 
@@ -108,15 +108,15 @@ def block_sides(visible):
 
 def test_sides_come_with_their_probabilities_independently_on_both_axes():
     def one(key):
-        return masking.draw_visible(key, (16, 32, 32), **TRAIN | {"max_ratio": 0.5})
+        return masking.draw_visible(key, (8, 32, 32), **TRAIN | {"max_ratio": 0.5})
 
     found = np.zeros((4, 4))
     draws = jax.jit(lambda keys: jax.lax.map(one, keys))
-    for visible in np.asarray(draws(jax.random.split(jax.random.key(5), 400))):
+    for visible in np.asarray(draws(jax.random.split(jax.random.key(5), 250))):
         rows = SIDES.index(block_sides(visible.swapaxes(1, 2)))
         found[rows, SIDES.index(block_sides(visible))] += 1
     p = np.array(TRAIN["probabilities"])
-    expected = 400 * np.outer(p, p)
+    expected = 250 * np.outer(p, p)
     # Chi-square with 15 degrees of freedom: 37.7 is the 0.1 % point.
     assert ((found - expected) ** 2 / expected).sum() < 37.7
 

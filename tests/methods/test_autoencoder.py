@@ -226,6 +226,21 @@ def test_crops_are_windows_around_brain(seed, share, side):
         assert crop[..., 1].any() == mask.any()
 
 
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_a_lone_brain_pixel_is_in_the_middle_or_as_near_as_the_border_lets_it(side):
+    pixels = [(0, 0), (6, 8), (11, 15), (0, 15), (11, 2)]
+    brain = np.zeros((len(pixels), HEIGHT, WIDTH), bool)
+    for mask, pixel in zip(brain, pixels, strict=True):
+        mask[pixel] = True
+    numbers = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH, 1)
+    images = jnp.asarray(np.stack([numbers] * len(pixels)))
+    crops = crop_in_brain(jax.random.key(0), images, jnp.asarray(brain), side)
+    for crop, (row, column) in zip(np.asarray(crops), pixels, strict=True):
+        top = min(max(row - side // 2, 0), HEIGHT - side)
+        left = min(max(column - side // 2, 0), WIDTH - side)
+        assert divmod(int(crop[0, 0, 0]), WIDTH) == (top, left)
+
+
 def test_every_brain_pixel_is_a_centre_as_often_as_another():
     brain = np.zeros((1, HEIGHT, WIDTH), bool)
     brain[0, 2:6, 3:8] = True  # 20 pixels
