@@ -25,6 +25,7 @@ def get_config(preset: str = "paper"):
     )
     c.synthesis = config_dict.create(
         share=0.0,  # of samples corrupted in the image instead of by noise (ours); 0: none
+        max_shapes=3,  # a sample has 1 to so many
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
@@ -54,12 +55,12 @@ def get_config(preset: str = "paper"):
         difference="l2",  # l1 | l2
         reference="input",  # input | autoencoded
         gamma=0.2,  # clip of the difference; 0 leaves it
-        latent_gamma=1.0,  # the same for the latent difference
+        latent_gamma=1.0,  # clip of the latent difference, above 0
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
     )
     c.optim = config_dict.create(
-        name="adamw",
+        name="adamw",  # adamw | adam | muon
         lr=5e-4,
         schedule="warmup_cosine",  # warmup_cosine | official_epochs | constant
         warmup_epochs=10.0,
@@ -70,6 +71,7 @@ def get_config(preset: str = "paper"):
         beta2=0.999,
         eps=1e-8,
         grad_clip_norm=0.0,  # 0 does not clip
+        muon_lr_ratio=10.0,  # rate of muon's matrices over lr
     )
     c.train = config_dict.create(
         epochs=300,
@@ -153,6 +155,7 @@ def _autoencoder():
             beta2=0.9,
             eps=1e-8,
             grad_clip_norm=0.0,
+            muon_lr_ratio=10.0,
         ),
         train=config_dict.create(epochs=100, steps=0, batch_size=12, accum_steps=1, ema_decay=0.0),
     )

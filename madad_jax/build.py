@@ -199,6 +199,7 @@ def optimizer(section: Any, planned: Budget) -> tuple[optax.GradientTransformati
         beta2=section.beta2,
         eps=section.eps,
         grad_clip_norm=section.grad_clip_norm,
+        muon_lr_ratio=section.muon_lr_ratio,
     )
 
 

@@ -22,13 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from madad_jax import errors
 
 Schedule = Callable[[Any], Any]
 
 SCHEDULES = ("warmup_cosine", "official_epochs", "constant")
-OPTIMIZERS = ("adamw", "adam")
+OPTIMIZERS = ("adamw", "adam", "muon")
 DECAY_MASKS = ("all", "matrices")
 
 
@@ -126,11 +127,13 @@ def make_optimizer(
     eps: float = 1e-8,
     grad_clip_norm: float | None = None,
     decay_mask: str = "all",
+    muon_lr_ratio: float = 10.0,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The gradient transformation and its learning rate as a function of the step.
 
     Args:
-      name: "adamw" (decoupled decay) or "adam" (no decay).
+      name: "adamw" (decoupled decay), "adam" (no decay) or "muon" (orthogonalised momentum for
+        matrices, Adam for all else; learns a small transformer in about half the steps).
       lr: peak learning rate.
       schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant".
       warmup_steps: of `warmup_cosine`, as are `total_steps` (optimiser steps of the run) and
@@ -146,6 +149,7 @@ def make_optimizer(
       eps: added to the root of the second moment.
       grad_clip_norm: global norm above which gradients are scaled down; None or 0 for never.
       decay_mask: "all" parameters (official code) or "matrices" only.
+      muon_lr_ratio: rate of muon's matrices over `lr`.
 
     Raises:
       UserError: for an unknown name or numbers that make no sense together.
@@ -169,6 +173,16 @@ def make_optimizer(
                 "none; set it to 0 or choose 'adamw'"
             )
         tx = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
+    elif name == "muon":
+        tx = optax.contrib.muon(
+            lambda step: muon_lr_ratio * rate(step),
+            adam_learning_rate=rate,
+            weight_decay=weight_decay,
+            adam_weight_decay=weight_decay,
+            adam_b1=beta1,
+            adam_b2=beta2,
+            eps=eps,
+        )
     else:
         mask = decay_matrices if decay_mask == "matrices" else None
         tx = optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=mask)

@@ -25,10 +25,12 @@ from madad_jax import errors
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """`share` of samples corrupted so; radii of shapes as shares of the side; a cell counts as
-    changed when its pixels differ by `min_change` on average (images span [-1, 1])."""
+    """`share` of samples corrupted so, with 1 to `max_shapes` shapes each; radii of shapes as
+    shares of the side; a cell counts as changed when its pixels differ by `min_change` on
+    average (images span [-1, 1])."""
 
     share: float = 0.0
+    max_shapes: int = 3
     min_radius: float = 0.02
     max_radius: float = 0.14
     min_change: float = 0.06
@@ -36,6 +38,8 @@ class Options:
     def __post_init__(self):
         if not 0.0 <= self.share <= 1.0:
             raise errors.UserError(f"synthesis.share: found {self.share}, accepted: 0 to 1")
+        if self.max_shapes < 1:
+            raise errors.UserError(f"synthesis.max_shapes: found {self.max_shapes}, at least 1")
         if not 0.0 < self.min_radius <= self.max_radius < 0.5:
             raise errors.UserError(
                 f"synthesis.min_radius, max_radius: found {self.min_radius}, {self.max_radius}; "
@@ -49,12 +53,12 @@ def corrupt(
     brain_masks: Bool[jax.Array, "b H W"],
     options: Options,
 ) -> Float[jax.Array, "b H W 1"]:
-    """Each slice with one synthetic anomaly inside its brain, values within [-1, 1]."""
+    """Each slice with synthetic anomalies of one kind inside its brain, values within [-1, 1]."""
     batch = images.shape[0]
-    k_shape, k_kind, k_amount, k_grey, k_from, k_warp = jax.random.split(key, 6)
-    weight = shapes(k_shape, brain_masks, options)[..., None]
+    k_shape, k_kind, k_amount, k_sign, k_grey, k_from, k_warp = jax.random.split(key, 7)
+    weight = several_shapes(k_shape, brain_masks, options)[..., None]
     amount = jax.random.uniform(k_amount, (batch, 1, 1, 1), minval=0.4, maxval=1.0)
-    sign = jnp.where(jax.random.bernoulli(k_amount, 0.5, (batch, 1, 1, 1)), 1.0, -1.0)
+    sign = jnp.where(jax.random.bernoulli(k_sign, 0.5, (batch, 1, 1, 1)), 1.0, -1.0)
     shift = images + 0.8 * sign * amount
     grey = jax.random.uniform(k_grey, (batch, 1, 1, 1), minval=-0.8, maxval=0.9)
     constant = (1 - amount) * images + amount * grey
@@ -79,6 +83,16 @@ def changed_cells(
     h, w = shape
     difference = jnp.abs(corrupted - images).reshape(batch, h, height // h, w, width // w)
     return (difference.mean((2, 4)) > min_change).astype(jnp.float32)
+
+
+def several_shapes(
+    key: jax.Array, brain_masks: Bool[jax.Array, "b H W"], options: Options
+) -> Float[jax.Array, "b H W"]:
+    """The union of 1 to `max_shapes` shapes a slice."""
+    k_count, *keys = jax.random.split(key, options.max_shapes + 1)
+    count = jax.random.randint(k_count, (len(brain_masks), 1, 1), 1, options.max_shapes + 1)
+    each = [jnp.where(i < count, shapes(k, brain_masks, options), 0) for i, k in enumerate(keys)]
+    return jnp.stack(each).max(0)
 
 
 def shapes(

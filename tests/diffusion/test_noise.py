@@ -7,7 +7,7 @@ from madad_jax.diffusion import noise
 
 
 def fields(kind):
-    return np.asarray(noise.draw(jax.random.key(0), (1500, 16, 12, 2), kind))
+    return np.asarray(noise.draw(jax.random.key(0), (1500, 16, 16, 2), kind))
 
 
 def neighbours(x, distance):
@@ -18,7 +18,7 @@ def neighbours(x, distance):
 @pytest.mark.parametrize("kind", noise.KINDS)
 def test_every_cell_has_mean_zero_and_variance_one(kind):
     x = fields(kind)
-    assert x.shape == (1500, 16, 12, 2)
+    assert x.shape == (1500, 16, 16, 2)
     assert np.abs(x.mean(0)).max() < 5 / np.sqrt(1500)
     assert np.abs(x.var(0) - 1).max() < 5 * np.sqrt(2 / 1500)
     assert abs((x[..., 0] * x[..., 1]).mean()) < 0.02  # channels are drawn for themselves
