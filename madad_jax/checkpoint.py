@@ -20,6 +20,7 @@ Files hold arrays and JSON only: a checkpoint from a stranger cannot run code.
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ class Checkpointer:
     ):
         if keep_latest < 1 or best_mode not in ("min", "max"):
             raise ValueError(f"keep_latest={keep_latest} (>= 1), best_mode={best_mode!r}")
-        self.directory = epath.Path(directory)
+        self.directory = absolute(directory)
         self.problems: list[Problem] = []
         self._best = {"metric": best_metric, "mode": best_mode} if best_metric else None
         self._records: dict[int, dict[str, Any] | None] = {}
@@ -305,6 +306,12 @@ def _barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def absolute(directory: epath.PathLike) -> epath.Path:
+    """Orbax refuses relative folders; `gs://` and the like stay as they are."""
+    text = os.fspath(directory)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
 def restore_ema(
     directory: epath.PathLike, abstract_params: Any, step: str | int = "best"
 ) -> tuple[Any, dict[str, Any]]:
@@ -323,6 +330,7 @@ def restore_ema(
     Raises:
       UserError: no checkpoint, none whole, or one of another model.
     """
+    directory = absolute(directory)
     for number in reader.candidates(directory, step):
         try:
             items, _ = reader.read_step(
@@ -341,6 +349,7 @@ def read_config(directory: epath.PathLike, step: str | int = "latest") -> dict[s
     Raises:
       UserError: no checkpoint, or none with a whole configuration.
     """
+    directory = absolute(directory)
     for number in reader.candidates(directory, step):
         try:
             return reader.read_step(directory, number, {}, ("config",))[0]["config"]

@@ -192,3 +192,13 @@ def test_a_file_that_cannot_grow_is_a_user_error_and_leaves_the_last_step(tmp_pa
     assert f"{tmp_path}/c: cannot write checkpoints here: File too large" in result.stdout
     steps = [p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit()]
     assert steps == ["1"]
+
+
+def test_a_relative_folder_is_as_good_as_an_absolute_one(tmp_path, monkeypatch):
+    """Orbax itself refuses it, in a thread, long after the save was accepted."""
+    monkeypatch.chdir(tmp_path)
+    with checkpoint.Checkpointer("runs/c") as saver:
+        assert saver.save(1, cases.make_state(1), {}, {"a": 1})
+    assert checkpoint.read_config("runs/c") == {"a": 1}
+    with checkpoint.Checkpointer("runs/c") as saver:
+        assert saver.restore_latest(cases.ABSTRACT).step == 1
