@@ -20,11 +20,11 @@ def get_config(modality: str = "T1"):
     c.data.image_size = 96  # 2 mm pixels
     c.data.cohort.field_of_view = 192.0
     small_autoencoder(c, crop=48)
-    c.autoencoder.train.update(steps=400, batch_size=12)
+    c.autoencoder.train.update(steps=350, batch_size=12)
     small_dit(c)
-    c.train.update(steps=750, batch_size=16, ema_decay=0.995)
-    c.log.update(every_steps=20, validate_every_steps=200)
-    c.checkpoint.update(every_steps=200, every_minutes=2.0)
+    c.train.update(steps=560, batch_size=16, ema_decay=0.995)
+    c.log.update(every_steps=20, validate_every_steps=280)
+    c.checkpoint.update(every_steps=140, every_minutes=2.0)
     c.eval.update(mean_image_band=4, batch_size=24)
     return c
 

@@ -52,9 +52,21 @@ PRESETS = {"paper": PAPER, "official": OFFICIAL}
 def apply(config, name: str) -> None:
     """Sets every key of the preset `name` and records the name in `config.preset`.
 
-    Raises ValueError for an unknown preset.
+    Raises ValueError for an unknown preset, and for a key that the config does not have: a
+    ConfigDict that is not locked yet would add it in silence.
     """
     if name not in PRESETS:
         raise ValueError(f"preset: found {name!r}, accepted: {', '.join(PRESETS)}")
+    unknown = [key for key in PRESETS[name] if not _has(config, key)]
+    if unknown:
+        raise ValueError(f"preset {name!r}: the config has no key {', '.join(unknown)}")
     config.update_from_flattened_dict(PRESETS[name])
     config.preset = name
+
+
+def _has(config, key: str) -> bool:
+    for part in key.split("."):
+        if not hasattr(config, "keys") or part not in config:
+            return False
+        config = config[part]
+    return True
