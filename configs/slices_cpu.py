@@ -17,9 +17,9 @@ def get_config(modality: str = "T1"):
     c.data.modality = modality
     c.data.image_size = 128
     demo.small_autoencoder(c, crop=64)
-    c.autoencoder.train.update(steps=600, batch_size=8)
+    c.autoencoder.train.update(steps=800, batch_size=6)
     demo.small_dit(c)
-    c.train.update(steps=800, batch_size=16, ema_decay=0.997)
-    c.log.update(every_steps=20, validate_every_steps=300)
-    c.checkpoint.update(every_steps=300, every_minutes=5.0)
+    c.train.update(steps=450, batch_size=16, ema_decay=0.997)
+    c.log.update(every_steps=20, validate_every_steps=225)
+    c.checkpoint.update(every_steps=225, every_minutes=5.0)
     return c

@@ -55,13 +55,13 @@ def autoencoder(config: Any) -> registry.Autoencoder:
 def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
     """The method that trains the autoencoder."""
     c = config.autoencoder
-    discriminator = None
+    network, discriminator = autoencoder(config), None
     if c.discriminator:
         discriminator = registry.discriminator(
             channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
         )
     return autoencoder_method.KLAutoencoder(
-        autoencoder=autoencoder(config),
+        autoencoder=network,
         discriminator=discriminator,
         loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
         crop=c.crop,
@@ -175,9 +175,17 @@ class Budget:
 
 
 def budget(train_section: Any, num_slices: int) -> Budget:
-    """`train.steps` when positive, else `train.epochs` passes over `num_slices`."""
+    """`train.steps` when positive, else `train.epochs` passes over `num_slices`.
+
+    Raises UserError when that is no step at all.
+    """
     per_epoch = max(1, math.ceil(num_slices / train_section.batch_size))
     steps = train_section.steps or round(train_section.epochs * per_epoch)
+    if steps < 1:
+        raise errors.UserError(
+            f"train.steps, train.epochs: found {train_section.steps}, {train_section.epochs}; one "
+            "of them must be positive"
+        )
     return Budget(steps, per_epoch, steps / per_epoch)
 
 

@@ -14,13 +14,13 @@ from madad_jax import build, rng, sharding, train
 
 
 def report(config: Any) -> None:
-    """Prints one line a program: GFLOP, bytes moved, memory per device, seconds to compile."""
+    """Prints one line a program: GFLOP, bytes moved, memory per device."""
     mesh = sharding.make_mesh(**config.mesh.to_dict())
     print(f"{'program':24} {'GFLOP':>12} {'GB moved':>10} {'GiB/device':>11}")
     for name, lowered in programs(config, mesh):
         compiled = lowered.compile()
-        # A list with one entry a module in some versions of JAX.
         cost = compiled.cost_analysis() or {}
+        # A list with one entry a module in some versions of JAX.
         cost = cost[0] if isinstance(cost, list) else cost
         memory = compiled.memory_analysis()
         size = (

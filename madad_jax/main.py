@@ -52,7 +52,12 @@ def _run(argv: list[str]) -> int:
     from madad_jax import compile_only, runtime, stages
 
     runtime.start(distributed=_DISTRIBUTED.value)
-    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    try:
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    except ValueError as error:
+        raise errors.UserError(
+            f"matmul_precision: found {config.matmul_precision!r}, accepted: default, high, highest"
+        ) from error
     _LOG.info("%s", runtime.device_line())
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     if _MODE.value == "compile":

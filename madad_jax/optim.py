@@ -133,7 +133,8 @@ def make_optimizer(
 
     Args:
       name: "adamw" (decoupled decay), "adam" (no decay) or "muon" (orthogonalised momentum for
-        matrices, Adam for all else; learns a small transformer in about half the steps).
+        matrices, AdamW with Nesterov momentum for all else, convolutions among it; learns a
+        small transformer in about half the steps).
       lr: peak learning rate.
       schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant".
       warmup_steps: of `warmup_cosine`, as are `total_steps` (optimiser steps of the run) and
@@ -148,7 +149,7 @@ def make_optimizer(
       beta2: decay of the second moment.
       eps: added to the root of the second moment.
       grad_clip_norm: global norm above which gradients are scaled down; None or 0 for never.
-      decay_mask: "all" parameters (official code) or "matrices" only.
+      decay_mask: "all" parameters (official code) or "matrices" only, which muon cannot.
       muon_lr_ratio: rate of muon's matrices over `lr`.
 
     Raises:
@@ -174,6 +175,11 @@ def make_optimizer(
             )
         tx = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
     elif name == "muon":
+        if weight_decay and decay_mask != "all":
+            raise errors.UserError(
+                f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
+                "parameters; choose 'all', or weight_decay=0"
+            )
         tx = optax.contrib.muon(
             lambda step: muon_lr_ratio * rate(step),
             adam_learning_rate=rate,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -22,6 +23,7 @@ from madad_jax import (
     version,
     visualize,
 )
+from madad_jax.data import augment
 from madad_jax.evaluation import tables
 from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
 from madad_jax.typing import Params
@@ -58,8 +60,9 @@ def autoencoder_weights(run: Run) -> tuple[Any, Params]:
     abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
     whole = sharding.replicated(run.mesh)
     abstract = sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
-    other = run.config.autoencoder.checkpoint
-    folder = (epath.Path(other) if other else run.workdir) / "autoencoder" / "checkpoints"
+    folder = run.workdir / "autoencoder" / "checkpoints"
+    if run.config.autoencoder.checkpoint:
+        folder = _checkpoints_of(run, "autoencoder", "checkpoint")
     if "converted_from" in checkpoint.read_config(folder):  # files of others hold no discriminator
         abstract = {"autoencoder": abstract["autoencoder"]}
     params, _ = checkpoint.restore_ema(folder, abstract)
@@ -75,8 +78,7 @@ def measure_latents(run: Run) -> dict[str, Any]:
     network, params = autoencoder_weights(run)
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
-        path = run.workdir / "latents" / "complete.json"
-        if run.complete("latents", AUTOENCODER_KEYS) and path.exists():
+        if run.complete("latents", AUTOENCODER_KEYS):
             factor = run.facts("latents")["scaling_factor"]
         else:
             factor = _measure(run, network, params)
@@ -130,14 +132,28 @@ def _abstract_denoiser(run: Run, method: Any) -> Params:
 
 
 def _initial_weights(run: Run, method: Any) -> Params:
-    folder = epath.Path(run.config.denoiser.init) / "denoiser" / "checkpoints"
+    """The averaged denoiser of the run that `denoiser.init` names."""
+    folder = _checkpoints_of(run, "denoiser", "init")
     return checkpoint.restore_ema(folder, _abstract_denoiser(run, method))[0]
+
+
+def _checkpoints_of(run: Run, stage: str, key: str) -> epath.Path:
+    """Checkpoints of `stage` in the other run that the config names under `key`."""
+    other = run.config[stage][key]
+    folder = epath.Path(other) / stage / "checkpoints"
+    if not folder.is_dir():
+        raise errors.UserError(
+            f"{stage}.{key}: found {other!r}, which has no {stage}/checkpoints; give the workdir "
+            "of a run"
+        )
+    return folder
 
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
     """Scores every set of `eval.sets`; returns and stores the rows."""
     run.complete("denoiser", DENOISER_KEYS)
     trained = run.facts("denoiser")
+    sets = {name: (run.source(name), _healthy(run, name)) for name in run.config.eval.sets}
     frozen = measure_latents(run)
     method = build.detector(run.config)
     params, _ = checkpoint.restore_ema(
@@ -160,13 +176,11 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     evaluation.fit_floor(run.source("train"))
     evaluation.choose_thresholds(run.source("val"))
     rows = []
-    for name in c.eval.sets:
+    for name, (test, healthy) in sets.items():
         extra = {"preset": c.preset, "name": c.name, "step": trained["steps"]}
         extra |= {"modality": c.data.modality, "synthetic": c.data.source == "cohort"}
         extra |= {"run_seed": c.seed, "version": version.VERSION}
-        rows += evaluation.score_set(
-            name, run.source(name), _healthy(run, name), run.workdir / "eval" / name, extra
-        )
+        rows += evaluation.score_set(name, test, healthy, run.workdir / "eval" / name, extra)
     if run.primary:
         for row in rows:
             report.append_result(run.workdir / "results.jsonl", row)
@@ -231,14 +245,82 @@ def print_table(workdir: str) -> None:
     print(f"report: {folder / 'report.md'}")
 
 
-def check(config: Any) -> None:
-    """Shapes and options of every network, before hours are spent or a file is written.
+_AT_LEAST_ONE = (
+    *("data.image_size", "eval.batch_size", "log.every_steps", "log.validate_every_steps"),
+    *("checkpoint.every_steps", "checkpoint.keep_latest"),
+)
+_CHOICES = {"eval.checkpoint": ("best", "latest"), "data.augment": ("none", *augment.STYLES)}
 
+
+def check(config: Any) -> None:
+    """Options and shapes of every program, before hours are spent or a file is written.
+
+    Losses and maps are traced and not computed: many options are first read there.
     Raises UserError for the first that does not fit.
     """
+    _check_values(config)
     spec = train.image_spec(1, config.data.image_size)
+    batch = spec | {"step": jax.ShapeDtypeStruct((), jnp.int32)}
+    key = jax.random.key(0)
+    frozen: Params = {}
     for method in (build.autoencoder_training(config), build.detector(config)):
-        jax.eval_shape(lambda method=method: method.init(jax.random.key(0), spec))
+        # The key is an argument, so that initial weights are traced too and nothing is drawn.
+        params = jax.eval_shape(lambda k, method=method: method.init(k, spec), key)
+        jax.eval_shape(method.loss, params, frozen, batch, key)
+        jax.eval_shape(method.anomaly_map, params, frozen, spec, key)
+        scale = jax.ShapeDtypeStruct((), jnp.float32)
+        frozen = {"autoencoder": params.get("autoencoder"), "scaling_factor": scale}
+
+
+def _check_values(config: Any) -> None:
+    values = config.to_dict()
+    for key in _AT_LEAST_ONE:
+        section, name = key.split(".")
+        if values[section][name] < 1:
+            raise errors.UserError(f"{key}: found {values[section][name]}, must be at least 1")
+    for key, accepted in _CHOICES.items():
+        section, name = key.split(".")
+        if values[section][name] not in accepted:
+            found = values[section][name]
+            raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
+    rate = config.eval.false_positive_rate
+    if not 0.0 < rate < 1.0:
+        raise errors.UserError(f"eval.false_positive_rate: found {rate}, must lie between 0 and 1")
+    for key, section in (("autoencoder.train", config.autoencoder.train), ("train", config.train)):
+        if not 0.0 <= section.ema_decay < 1.0:
+            raise errors.UserError(
+                f"{key}.ema_decay: found {section.ema_decay}, accepted: 0 to below 1"
+            )
+
+
+def check_inputs(run: Run, mode: str) -> None:
+    """Opens everything that the stages of a training mode will read, so that a mistake in
+    what comes last is found before what comes first is trained.
+
+    Raises UserError for the first that is missing or does not fit.
+    """
+    c = run.config
+    sharding.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
+    if mode not in ("run", "train", "train_autoencoder"):
+        return
+    sections = {} if c.autoencoder.checkpoint else {"autoencoder.train": c.autoencoder}
+    if mode != "train_autoencoder":
+        sections["train"] = c
+    slices = len(run.source("train"))
+    run.source("val")
+    for key, section in sections.items():
+        sizes = section.train.batch_size, run.mesh, section.train.accum_steps
+        sharding.check_batch_size(*sizes, key=f"{key}.batch_size")
+        build.optimizer(section.optim, build.budget(section.train, slices))
+    if c.autoencoder.checkpoint:
+        _checkpoints_of(run, "autoencoder", "checkpoint")
+    if c.denoiser.init and mode != "train_autoencoder":
+        _checkpoints_of(run, "denoiser", "init")
+    if mode == "run" and not c.eval.sets:
+        raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
+    for name in c.eval.sets if mode == "run" else ():
+        run.source(name)
+        _healthy(run, name)
 
 
 STAGES: dict[str, tuple[Callable[[Run], Any], ...]] = {
@@ -261,8 +343,11 @@ def execute(
 
     Raises UserError for what the user can mend.
     """
-    check(config)
+    if mode != "report":
+        check(config)
     run = Run(config, workdir, stop, devices)
+    if mode != "report":
+        check_inputs(run, mode)
     for stage in STAGES[mode]:
         stage(run)
     return run

@@ -124,7 +124,7 @@ def train(
     """Trains from the newest whole checkpoint (or from nothing) to `options.steps`.
 
     Raises:
-      UserError: a loss that is not finite, naming the step and the last checkpoint.
+      UserError: a loss or gradient that is not finite, naming the step and the last checkpoint.
       runtime.Stopped: a signal asked for the end; a checkpoint was saved first.
     """
     options = trainer.options
@@ -221,9 +221,12 @@ class _Clock:
 
 def _check_finite(stage: str, step: int, metrics: dict, saver) -> dict[str, float]:
     row = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    if not math.isfinite(row["loss"]):
+    # The gradient too: the loss is of the weights before the update, what is saved after it.
+    wrong = next((k for k in ("loss", "gradient_norm") if not math.isfinite(row[k])), None)
+    if wrong:
+        what = wrong.replace("_", " ")
         raise errors.UserError(
-            f"{stage}: the loss of step {step} is {row['loss']}; the newest checkpoint is step "
+            f"{stage}: the {what} of step {step} is {row[wrong]}; the newest checkpoint is step "
             f"{saver.latest_step()}. Lower optim.lr, set optim.grad_clip_norm, or look at the data"
         )
     return row

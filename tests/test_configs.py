@@ -89,6 +89,20 @@ def test_presets_set_keys_that_exist(name, monkeypatch):
     assert {k: found[k] for k in presets.PRESETS[name]} == presets.PRESETS[name]
 
 
+@pytest.mark.parametrize("key", ["optim.rate", "optm.lr", "name.lr", "nothing"])
+def test_a_preset_with_an_unknown_key_is_refused(key, monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "paper", presets.PAPER | {key: 1.0})
+    with pytest.raises(ValueError, match=rf"^preset 'paper': the config has no key {key}$"):
+        default.get_config("paper")
+
+
+def test_a_budget_of_nothing_is_refused():
+    config = default.get_config()
+    config.train.update(steps=0, epochs=0)
+    with pytest.raises(errors.UserError, match=r"train.steps, train.epochs: found 0, 0"):
+        build.budget(config.train, 100)
+
+
 def test_paper_and_official_differ_in_the_listed_keys():
     paper, official = flat(default.get_config("paper")), flat(default.get_config("official"))
     assert {k for k in paper if paper[k] != official[k]} == DIFFERENT | {"preset"}

@@ -3,6 +3,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from madad_jax import errors, optim
@@ -122,6 +123,65 @@ def test_clipping_scales_by_the_global_norm():
     np.testing.assert_allclose([mu["a"][0], mu["b"][0]], [0.6, 0.8], rtol=1e-6)
 
 
+def _muon(steps, **options):
+    """Updates of the last of some steps, and the gradients; the matrices are far from even."""
+    rng = np.random.default_rng(3)
+    tall, wide = (np.linalg.qr(rng.normal(size=(n, 6)))[0] for n in (9, 6))
+    uneven = tall * np.geomspace(5.0, 0.25, 6) @ wide.T
+    gradients = {
+        "tall": np.tile(uneven, (steps, 1, 1)),
+        "wide": np.tile(uneven.T, (steps, 1, 1)),
+        "bias": rng.normal(size=(steps, 5)),
+        "convolution": rng.normal(size=(steps, 3, 3, 2, 2)),
+    }
+    gradients = {k: jnp.asarray(v, jnp.float32) for k, v in gradients.items()}
+    tx, _ = optim.make_optimizer(name="muon", lr=0.02, schedule="constant", **options)
+    params = jax.tree.map(lambda g: jnp.ones(g.shape[1:]), gradients)
+    return _last(tx, params, gradients), params, gradients
+
+
+def _last(tx, params, gradients):
+    state = tx.init(params)
+    for i in range(len(next(iter(gradients.values())))):
+        updates, state = tx.update(jax.tree.map(lambda g, i=i: g[i], gradients), state, params)
+    return updates
+
+
+def test_muon_orthogonalises_the_update_of_matrices():
+    updates, _, gradients = _muon(steps=2, muon_lr_ratio=5.0)
+    for name, width in (("tall", 1.0), ("wide", math.sqrt(9 / 6))):
+        before = np.linalg.svd(np.asarray(gradients[name][0]), compute_uv=False)
+        after = np.linalg.svd(np.asarray(updates[name]), compute_uv=False)
+        assert before[0] / before[-1] > 19
+        # The polynomial brings all singular values near 1, not to it: 0.7 to 1.2 or so.
+        even = after / (0.02 * 5.0 * width)
+        assert even.min() > 0.6 and even.max() < 1.3, (name, even)
+        assert np.sum(np.asarray(updates[name] * gradients[name][0])) < 0
+
+
+def test_muon_gives_all_else_adam_at_the_same_rate():
+    options = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-4}
+    updates, params, gradients = _muon(steps=4, **options)
+    rest = {k: gradients[k] for k in ("bias", "convolution")}
+    adam = optax.adam(0.02, b1=0.8, b2=0.95, eps=1e-4, nesterov=True)
+    expected = _last(adam, {k: params[k] for k in rest}, rest)
+    for name in rest:
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5)
+    doubled, _, _ = _muon(steps=4, muon_lr_ratio=20.0, **options)
+    np.testing.assert_allclose(doubled["tall"], 2 * updates["tall"], rtol=1e-5)
+    np.testing.assert_array_equal(doubled["bias"], updates["bias"])
+
+
+def test_muon_decays_all_parameters_at_their_own_rates():
+    got = _one_step(name="muon", weight_decay=0.5, muon_lr_ratio=4.0)
+    np.testing.assert_allclose([got["kernel"], got["bias"]], [0.2, 0.05], rtol=1e-6)
+
+
+def test_unknown_optimizers_are_told_the_names():
+    with pytest.raises(errors.UserError, match=r"found 'moun', accepted are adamw, adam, muon"):
+        optim.make_optimizer(name="moun", lr=1e-3)
+
+
 def test_global_norm():
     assert float(optim.global_norm({"a": jnp.full(1, 3.0), "b": jnp.full(1, 4.0)})) == 5.0
 
@@ -134,6 +194,7 @@ def test_global_norm():
         ({"decay_mask": "none"}, "decay_mask"),
         ({"lr": -1.0}, "lr"),
         ({"name": "adam", "weight_decay": 0.1}, "weight_decay"),
+        ({"name": "muon", "weight_decay": 0.1, "decay_mask": "matrices"}, "decay_mask"),
         ({"warmup_steps": 5, "total_steps": 4}, "warmup_steps"),
         ({"schedule": "official_epochs", "warmup_epochs": 9, "epochs": 3}, "warmup_epochs"),
     ],

@@ -57,4 +57,4 @@ def make_source(
         return png_folder.PngFolder(root, split=split, modality=modality, image_size=image_size)
     near = difflib.get_close_matches(name, SOURCES, 1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise errors.UserError(f"data.name: found '{name}'{hint} (accepted: {', '.join(SOURCES)})")
+    raise errors.UserError(f"data.source: found '{name}'{hint} (accepted: {', '.join(SOURCES)})")

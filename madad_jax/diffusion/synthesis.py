@@ -45,6 +45,10 @@ class Options:
                 f"synthesis.min_radius, max_radius: found {self.min_radius}, {self.max_radius}; "
                 "accepted: 0 < min <= max < 0.5"
             )
+        if not 0.0 <= self.min_change < 2.0:
+            raise errors.UserError(
+                f"synthesis.min_change: found {self.min_change}, accepted: 0 to below 2"
+            )
 
 
 def corrupt(

@@ -45,7 +45,7 @@ class Loss:
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """Selective DDIM (`diffusion/samplers.py`). `inside_brain` (ours) never rewrites a cell
-    that training never noised."""
+    that `Masking` never noises (a synthetic anomaly may still reach it in training)."""
 
     steps: int = 10
     spacing: str = "official"
@@ -159,7 +159,15 @@ class MadAd:
     def _synthesise(
         self, key: jax.Array, frozen: Params, batch: Batch, x_t: jax.Array, visible: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """A share of the samples with an anomaly in the image in place of noise."""
+        """A share of the samples with an anomaly in the image in place of noise.
+
+        Raises UserError for a batch of cached latents alone: they hold no image to change.
+        """
+        if "image" not in batch:
+            raise errors.UserError(
+                f"synthesis.share: found {self.synthesis.share}, but the batch has latents and no "
+                "image to change; set synthesis.share=0"
+            )
         k_use, k_corrupt = jax.random.split(key)
         image = batch["image"]
         corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)

@@ -22,7 +22,7 @@ def _change(config, path, value):
         ("data.root", "", "data.root is empty"),
         ("data.root", "/nowhere/at/all", "/nowhere/at/all"),
         ("data.modality", "T9", "T9.*T1"),
-        ("data.source", "pngfolder", "png_folder"),
+        ("data.source", "pngfolder", "data.source: found 'pngfolder'; did you mean 'png_folder'"),
         ("data.image_size", 33, "33x33 is not divisible"),
         ("train.batch_size", 7, "train.batch_size: found 7"),
         ("mesh.fsdp", 3, "config.mesh"),
@@ -38,18 +38,28 @@ def _change(config, path, value):
         ("score.reference", "mean", "score.reference: found 'mean'"),
         ("masking.sides", (1, 3), "masking"),
         ("optim.schedule", "linear", "schedule"),
-        ("data.augment", "wild", "wild"),
-        ("eval.checkpoint", "newest", "newest"),
+        ("data.augment", "wild", "data.augment: found 'wild', accepted: none, paper, official"),
+        ("eval.checkpoint", "newest", "eval.checkpoint: found 'newest', accepted: best, latest"),
+        ("eval.false_positive_rate", 1.0, "eval.false_positive_rate: found 1.0"),
+        ("eval.batch_size", 7, "eval.batch_size: found 7"),
+        ("eval.sets", (), "eval.sets is empty"),
+        ("log.every_steps", 0, "log.every_steps: found 0"),
+        ("checkpoint.every_steps", 0, "checkpoint.every_steps: found 0"),
+        ("train.ema_decay", 1.0, "train.ema_decay: found 1.0"),
+        ("train.steps", -1, "train.steps, train.epochs: found -1"),
+        ("synthesis.share", 1.5, "synthesis.share: found 1.5"),
+        ("denoiser.init", "/no/run", "denoiser.init: found '/no/run', which has no denoiser/"),
+        ("autoencoder.checkpoint", "/no/run", "autoencoder.checkpoint: found '/no/run'"),
         ("eval.sets", ("tset",), "tset"),
         ("autoencoder.crop", 64, "autoencoder.crop: found 64"),
         ("autoencoder.num_groups", 3, "num_groups"),
         ("autoencoder.lpips", "/no/file.npz", "autoencoder.lpips: no file"),
-        ("autoencoder.dtype", "float8", "float8"),
+        ("autoencoder.dtype", "float8", "autoencoder.dtype: found 'float8'"),
     ],
 )
 def test_one_line_that_names_the_key(tiny, execute, tmp_path, key, value, message):
     _change(tiny, key, value)
-    devices = 2 if key in ("train.batch_size", "mesh.fsdp") else 1
+    devices = 2 if key in ("train.batch_size", "eval.batch_size", "mesh.fsdp") else 1
     with pytest.raises(errors.UserError, match=message) as caught:
         execute(tiny, tmp_path / "run", devices=devices)
     assert "\n" not in str(caught.value)

@@ -27,9 +27,8 @@ class StopAfter(runtime.GracefulStop):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, png_root):
     """One undisturbed run, shared by the tests that only look at it."""
-    from tests.e2e import tiny_config
-
     from madad_jax import stages
+    from tests.e2e import tiny_config
 
     config = tiny_config.get_config()
     config.data.root = str(png_root)
@@ -130,6 +129,25 @@ def test_continues_on_eight_devices_within_rounding(finished, tiny, execute, tmp
         jax.tree.leaves(ours.state.params), jax.tree.leaves(theirs.state.params), strict=True
     ):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-5)
+
+
+def test_denoiser_starts_from_the_averaged_weights_of_another_run(
+    finished, tiny, execute, tmp_path
+):
+    """At a rate of 0 the weights after the one step are those before it."""
+    shutil.copytree(finished / "autoencoder", tmp_path / "autoencoder")
+    shutil.copytree(finished / "latents", tmp_path / "latents")
+    trained = restored(tiny, finished).state
+    expected, _ = checkpoint.restore_ema(finished / "denoiser" / "checkpoints", trained.ema_params)
+    tiny.denoiser.init = str(finished)
+    tiny.train.steps = 1
+    tiny.optim.update(lr=0.0, warmup_epochs=0.0)
+    execute(tiny, tmp_path, "train")
+    ours = restored(tiny, tmp_path)
+    assert ours.step == 1
+    assert_same(ours.state.params, expected)
+    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(trained.params), strict=True)
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs), "averaged or not: same"
 
 
 def test_another_config_in_the_same_folder_names_the_key(finished, tiny, execute):

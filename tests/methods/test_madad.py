@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax import errors
-from madad_jax.diffusion import schedule
+from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import madad
 from madad_jax.models import registry
 from tests.methods import stand_ins
@@ -187,6 +187,52 @@ def test_cached_latents_equal_encoding_online():
     offline, _, cached_call = ask(m, calls, params, cached, weights)(jax.random.key(7))
     np.testing.assert_allclose(online, offline, rtol=1e-6)
     np.testing.assert_allclose(call["x"], cached_call["x"], atol=1e-6)
+
+
+def synthetic(share):
+    return synthesis.Options(share=share, min_radius=0.1, max_radius=0.2)
+
+
+def image_of(latent):
+    return stand_ins.autoencoder().decode({}, jnp.asarray(latent) / SCALE)
+
+
+def test_synthesis_notes_what_it_changed_and_keeps_the_clean_target():
+    """share=1: the noised cells are the changed ones, whatever the blocks were."""
+    b, key = batch(count=8), jax.random.key(2)
+    m, calls = method(gain=0.0, synthesis=synthetic(1.0))
+    given = ask(m, calls, answers(), b)(key)[2]["x"]
+    changed = synthesis.changed_cells(b["image"], image_of(given), (8, 8), 0.06)
+    assert 0.05 < float(changed.mean()) < 0.9
+    truth = {"x0": jnp.asarray(latents(b)), "logit": 30.0 - 60.0 * changed[..., None]}
+    total, metrics, again = ask(m, calls, truth, b)(key)
+    np.testing.assert_array_equal(again["x"], given)
+    assert metrics["mask_sensitivity"] == 1 and metrics["mask_specificity"] == 1
+    np.testing.assert_allclose([total, metrics["x0_loss"], metrics["mask_loss"]], 0, atol=1e-9)
+
+
+def test_a_share_of_the_samples_is_synthetic():
+    b, key = batch(count=24), jax.random.key(5)
+    given = {}
+    for share in (0.0, 0.5, 1.0):
+        m, calls = method(synthesis=synthetic(share))
+        given[share] = np.asarray(ask(m, calls, answers(), b)(key)[2]["x"])
+    plain = np.asarray(ask(*method(), answers(), b)(key)[2]["x"])
+    np.testing.assert_array_equal(given[0.0], plain)
+    # Programs compiled for themselves round differently in the last digit.
+    apart = {s: np.abs(given[0.5] - given[s]).max((1, 2, 3)) for s in (0.0, 1.0)}
+    noised, corrupted = apart[0.0] < 1e-5, apart[1.0] < 1e-5
+    assert (noised | corrupted).all() and 4 <= (corrupted & ~noised).sum() <= 20
+
+
+def test_synthesis_needs_images_beside_cached_latents():
+    b = batch()
+    mean, logvar = stand_ins.autoencoder().encode({}, b["image"])
+    cached = {k: v for k, v in b.items() if k != "image"}
+    cached |= {"latent_mean": mean, "latent_logvar": logvar}
+    with pytest.raises(errors.UserError, match=r"^synthesis.share: found 0.5.*data.latents"):
+        ask(*method(synthesis=synthetic(0.5)), answers(), cached)(jax.random.key(0))
+    ask(*method(), answers(), cached)(jax.random.key(0))
 
 
 def test_no_gradient_reaches_the_frozen_weights():
