@@ -4,10 +4,10 @@
 
 Everything is synthetic: the figures say that the program works, nothing of patients. The
 argument is a modality (T1 | T2 | FLAIR). What is ours and not the paper's, because minutes are
-not GPU-days: a light f4 autoencoder with 8 channels trained on squares inside the brain, pyramid noise, and
-most training samples with a synthetic anomaly in place of noise (diffusion/synthesis.py), a clean
-latent predicted as a change of the input, the Muon optimiser, 2 DDIM steps. Options were chosen on
-`val_lesion`, a split of the cohort that is never reported.
+not GPU-days: a light f4 autoencoder with 8 channels trained on squares inside the brain, pyramid
+noise, most training samples with a synthetic anomaly in place of noise (diffusion/synthesis.py),
+a clean latent predicted as a change of the input, the Muon optimiser, 2 DDIM steps. Options were
+chosen on `val_lesion`, a split of the cohort that is never reported.
 """
 
 from configs import default

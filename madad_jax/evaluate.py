@@ -92,13 +92,22 @@ def scored(
     quiet = jax.process_index() != 0
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
         out = scorer(i, batch)
-        if jax.process_count() > 1:
-            batch = {k: multihost_utils.process_allgather(v, tiled=True) for k, v in batch.items()}
-        valid = np.asarray(batch["valid"])
-        yield (
-            {k: np.asarray(v)[valid] for k, v in batch.items()},
-            {k: v[valid] for k, v in out.items()},
-        )
+        batch = whole(batch)
+        yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}
+
+
+def whole(batch: Batch) -> Batch:
+    """The global batch without its padding, in the order of its rows, on every process.
+
+    Sorted by index because processes that share rows (a `tensor` axis over hosts) hold them
+    twice, and because the padding (index -1) stands at the end of the last batch only.
+    """
+    if jax.process_count() > 1:
+        batch = {k: multihost_utils.process_allgather(v, tiled=True) for k, v in batch.items()}
+    index = np.asarray(batch["index"])
+    _, rows = np.unique(index, return_index=True)
+    rows = rows[index[rows] >= 0]
+    return {k: np.asarray(v)[rows] for k, v in batch.items()}
 
 
 class Evaluation:
@@ -115,9 +124,9 @@ class Evaluation:
         """The mean training image, for the rows that learn nothing but that."""
         batches = self._batches_of(train)
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch"):
-            valid = batch["valid"]
-            numbers = [train.records[i].slice for i in batch["index"][valid]]
-            self._mean.add(batch["image"][valid, ..., 0], batch["brain_mask"][valid], numbers)
+            batch = whole(batch)
+            numbers = [train.records[i].slice for i in batch["index"]]
+            self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)
 
     def choose_thresholds(self, val: record_lib.Source) -> None:
         """One threshold and alarm size a row, on healthy validation slices alone."""
@@ -233,7 +242,8 @@ class Evaluation:
 
 
 class _Shown:
-    """Slices for the panels, spread evenly over the set's order: never picked by score."""
+    """Slices for the panels: of each subject the one with the most lesion, then spread evenly
+    over the subjects. Never picked by score."""
 
     def __init__(self, source: record_lib.Source, count: int):
         self._source = source
@@ -256,8 +266,14 @@ class _Shown:
     def draw(self, folder: epath.Path, threshold: float, rows: int = 6) -> None:
         if not self._kept or not self._count:
             return
-        which = np.linspace(0, len(self._kept) - 1, min(self._count, len(self._kept)))
-        chosen = [self._kept[int(i)] for i in np.unique(which.round())]
+        best: dict[str, tuple[int, bool, dict[str, np.ndarray]]] = {}
+        for entry in self._kept:
+            subject = self._source.records[entry[0]].subject
+            if subject not in best or _area(entry) > _area(best[subject]):
+                best[subject] = entry
+        one_each = list(best.values())
+        which = np.linspace(0, len(one_each) - 1, min(self._count, len(one_each)))
+        chosen = [one_each[int(i)] for i in np.unique(which.round())]
         folder.mkdir(parents=True, exist_ok=True)
         for page, start in enumerate(range(0, len(chosen), rows)):
             part = chosen[start : start + rows]
@@ -275,3 +291,7 @@ class _Shown:
     def _title(self, index: int) -> str:
         record = self._source.records[index]
         return f"{record.id}\n{record.lesion_kind}".strip()
+
+
+def _area(entry: tuple[int, bool, dict[str, np.ndarray]]) -> int:
+    return int(entry[2]["segmentation"].sum())

@@ -230,7 +230,7 @@ def test_synthesis_needs_images_beside_cached_latents():
     mean, logvar = stand_ins.autoencoder().encode({}, b["image"])
     cached = {k: v for k, v in b.items() if k != "image"}
     cached |= {"latent_mean": mean, "latent_logvar": logvar}
-    with pytest.raises(errors.UserError, match=r"^synthesis.share: found 0.5.*data.latents"):
+    with pytest.raises(errors.UserError, match=r"^synthesis.share: found 0.5.*synthesis.share=0"):
         ask(*method(synthesis=synthetic(0.5)), answers(), cached)(jax.random.key(0))
     ask(*method(), answers(), cached)(jax.random.key(0))
 
