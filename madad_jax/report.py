@@ -15,6 +15,7 @@ from etils import epath
 from madad_jax import errors
 from madad_jax.evaluation import metrics, tables
 
+_INCLUDES_NONE = "which includes none at all"
 _JUDGED = (("ap", "AP"), ("pooled_max_dice", "pooled max Dice"))
 _ORACLE_NOTE = (
     f"{tables.ORACLE_MARK} oracle: the threshold was chosen with the truth in hand, as published "
@@ -145,6 +146,11 @@ def _verdict(row: Mapping[str, Any], floor: Sequence[Mapping[str, Any]]) -> str:
         )
     if not won:
         return f"{name}: no row that learns nothing could be scored beside it."
+    if any(_INCLUDES_NONE in words for words in won):
+        return (
+            f"**{name} is ahead of every row that learns nothing, but not beyond chance:** "
+            f"{'; '.join(won)}."
+        )
     return f"**{name} beats every row that learns nothing:** {'; '.join(won)}."
 
 
@@ -154,7 +160,7 @@ def _interval_words(row: Mapping[str, Any], best: Mapping[str, Any], key: str) -
         return ""
     low, high = difference[key]
     words = f" (difference [{100 * low:+.1f}, {100 * high:+.1f}] points"
-    return words + (", which includes none at all)" if low <= 0.0 <= high else ")")
+    return words + (f", {_INCLUDES_NONE})" if low <= 0.0 <= high else ")")
 
 
 def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:

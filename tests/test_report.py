@@ -72,7 +72,9 @@ def test_verdict_needs_a_floor():
 )
 def test_verdict_tells_the_paired_interval(interval, words):
     row = _row("madad", 0.7, 0.6, difference={"to": "mean_image", "ap": interval})
-    assert words in report.verdicts([*_FLOOR, row])[0]
+    sentence = report.verdicts([*_FLOOR, row])[0]
+    assert words in sentence
+    assert ("not beyond chance" in sentence) == (interval[0] < 0)
 
 
 def test_sections_kinds_sizes_oracle_seed_and_bounds(tmp_path):
