@@ -13,6 +13,7 @@ _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "madad_jax" / "xla_tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import hypothesis
 import jaxtyping
 from absl import flags
 
@@ -21,3 +22,7 @@ jaxtyping.install_import_hook("madad_jax", "beartype.beartype")
 
 # Grain's worker processes read absl flags, which only `absl.app.run` parses.
 flags.FLAGS.mark_as_parsed()
+
+# The same examples every time and no time limit: what passed here passes on a slower machine.
+hypothesis.settings.register_profile("repository", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repository")

@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import demo
+from configs import default
 from madad_jax import build, checkpoint, runtime, stages, train
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
@@ -47,8 +47,8 @@ def converted(tmp_path_factory):
 
 
 def configured(folder):
-    """The demo's config with what the converter wrote, as the printed command sets it."""
-    config = demo.get_config()
+    """The default config with what the converter wrote, as the printed command sets it."""
+    config = default.get_config("official")
     for section, values in json.loads((folder / "config.json").read_text()).items():
         for key, value in values.items():
             config[section][key] = tuple(value) if isinstance(value, list) else value
@@ -96,7 +96,7 @@ def test_the_printed_command_sets_the_config(converted, monkeypatch):
     config_flags.DEFINE_config_file("config", flag_values=values)
     overrides = ["x", *(word for word in words if word.startswith("--config"))]
     monkeypatch.setattr(sys, "argv", overrides)  # where config_flags looks for them
-    monkeypatch.chdir(pathlib.Path(demo.__file__).parents[1])
+    monkeypatch.chdir(pathlib.Path(default.__file__).parents[1])
     values(overrides)
     assert values.config.autoencoder.channel_mult == (1, 2, 2)
     assert values.config.autoencoder.num_groups == 4
