@@ -36,7 +36,7 @@ from madad_jax.data import template as template_lib
 GENERATOR_VERSION = 4
 SPLITS = ("train", "val", "val_lesion", "test", "test_healthy")
 _LESION_SPLITS = ("val_lesion", "test")
-_MIDDLE_LEVEL = 18.0  # MNI height of the middle slice, mm: the bodies of the ventricles.
+MIDDLE_LEVEL = 18.0  # MNI height of the middle slice, mm: the bodies of the ventricles.
 _WORKING_PIXEL = 0.85  # Largest pixel that anatomy is drawn on, mm.
 
 
@@ -109,7 +109,7 @@ def draw_subject(
     factor = max(1, round(options.field_of_view / image_size / _WORKING_PIXEL))
     middle = (options.slices - 1) / 2
     levels = tuple(
-        _MIDDLE_LEVEL + (k - middle) * options.slice_spacing for k in range(options.slices)
+        MIDDLE_LEVEL + (k - middle) * options.slice_spacing for k in range(options.slices)
     )
     grid = noise.Grid(image_size * factor, options.field_of_view, levels)
     anatomy = anatomy_lib.draw(shape_rng, template_lib.load(), grid)

@@ -77,7 +77,7 @@ def test_rates_that_the_scans_cannot_tell_are_refused(healthy):
     for rate in (0.0, 1.0, float("nan")):
         with pytest.raises(errors.UserError, match="voxel_fpr"):
             healthy.by_voxel_fpr(rate)
-        with pytest.raises(errors.UserError, match="voxel_fpr|false_positives"):
+        with pytest.raises(errors.UserError, match=r"voxel_fpr|false_positives"):
             healthy.by_false_positives(rate - 1)
 
 
