@@ -51,6 +51,7 @@ class Transform:
         *,
         order: int = 1,
         grid: geometry_lib.VoxelGrid = geometry_lib.TEMPLATE_GRID,
+        thickness: float | None = None,
     ) -> np.ndarray:
         """An array on the volume's canonical grid, seen on `grid` (ICBM152 at 1 mm).
 
@@ -59,9 +60,11 @@ class Transform:
           volume: says where the array lies.
           order: see `resample.resample`.
           grid: voxels of ICBM152 space.
+          thickness: see `resample.resample`.
         """
         source = geometry_lib.VoxelGrid(array.shape, volume.affine)
-        return resample.resample(array, source, grid, np.linalg.inv(self.matrix), order=order)
+        to_scan = np.linalg.inv(self.matrix)
+        return resample.resample(array, source, grid, to_scan, order=order, thickness=thickness)
 
     def to_scan(
         self,
