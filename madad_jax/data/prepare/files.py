@@ -1,5 +1,6 @@
 """Whole files or none: reading with messages, writing beside and moving into place."""
 
+import hashlib
 import os
 
 from etils import epath
@@ -33,3 +34,16 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     except OSError as error:
         scratch.unlink(missing_ok=True)
         raise errors.UserError(f"'{path}' cannot be written: {error.strerror or error}") from error
+
+
+def sha256(path: str | epath.Path) -> str:
+    """Digest of a file's bytes, or of a folder's files' digests, sorted.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        inner = sorted(sha256(p) for p in path.iterdir() if p.is_file())
+        return hashlib.sha256("".join(inner).encode()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -14,6 +14,7 @@ def resample(
     target_to_source: Float64[np.ndarray, "4 4"],
     *,
     order: int,
+    thickness: float | None = None,
 ) -> np.ndarray:
     """Values of `array` at the voxel centres of `target`; 0 outside.
 
@@ -24,6 +25,8 @@ def resample(
       target_to_source: mm of the target's space -> mm of the array's space.
       order: 0 nearest neighbour (labels), 1 linear, 3 cubic spline. Above 0, axes along which
         the target is coarser than the array are smoothed first, so that nothing is aliased.
+      thickness: of the target's first axis, mm, where that is less than its step (slices with
+        gaps between them are not thick slices).
 
     Returns:
       [*target.shape], of `array`'s type for order 0, else float32.
@@ -31,7 +34,10 @@ def resample(
     matrix = np.linalg.inv(grid.affine) @ target_to_source @ target.affine
     source = array.astype(np.uint8) if array.dtype == bool else array
     if order:
-        source = _smoothed(source.astype(np.float32, copy=False), matrix)
+        cell = matrix[:3, :3].copy()
+        if thickness is not None:
+            cell[:, 0] *= min(1.0, thickness / np.linalg.norm(target.affine[:3, 0]))
+        source = _smoothed(source.astype(np.float32, copy=False), cell)
     out = ndimage.affine_transform(
         source,
         matrix[:3, :3],
@@ -44,8 +50,8 @@ def resample(
     return out.astype(bool) if array.dtype == bool else out
 
 
-def _smoothed(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Gaussian of (step - 1) / 2 voxels along axes that are stepped over by more than a voxel."""
-    steps = np.abs(matrix[:3, :3]).max(axis=1)
+def _smoothed(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Gaussian of (step - 1) / 2 voxels along axes that a target voxel steps over by more."""
+    steps = np.abs(cell).max(axis=1)
     sigmas = np.where(steps > 1.2, (steps - 1.0) / 2.0, 0.0)
     return ndimage.gaussian_filter(array, sigmas, mode="constant") if sigmas.any() else array
