@@ -34,6 +34,8 @@ class Preparation:
       intensity: as `intensity.normalise` names it, or `cohort`.
       low, high: its percentiles.
       n4: correct the bias field first.
+      interpolation: of images, `linear` or `cubic`.
+      least_brain: slices with less brain than this share of the picture are left out.
     """
 
     geometry: geometry_lib.Geometry
@@ -45,6 +47,8 @@ class Preparation:
     low: float = 1.0
     high: float = 99.0
     n4: bool = False
+    interpolation: str = "linear"
+    least_brain: float = 0.02
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; see `from_dict`."""
@@ -59,8 +63,9 @@ def from_dict(values: dict[str, Any], where: str) -> Preparation:
       UserError: no geometry or modality, or a value of another kind; `where` names the file.
     """
     known = {field.name for field in dataclasses.fields(Preparation)}
-    given = {key: value for key, value in values.items() if key in known}
     try:
+        values = {**values.get("options", {}), **values}  # where `dataset.json` has them
+        given = {key: value for key, value in values.items() if key in known}
         given["geometry"] = geometry_lib.from_dict(dict(given["geometry"]))
         if "shift" in given:
             x, y, z = given["shift"]

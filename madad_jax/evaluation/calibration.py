@@ -128,9 +128,11 @@ class Healthy:
         """Candidates per healthy scan above a threshold."""
         return float(np.mean([stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]))
 
-    def expected(self, threshold: float, seed: int = 0) -> dict[str, Any]:
-        """What a threshold does on healthy scans: two rates with 95 % intervals over scans."""
-        weights = bootstrap.draw_weights(len(self.scans), DRAWS, seed) / len(self.scans)
+    def expected(self, threshold: float, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+        """What a threshold does on healthy scans: two rates with 95 % intervals over scans.
+
+        `draws=0` leaves the intervals out.
+        """
         counts = [stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]
         shares = [s.share_above(threshold) for s in self.scans]
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
@@ -140,9 +142,11 @@ class Healthy:
             if name == "false_positives_per_scan" and not known:
                 out[name] = out[f"{name}_interval"] = None
                 continue
-            low, high = np.percentile(weights @ np.array(values, np.float64), (2.5, 97.5))
             out[name] = float(np.mean(values))
-            out[f"{name}_interval"] = [float(low), float(high)]
+            if draws:
+                weights = bootstrap.draw_weights(len(self.scans), draws, seed) / len(self.scans)
+                low, high = np.percentile(weights @ np.array(values, np.float64), (2.5, 97.5))
+                out[f"{name}_interval"] = [float(low), float(high)]
         return out
 
     def percentile(self, score: float) -> float:
