@@ -2,6 +2,7 @@
 done and resumes what is not (`run.py` says how it knows).
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -182,6 +183,11 @@ def _keep_preparation(run: Run) -> None:
     preparation = build.preparation(run.config)
     path = run.workdir / preparation_lib.FILE
     if run.primary and preparation is not None and not path.exists():
+        numbers: dict[str, list[int]] = {}
+        for record in run.source("train").records:
+            numbers.setdefault(record.subject, []).append(record.slice)
+        found = calibrate.stack_numbers(list(numbers.values()))
+        preparation = dataclasses.replace(preparation, numbers=found)
         text = json.dumps(preparation.to_dict(), indent=1) + "\n"
         files.write_bytes(path, text.encode())
 

@@ -36,6 +36,7 @@ class Preparation:
       n4: correct the bias field first.
       interpolation: of images, `linear` or `cubic`.
       least_brain: slices with less brain than this share of the picture are left out.
+      numbers: (first, last, step) of the training slices' numbers; None: not known.
     """
 
     geometry: geometry_lib.Geometry
@@ -49,6 +50,7 @@ class Preparation:
     n4: bool = False
     interpolation: str = "linear"
     least_brain: float = 0.02
+    numbers: tuple[int, int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; see `from_dict`."""
@@ -70,6 +72,9 @@ def from_dict(values: dict[str, Any], where: str) -> Preparation:
         if "shift" in given:
             x, y, z = given["shift"]
             given["shift"] = (float(x), float(y), float(z))
+        if given.get("numbers") is not None:
+            first, last, step = given["numbers"]
+            given["numbers"] = (int(first), int(last), int(step))
         return Preparation(**given)
     except (KeyError, TypeError, ValueError) as error:
         raise errors.UserError(

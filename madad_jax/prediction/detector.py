@@ -7,7 +7,7 @@ threshold -> candidates -> back onto the scan's grid. Everything that depends on
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,7 @@ class Detector:
           UserError: the scan is unusable; the message names it and says why.
         """
         volume = as_volume(scan, affine)
-        stack = scan_lib.prepare(
-            volume, self.preparation, self.numbers, brain_mask_file=brain_mask
-        )
+        stack = scan_lib.prepare(volume, self.preparation, self.numbers, brain_mask_file=brain_mask)
         maps, reconstruction = self.maps(stack)
         return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
 
@@ -124,18 +122,18 @@ class Detector:
             reconstruction[part] = np.clip(unit, 0.0, 1.0)
         return maps, reconstruction
 
-    def measure(self, scan: Any, subject: str, signals: tuple[str, ...] = SIGNALS):
-        """Yields (signal, `calibration.Scan`) of a healthy scan under this post-processing."""
-        volume = as_volume(scan, None)
-        stack = scan_lib.prepare(volume, self.preparation, self.numbers)
+    def measure(
+        self, scan: Any, subject: str, options: dict[str, stacks.Options]
+    ) -> Iterator[tuple[calibration_lib.Key, calibration_lib.Scan]]:
+        """What a healthy scan adds to a calibration, by signal and post-processing."""
+        stack = scan_lib.prepare(as_volume(scan), self.preparation, self.numbers)
         maps, _ = self.maps(stack)
-        for signal in signals:
-            yield (
-                signal,
-                calibration_lib.measure(
-                    subject, maps[signal], _scored(stack), self.spacing, self.setting.options
-                ),
-            )
+        for signal, values in maps.items():
+            for name, option in options.items():
+                entry = calibration_lib.measure(
+                    subject, values, _scored(stack), self.spacing, option
+                )
+                yield (signal, name), entry
 
     def _judge(self, volume, stack, maps, reconstruction) -> result_lib.Result:
         s, g = self.setting, self.preparation.geometry
@@ -153,7 +151,9 @@ class Detector:
         there = np.where(scored, to_scan(labels.astype(np.int32), 0), 0)
         low, high = stack.scale.low, stack.scale.high
         again = np.where(scored, to_scan(reconstruction, 1) * (high - low) + low, 0.0)
-        found = candidates_lib.listed(there, labels, final, volume, stack.transform, g.grid(self.numbers))
+        found = candidates_lib.listed(
+            there, labels, final, volume, stack.transform, g.grid(self.numbers)
+        )
         score = stacks.score(final, inside)
         return result_lib.Result(
             volume=volume,

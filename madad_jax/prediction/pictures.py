@@ -37,7 +37,9 @@ def montage(result: Any) -> bytes:
             axes.contour(inside, [0.5], colors="black", linewidths=2.6)
             axes.contour(inside, [0.5], colors="white", linewidths=1.0)
         numbers = np.unique(labels[:, :, k])[1:]
-        said = f"slice {k + 1}" + (f": candidate {', '.join(map(str, numbers[:6]))}" * bool(len(numbers)))
+        said = f"slice {k + 1}" + (
+            f": candidate {', '.join(map(str, numbers[:6]))}" * bool(len(numbers))
+        )
         axes.set_title(said, fontsize=9)
     content = io.BytesIO()
     canvas.savefig(content, format="png", dpi=90)
