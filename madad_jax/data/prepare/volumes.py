@@ -195,8 +195,8 @@ def read_labels(path: str | epath.Path, like: Volume) -> Float32[np.ndarray, "X 
     shape = _shape(image.header, path)
     if sorted(shape) != sorted(like.native.shape):
         raise errors.UserError(
-            f"'{path}' has the shape {_by(shape)}, its scan '{like.source}' {_by(like.native.shape)}; "
-            "both must be of one grid"
+            f"'{path}' has the shape {_by(shape)}, its scan '{like.source}' "
+            f"{_by(like.native.shape)}; both must be of one grid"
         )
     array = np.nan_to_num(np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")))
     array = array.reshape(shape)
@@ -266,8 +266,8 @@ def _shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, int]:
         shape = shape[:-1]
     if len(shape) != 3:
         raise errors.UserError(
-            f"'{path}' has {len(shape)} dimensions ({_by(shape)}); accepted: one volume of 3 (split "
-            "a series of volumes first)"
+            f"'{path}' has {len(shape)} dimensions ({_by(shape)}); accepted: one volume of 3 "
+            "(split a series of volumes first)"
         )
     kind = header.get_data_dtype()
     if kind.kind not in "iufb":
