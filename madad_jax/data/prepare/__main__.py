@@ -3,7 +3,8 @@
     python -m madad_jax.data.prepare --cohort=ixi --in=IXI-T1 --out=data/ixi --modality=T1
     python -m madad_jax.data.prepare --cohort=brats --in=BraTS2021 --out=data/brats21 \\
         --modality=T1,T1CE,T2,FLAIR --protocol=s2 --workers=8
-    python -m madad_jax.data.prepare --cohort=folder --cohort_file=ours.yaml --in=scans --out=data/ours
+    python -m madad_jax.data.prepare --cohort=folder --cohort_file=ours.yaml --in=scans \\
+        --out=data/ours
 
 Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152,
 and writes slices in the layout that `data.source=png_folder` reads, with a manifest, a dataset

@@ -130,8 +130,8 @@ warnings: {sum(bool(texts) for texts in summary.warnings.values())} (see summary
 - **Licence of the scans**: {cohort.licence or "not stated in the cohort's table"}. Slices made \
 from them come under the same terms.
 - **Cite**: {cohort.cite or "not stated in the cohort's table"}
-- **Pictures**: {side} x {side} px over {geometry["field_of_view"]:g} mm, {options["bits"]}-bit grey, \
-0 outside the brain; front at the top, the subject's left on the {left}; slice k lies at \
+- **Pictures**: {side} x {side} px over {geometry["field_of_view"]:g} mm, {options["bits"]}-bit \
+grey, 0 outside the brain; front at the top, the subject's left on the {left}; slice k lies at \
 z = {geometry["first_level"]:g} + k * {geometry["level_step"]:g} mm of ICBM152 (2009a symmetric).
 - **Registration**: {where}; **brain mask**: {options["brain_mask"]}; **intensity**: \
 {options["intensity"]} {options["low"]:g} to {options["high"]:g} inside the brain\

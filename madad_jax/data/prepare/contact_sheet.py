@@ -14,7 +14,7 @@ from madad_jax.data import png_folder
 from madad_jax.data.prepare import output
 
 _COLUMNS, _ROWS = 6, 4
-_INCHES = 2.1
+_INCHES, _TITLE = 2.1, 0.3
 _BRAIN, _LESION = "#39c0ff", "#ff4040"
 
 
@@ -32,13 +32,17 @@ def draw(
     if not chosen:
         return b""
     count = -(-len(chosen) // _COLUMNS)
-    sheet = figure.Figure(figsize=(_COLUMNS * _INCHES, count * (_INCHES + 0.25)), facecolor="black")
-    axes = sheet.subplots(count, _COLUMNS, squeeze=False).ravel()
+    height = _INCHES + _TITLE
+    sheet = figure.Figure(figsize=(_COLUMNS * _INCHES, count * height), facecolor="black")
+    axes = []
+    for k in range(len(chosen)):
+        row, column = divmod(k, _COLUMNS)
+        place = (column / _COLUMNS, 1 - ((row + 1) * height - 0.02) / (count * height))
+        axes.append(sheet.add_axes((*place, 0.97 / _COLUMNS, _INCHES * 0.97 / (count * height))))
+        axes[-1].set_axis_off()
     other = "R" if geometry.left == "left" else "L"
     mine = "L" if other == "R" else "R"
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, row in zip(axes, chosen, strict=False):
+    for axis, row in zip(axes, chosen, strict=True):
         stem = row["file"].removesuffix(f"-{row['modality']}.png")
         image = png_folder.read_grey(out / row["file"])
         axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -54,10 +58,9 @@ def draw(
             fontsize=6,
             pad=2,
         )
-        for text, x, y in ((mine, 0.02, 0.5), (other, 0.98, 0.5), ("A", 0.5, 0.97)):
+        for text, x, y in ((mine, 0.05, 0.5), (other, 0.95, 0.5), ("A", 0.5, 0.97)):
             axis.text(x, y, text, color="#ffd24a", fontsize=6, transform=axis.transAxes,
                       ha="center", va="center")  # fmt: skip
-    sheet.subplots_adjust(0.005, 0.01, 0.995, 0.95, 0.03, 0.22)
     content = io.BytesIO()
     with matplotlib.rc_context({"savefig.dpi": 130}):
         # Without the library's version in it: the same slices give the same bytes.

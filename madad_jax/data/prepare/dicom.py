@@ -1,4 +1,4 @@
-"""One DICOM series as a volume: single-frame files or one enhanced multi-frame file.
+"""One DICOM series as an array: single-frame files or one enhanced multi-frame file.
 
 Slices are ordered by their position along the normal of the image plane, never by file name or
 instance number. Positions must be evenly spaced: a missing slice would shift all anatomy behind
@@ -11,10 +11,10 @@ import io
 import numpy as np
 import pydicom
 from etils import epath
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from madad_jax import errors
-from madad_jax.data.prepare import files, volumes
+from madad_jax.data.prepare import files
 
 _UNEVEN = 0.1  # Of the slice distance; positions are written with few digits.
 _PARALLEL = 1e-3
@@ -22,8 +22,14 @@ _PARALLEL = 1e-3
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
-def read_series(folder: epath.Path) -> volumes.Volume:
+def read_series(
+    folder: epath.Path,
+) -> tuple[Float32[np.ndarray, "columns rows slices"], Float64[np.ndarray, "4 4"], str]:
     """The series whose files lie in `folder` (not below it).
+
+    Returns:
+      Values with slope and intercept applied, the matrix from (column, row, slice) to mm (RAS+),
+      and a digest of all files.
 
     Raises:
       UserError: no DICOM images, several series, several images at one position (a series of
@@ -47,7 +53,7 @@ def read_series(folder: epath.Path) -> volumes.Volume:
     first, last = positions[order[0]], positions[order[-1]]
     affine[:3, 2] = _LPS_TO_RAS @ (last - first) / (len(frames) - 1)
     affine[:3, 3] = _LPS_TO_RAS @ first
-    return volumes.from_array(array, affine, source=str(folder), sha256=sha256)
+    return array, affine, sha256
 
 
 def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:

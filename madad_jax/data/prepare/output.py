@@ -76,7 +76,7 @@ def write_scan(
     state = {
         "key": key(item, options, root),
         "inputs": {
-            _inside(path, root): list(_stamp(path)) + [prepared.sha256.get(path, "")]
+            _inside(path, root): [*_stamp(path), prepared.sha256.get(path, "")]
             for path in item.paths
         },
         "facts": prepared.facts,

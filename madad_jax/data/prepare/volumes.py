@@ -93,7 +93,8 @@ def read(path: str | epath.Path) -> Volume:
     if path.is_dir():
         from madad_jax.data.prepare import dicom  # pydicom only for those who have series.
 
-        return dicom.read_series(path)
+        array, affine, digest = dicom.read_series(path)
+        return from_array(array, affine, source=str(path), sha256=digest)
     content = files.read_bytes(path)
     image = _parse(content, path)
     header = image.header
