@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax import errors
-from madad_jax.data.prepare import volumes
+from madad_jax.data.prepare import itk, volumes
 
 METHODS = ("percentile", "zscore")
 _SPREAD = 3.0  # Standard deviations on either side of the mean that `zscore` keeps.
@@ -85,25 +85,18 @@ def correct_bias(
 
     The field is found on voxels of about 4 mm inside the mask and applied to all.
     """
-    import SimpleITK as sitk  # A second to load; only those who ask for N4 need it.
-
+    sitk = itk.load()
     # N4 works on logarithms: what is not above 0 has none.
     positive = mask & (volume.data > 0)
     if not positive.any():
         raise errors.UserError(f"'{volume.source}': no intensity above 0 in the brain for N4")
-    image = _image(sitk, np.where(positive, volume.data, 0).astype(np.float32), volume)
-    brain = _image(sitk, positive.astype(np.uint8), volume)
+    bright = np.where(positive, volume.data, 0).astype(np.float32)
+    image = itk.image(sitk, bright, volume.voxel_mm)
+    brain = itk.image(sitk, positive.astype(np.uint8), volume.voxel_mm)
     shrink = [max(1, int(4.0 // mm)) for mm in volume.voxel_mm]
     correct = sitk.N4BiasFieldCorrectionImageFilter()
-    correct.SetNumberOfThreads(1)
     correct.SetMaximumNumberOfIterations([50, 50, 50, 50])
     correct.SetConvergenceThreshold(1e-3)
     correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(brain, shrink))
     field = np.exp(sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(image)))
     return (volume.data / field.transpose(2, 1, 0)).astype(np.float32)
-
-
-def _image(sitk, array: np.ndarray, volume: volumes.Volume):
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    image.SetSpacing(volume.voxel_mm.tolist())
-    return image

@@ -158,6 +158,7 @@ def choose(
     brain_pixels: Sequence[int],
     lesion_pixels: Sequence[int] | None,
     *,
+    unjudged: Sequence[bool] | None = None,
     healthy: bool,
     least_brain: int,
 ) -> dict[int, str]:
@@ -172,17 +173,20 @@ def choose(
       protocol: one of `PROTOCOLS`.
       brain_pixels: per slice.
       lesion_pixels: per slice; None: nobody looked.
+      unjudged: whether a slice shows what is neither lesion nor healthy: such slices are left out
+        wherever health is claimed.
       healthy: known to have no lesion anywhere.
       least_brain: slices with fewer pixels of brain are left out, unless they bear a lesion.
     """
     lesions = np.zeros(len(brain_pixels), int) if lesion_pixels is None else lesion_pixels
+    doubtful = np.zeros(len(brain_pixels), bool) if unjudged is None else unjudged
     largest = int(np.argmax(lesions)) if len(lesions) else -1
     chosen = {}
     for k, (brain, lesion) in enumerate(zip(brain_pixels, lesions, strict=True)):
         if brain < least_brain and not (lesion and split == "test"):
             continue
         if split != "test":
-            if lesion or (lesion_pixels is None and not healthy):
+            if lesion or doubtful[k] or (lesion_pixels is None and not healthy):
                 continue
             chosen[k] = split
         elif healthy:
@@ -190,7 +194,8 @@ def choose(
         elif lesion_pixels is None or protocol == "volume":
             chosen[k] = "test"
         elif not lesion:
-            chosen[k] = "test_healthy"
+            if not doubtful[k]:
+                chosen[k] = "test_healthy"
         elif protocol == "s1" or k == largest:
             chosen[k] = "test"
     return chosen

@@ -73,6 +73,7 @@ class Options:
       interpolation: of images, `linear` or `cubic`.
       bits: 8 or 16.
       labels: values of the segmentation that are lesion; () = every value above 0.
+      unjudged: values that are neither lesion nor healthy.
     """
 
     protocol: str = "volume"
@@ -89,11 +90,13 @@ class Options:
     interpolation: str = "linear"
     bits: int = 8
     labels: tuple[int, ...] = ()
+    unjudged: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = dataclasses.asdict(self) | {"geometry": self.geometry.to_dict()}
-        return values | {"shift": list(self.shift), "labels": list(self.labels)}
+        lists = ("shift", "labels", "unjudged")
+        return values | {name: list(getattr(self, name)) for name in lists}
 
 
 _ORDERS = {"linear": 1, "cubic": 3}
@@ -166,6 +169,7 @@ class _Scan:
     volume: volumes.Volume
     brain: Bool[np.ndarray, "X Y Z"]
     lesion: Bool[np.ndarray, "X Y Z"] | None
+    unjudged: Bool[np.ndarray, "X Y Z"] | None
     transform: registration.Transform
 
 
@@ -183,16 +187,12 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     first, *others = item.images.items()
     scan = _read_scan(item, options, first[1], warnings, digests)
     wanted = slices.numbers(options.protocol, options.geometry, options.slice_step)
-    masks = slices.sample_masks(scan.brain, scan.volume, scan.transform, options.geometry, wanted)
-    truth = _truth(item, options, scan, wanted, masks)
-    chosen = slices.choose(
-        item.split,
-        options.protocol,
-        masks.sum(axis=(1, 2)).tolist(),
-        None if truth is None else truth.sum(axis=(1, 2)).tolist(),
-        healthy=item.healthy,
-        least_brain=math.ceil(options.least_brain * options.geometry.image_size**2),
-    )
+    masks = _on_slices(scan.brain, scan, options, wanted)
+    truth = _on_slices(scan.lesion, scan, options, wanted)
+    if truth is None and item.healthy:
+        truth = np.zeros_like(masks)
+    doubtful = _on_slices(scan.unjudged, scan, options, wanted)
+    chosen = _choose(item, options, masks, truth, doubtful)
     if not chosen:
         warnings.append(_why_none(item, masks, truth))
     images, scales = {}, {}
@@ -239,9 +239,11 @@ def _read_scan(item: Item, options: Options, path: str, warnings, digests) -> _S
                 f"'{path}': {share:.1%} of the brain's voxels are NaN or infinite, at most "
                 f"{_MOST_MISSING:.0%} may be"
             )
-    lesion = None
+    lesion = unjudged = None
     if item.segmentation:
-        lesion = _labels(volumes.read_labels(item.segmentation, volume), item, options, warnings)
+        labels = volumes.read_labels(item.segmentation, volume)
+        lesion = _is(labels, options.labels, item) if options.labels else labels > 0
+        unjudged = _is(labels, options.unjudged, item) if options.unjudged else None
         outside = float((lesion & ~brain).sum()) / max(float(lesion.sum()), 1.0)
         if outside > _MOST_OUTSIDE:
             warnings.append(f"{outside:.0%} of the lesion lies outside the brain mask")
@@ -253,29 +255,38 @@ def _read_scan(item: Item, options: Options, path: str, warnings, digests) -> _S
             f"after registration '{options.registration}' the brain and the template's have a "
             f"Dice of {transform.overlap:.2f}; look at the contact sheet"
         )
-    return _Scan(volume, brain, lesion, transform)
+    return _Scan(volume, brain, lesion, unjudged, transform)
 
 
-def _labels(values: np.ndarray, item: Item, options: Options, warnings: list[str]) -> np.ndarray:
-    """The lesion, by the values that count as lesion."""
-    if not options.labels:
-        return values > 0
-    found = np.unique(values)
+def _is(labels: np.ndarray, values: tuple[int, ...], item: Item) -> np.ndarray:
+    """Where a segmentation has one of the values."""
+    found = np.unique(labels)
     if (odd := found[found != np.round(found)]).size:
         raise errors.UserError(
             f"'{item.segmentation}' has the value {odd[0]:g}; accepted: whole labels, of which "
-            f"{', '.join(map(str, options.labels))} are lesion"
+            f"{', '.join(map(str, values))} matter"
         )
-    return np.isin(values, options.labels)
+    return np.isin(labels, values)
 
 
-def _truth(item: Item, options: Options, scan: _Scan, wanted, masks) -> np.ndarray | None:
-    """The lesion on the slices; None where nobody looked."""
-    if scan.lesion is not None:
-        return slices.sample_masks(
-            scan.lesion, scan.volume, scan.transform, options.geometry, wanted
-        )
-    return np.zeros_like(masks) if item.healthy else None
+def _on_slices(mask: np.ndarray | None, scan: _Scan, options: Options, wanted: list[int]):
+    """A mask of the scan on the slices; None stays None."""
+    if mask is None:
+        return None
+    return slices.sample_masks(mask, scan.volume, scan.transform, options.geometry, wanted)
+
+
+def _choose(item: Item, options: Options, masks, truth, doubtful) -> dict[int, str]:
+    """See `slices.choose`."""
+    return slices.choose(
+        item.split,
+        options.protocol,
+        masks.sum(axis=(1, 2)).tolist(),
+        None if truth is None else truth.sum(axis=(1, 2)).tolist(),
+        unjudged=None if doubtful is None else doubtful.any(axis=(1, 2)).tolist(),
+        healthy=item.healthy,
+        least_brain=math.ceil(options.least_brain * options.geometry.image_size**2),
+    )
 
 
 def _why_none(item: Item, masks: np.ndarray, truth: np.ndarray | None) -> str:

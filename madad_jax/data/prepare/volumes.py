@@ -27,6 +27,14 @@ _ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder wi
 _MOST_VOXELS = 2**30
 _LEAST_SIDE = 8
 _VOXEL_MM = (0.02, 25.0)
+# What nibabel raises at headers that make no sense.
+_UNREADABLE = (
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    nib.filebasedimages.ImageFileError,
+    OverflowError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +93,8 @@ def read(path: str | epath.Path) -> Volume:
     if path.is_dir():
         from madad_jax.data.prepare import dicom  # pydicom only for those who have series.
 
-        return dicom.read_series(path)
+        array, affine, digest = dicom.read_series(path)
+        return from_array(array, affine, source=str(path), sha256=digest)
     content = files.read_bytes(path)
     image = _parse(content, path)
     header = image.header
@@ -195,8 +204,8 @@ def read_labels(path: str | epath.Path, like: Volume) -> Float32[np.ndarray, "X 
     shape = _shape(image.header, path)
     if sorted(shape) != sorted(like.native.shape):
         raise errors.UserError(
-            f"'{path}' has the shape {_by(shape)}, its scan '{like.source}' {_by(like.native.shape)}; "
-            "both must be of one grid"
+            f"'{path}' has the shape {_by(shape)}, its scan '{like.source}' "
+            f"{_by(like.native.shape)}; both must be of one grid"
         )
     array = np.nan_to_num(np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")))
     array = array.reshape(shape)
@@ -219,22 +228,40 @@ def read_labels(path: str | epath.Path, like: Volume) -> Float32[np.ndarray, "X 
     return np.ascontiguousarray(canonical)
 
 
+def describe(path: str | epath.Path) -> str:
+    """One line from a file's header: voxels, their size and order; of a series, how many files.
+
+    Raises:
+      UserError: the file is missing or its header unusable.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        return f"DICOM, {sum(p.is_file() for p in path.iterdir())} files"
+    try:
+        with path.open("rb") as file:
+            start = file.read(2**16)
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if start[:2] == b"\x1f\x8b":
+        start = zlib.decompressobj(wbits=31).decompress(start, 540)
+    header, _ = _header(start, path)
+    affine, warnings = _affine(header, path)
+    _check_grid(_shape(header, path), affine, str(path))
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    text = (
+        f"{_by(_shape(header, path))} voxels of {' x '.join(f'{mm:.2f}' for mm in sides)} mm, "
+        f"{''.join(nib.aff2axcodes(affine))}"
+    )
+    return ", ".join([text, *warnings])
+
+
 def _parse(content: bytes, path: epath.Path) -> nib.Nifti1Image:
     """The image of a NIfTI-1 or -2 file's bytes, compressed or not, checked for completeness."""
     packed = content[:2] == b"\x1f\x8b"
     stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
     try:
         start = stream.read(540)
-        size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
-        kind = nib.Nifti2Image if 540 in size else nib.Nifti1Image
-        length = 540 if 540 in size else 348
-        if len(start) < length or not {348, 540} & set(size):
-            raise errors.UserError(f"'{path}' is no NIfTI file (no header); {_ACCEPTED}")
-        header = kind.header_class.from_fileobj(io.BytesIO(start[:length]))
-        if bytes(header["magic"].item())[:2] != b"n+":
-            raise errors.UserError(
-                f"'{path}' is no single-file NIfTI (Analyze or a pair); {_ACCEPTED}"
-            )
+        header, kind = _header(start, path)
         voxels = math.prod(_shape(header, path))
         end = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
         body = start + stream.read(max(end - len(start), 0))
@@ -247,16 +274,28 @@ def _parse(content: bytes, path: epath.Path) -> nib.Nifti1Image:
         return kind.from_bytes(body)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise errors.UserError(f"'{path}' is truncated or damaged: {error}") from error
-    except (
-        nib.spatialimages.HeaderDataError,
-        nib.wrapstruct.WrapStructError,
-        nib.filebasedimages.ImageFileError,
-        OverflowError,
-        ValueError,
-    ) as error:
-        raise errors.UserError(
-            f"'{path}' is no readable NIfTI file: {error}; {_ACCEPTED}"
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _header(start: bytes, path: epath.Path) -> tuple[nib.Nifti1Header, type[nib.Nifti1Image]]:
+    """The header at the start of a file, NIfTI-1 or -2, and the class of its image."""
+    size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    length = 540 if 540 in size else 348
+    if len(start) < length or not {348, 540} & size:
+        raise errors.UserError(f"'{path}' is no NIfTI file (no header); {_ACCEPTED}")
+    kind = nib.Nifti2Image if length == 540 else nib.Nifti1Image
+    try:
+        header = kind.header_class.from_fileobj(io.BytesIO(start[:length]))
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if bytes(header["magic"].item())[:2] != b"n+":
+        raise errors.UserError(f"'{path}' is no single-file NIfTI (Analyze or a pair); {_ACCEPTED}")
+    return header, kind
+
+
+def _unreadable(path: epath.Path, error: Exception) -> errors.UserError:
+    return errors.UserError(f"'{path}' is no readable NIfTI file: {error}; {_ACCEPTED}")
 
 
 def _shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, int]:
@@ -266,8 +305,8 @@ def _shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, int]:
         shape = shape[:-1]
     if len(shape) != 3:
         raise errors.UserError(
-            f"'{path}' has {len(shape)} dimensions ({_by(shape)}); accepted: one volume of 3 (split "
-            "a series of volumes first)"
+            f"'{path}' has {len(shape)} dimensions ({_by(shape)}); accepted: one volume of 3 "
+            "(split a series of volumes first)"
         )
     kind = header.get_data_dtype()
     if kind.kind not in "iufb":
