@@ -103,6 +103,7 @@ def of_source(
             ),
             modality=modality,
             intensity=COHORT,
+            numbers=(0, options.slices - 1, 1),
         )
     path = epath.Path(root) / DATASET
     if not root or not path.exists():

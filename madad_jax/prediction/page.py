@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from madad_jax import errors
 from madad_jax.prediction import pictures
@@ -23,18 +24,19 @@ from madad_jax.prediction import pictures
 _MOST_VOXELS = 12_000_000  # of the viewer's volume; larger scans are thinned for the page
 _THRESHOLDS = 150
 _MOST_LISTED = 200
+_MARGIN = 8  # voxels around the head
 
 
 def html(result: Any) -> str:
     """The page of a `result.Result`."""
     summary, point = result.summary, result.summary["operating_point"]
     top = max(float(result.anomaly.max()), 1.25 * point["threshold"], 0.01)
-    step = _thinning(result.volume.data.shape)
+    window = _window(result.volume.data)
     data = {
-        "scan": _nifti(_grey(result.volume.data)[step], result.volume.affine, step, 1.0),
+        "scan": _nifti(_grey(result.volume.data), result.volume.affine, window, 1.0),
         "map": _nifti(
-            np.round(255 / top * result.anomaly[step]).astype(np.uint8),
-            *(result.volume.affine, step, top / 255),
+            np.round(255 / top * result.anomaly).astype(np.uint8),
+            *(result.volume.affine, window, top / 255),
         ),
         "threshold": point["threshold"],
         "slider_max": round(min(1.0, top) + 5e-4, 3),
@@ -48,11 +50,11 @@ def html(result: Any) -> str:
         "headline": _text(_headline(summary)),
         "left_side": '<span class="side">left</span>',
         "point": _text(_point(point)),
-        "candidates": _list(summary["candidates"], step),
+        "candidates": _list(summary["candidates"], window),
         "range": pictures.healthy_range(result.healthy, summary["scan_score"]),
         "picture_alt": _text(alt),
         "picture": base64.b64encode(pictures.montage(result)).decode(),
-        "warnings": _warnings(summary["warnings"], step),
+        "warnings": _warnings(summary["warnings"], window),
         "facts": _facts(summary),
         "license": _text(_asset("niivue_license.txt")),
         "data": _json(data),
@@ -99,13 +101,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
-def _thinning(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Steps through the scan that keep the page's volume small; the longest axes first."""
-    steps = [1, 1, 1]
-    while np.prod([-(-n // s) for n, s in zip(shape, steps, strict=True)]) > _MOST_VOXELS:
-        sides = [n / s for n, s in zip(shape, steps, strict=True)]
-        steps[int(np.argmax(sides))] += 1
-    return tuple(slice(None, None, s) for s in steps)
+def _window(data: np.ndarray) -> tuple[slice, ...]:
+    """The box around what is not 0, thinned along its longest sides until a page can hold it."""
+    box = ndimage.find_objects((data != 0).astype(np.uint8))[0]
+    ends = [(max(b.start - _MARGIN, 0), min(b.stop + _MARGIN, n)) for b, n in zip(box, data.shape)]
+    sides, steps = [b - a for a, b in ends], [1, 1, 1]
+    while np.prod([-(-n // s) for n, s in zip(sides, steps, strict=True)]) > _MOST_VOXELS:
+        steps[int(np.argmax([n / s for n, s in zip(sides, steps, strict=True)]))] += 1
+    return tuple(slice(a, b, s) for (a, b), s in zip(ends, steps, strict=True))
 
 
 def _grey(data: np.ndarray) -> np.ndarray:
@@ -117,13 +120,17 @@ def _grey(data: np.ndarray) -> np.ndarray:
     return np.round(255 * np.clip(unit, 0.0, 1.0)).astype(np.uint8)
 
 
-def _nifti(array: np.ndarray, affine: np.ndarray, step: tuple[slice, ...], slope: float) -> str:
-    matrix = affine @ np.diag([*(s.step or 1 for s in step), 1.0])
-    image = nib.Nifti1Image(array, matrix)
-    image.header.set_slope_inter(slope, 0.0)
-    image.header["scl_slope"] = slope
+def _nifti(array: np.ndarray, affine: np.ndarray, window: tuple[slice, ...], slope: float) -> str:
+    """The window of an array as a NIfTI file, packed and in base64."""
+    matrix = affine @ np.diag([*(s.step for s in window), 1.0])
+    matrix[:3, 3] = (affine @ np.array([*(s.start for s in window), 1.0]))[:3]
+    part = array[window]
+    image = nib.Nifti1Image(part, matrix)
     header = image.header.copy()
-    content = header.binaryblock + b"\0" * 4 + np.asfortranarray(array).tobytes(order="F")
+    # nibabel would rescale the integers; the slope is meant as it stands.
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, 0.0, 352
+    header["magic"] = b"n+1"
+    content = header.binaryblock + bytes(4) + part.tobytes(order="F")
     return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
 
 
@@ -153,11 +160,11 @@ def _headline(summary: dict[str, Any]) -> str:
 
 def _point(point: dict[str, Any]) -> str:
     names = {
-        "voxel_fpr": "share of healthy brain voxels above it",
-        "false_positives_per_scan": "candidates per healthy scan",
+        "voxel_fpr": "chosen by the share of healthy brain voxels above it",
+        "false_positives_per_scan": "chosen by the candidates per healthy scan",
         "threshold": "given as it is",
     }
-    said = f"Threshold {point['threshold']:.4f}, chosen by {names[point['chosen_by']]}"
+    said = f"Threshold {point['threshold']:.4f}, {names[point['chosen_by']]}"
     if point["chosen_by"] != "threshold":
         said += f" (asked: {point['asked']:g})"
     expected = point["expected_on_healthy_scans"]
@@ -177,12 +184,12 @@ def _point(point: dict[str, Any]) -> str:
     return said + "."
 
 
-def _list(places: list[dict[str, Any]], step: tuple[slice, ...]) -> str:
+def _list(places: list[dict[str, Any]], window: tuple[slice, ...]) -> str:
     if not places:
         return "<p>Nothing lies above the threshold.</p>"
     rows = []
     for p in places[:_MOST_LISTED]:
-        voxel = [v // (s.step or 1) for v, s in zip(p["voxel"], step, strict=True)]
+        voxel = [(v - s.start) // s.step for v, s in zip(p["voxel"], window, strict=True)]
         centre = ", ".join(f"{v:.0f}" for v in p["centre_mm"])
         rows.append(
             f'<li><button type="button" data-voxel="{_text(voxel)}">'
@@ -195,8 +202,8 @@ def _list(places: list[dict[str, Any]], step: tuple[slice, ...]) -> str:
     return f'<ol class="places">{"".join(rows)}</ol>{said}'
 
 
-def _warnings(warnings: list[str], step: tuple[slice, ...]) -> str:
-    if any((s.step or 1) > 1 for s in step):
+def _warnings(warnings: list[str], window: tuple[slice, ...]) -> str:
+    if any(s.step > 1 for s in window):
         warnings = [*warnings, "the viewer shows a thinned copy of this large scan"]
     if not warnings:
         return ""
@@ -213,7 +220,9 @@ def _facts(summary: dict[str, Any]) -> str:
         f"{scan['levels_mm'][1]:g} mm (MNI)",
         "Registration": f"{scan['registration']}, brain overlap {scan['registration_overlap']}",
         "Signal": summary["signal"],
-        "Post-processing": ", ".join(f"{k} {v}" for k, v in post.items()),
+        "Post-processing": ", ".join(
+            [post["name"], *(f"{k} {v:g}" for k, v in post.items() if k != "name" and v)]
+        ),
         **{k.replace("_", " ").capitalize(): v for k, v in summary["model"].items()},
     }
     return "".join(
