@@ -24,6 +24,7 @@ from madad_jax.prediction import pictures
 _MOST_VOXELS = 12_000_000  # of the viewer's volume; larger scans are thinned for the page
 _THRESHOLDS = 150
 _MOST_LISTED = 200
+_NIIVUE = ("_assets", "js", "niivue.umd.js")
 _MARGIN = 8  # voxels around the head
 
 
@@ -80,7 +81,7 @@ def _niivue() -> str:
       UserError: nilearn is not there or does not hold it.
     """
     try:
-        file = importlib.resources.files("nilearn").joinpath("_assets", "js", "niivue.umd.js")
+        file = importlib.resources.files("nilearn").joinpath(*_NIIVUE)
         code = file.read_text(encoding="utf-8")
     except (ModuleNotFoundError, OSError) as error:
         raise errors.UserError(
@@ -104,7 +105,10 @@ def _json(value: Any) -> str:
 def _window(data: np.ndarray) -> tuple[slice, ...]:
     """The box around what is not 0, thinned along its longest sides until a page can hold it."""
     box = ndimage.find_objects((data != 0).astype(np.uint8))[0]
-    ends = [(max(b.start - _MARGIN, 0), min(b.stop + _MARGIN, n)) for b, n in zip(box, data.shape)]
+    ends = [
+        (max(b.start - _MARGIN, 0), min(b.stop + _MARGIN, n))
+        for b, n in zip(box, data.shape, strict=True)
+    ]
     sides, steps = [b - a for a, b in ends], [1, 1, 1]
     while np.prod([-(-n // s) for n, s in zip(sides, steps, strict=True)]) > _MOST_VOXELS:
         steps[int(np.argmax([n / s for n, s in zip(sides, steps, strict=True)]))] += 1
