@@ -86,11 +86,11 @@ class Geometry:
         """Side of a pixel, mm."""
         return self.field_of_view / self.image_size
 
-    def level(self, number: float) -> float:
+    def level(self, number: int | float) -> float:
         """Height z of slice `number`, mm."""
         return self.first_level + number * self.level_step
 
-    def number(self, level_mm: float) -> int:
+    def number(self, level_mm: int | float) -> int:
         """Number of the slice nearest to the height `level_mm`."""
         return round((level_mm - self.first_level) / self.level_step)
 

@@ -149,7 +149,7 @@ def from_dict(values: Any, source: str) -> Cohort:
     return Cohort(**table)
 
 
-def find(cohort: Cohort, root: str | epath.Path, modalities: tuple[str, ...]) -> Found:
+def find(cohort: Cohort, root: epath.PathLike, modalities: tuple[str, ...]) -> Found:
     """Looks through a folder tree.
 
     Args:

@@ -36,7 +36,7 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
         raise errors.UserError(f"'{path}' cannot be written: {error.strerror or error}") from error
 
 
-def sha256(path: str | epath.Path) -> str:
+def sha256(path: epath.PathLike) -> str:
     """Digest of a file's bytes, or of a folder's files' digests, sorted.
 
     Raises:

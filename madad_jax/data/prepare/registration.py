@@ -89,12 +89,12 @@ class Transform:
             "matrix": self.matrix.tolist(),
         }
 
-    def save(self, path: str | epath.Path) -> None:
+    def save(self, path: epath.PathLike) -> None:
         """Writes `to_dict` as JSON."""
         files.write_bytes(epath.Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
 
-def load(path: str | epath.Path) -> Transform:
+def load(path: epath.PathLike) -> Transform:
     """Reads what `Transform.save` wrote.
 
     Raises:

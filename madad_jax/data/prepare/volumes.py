@@ -82,7 +82,7 @@ class Volume:
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
 
-def read(path: str | epath.Path) -> Volume:
+def read(path: epath.PathLike) -> Volume:
     """Reads a NIfTI file or a folder with one DICOM series.
 
     Raises:
@@ -165,7 +165,7 @@ def to_native(array: np.ndarray, volume: Volume) -> np.ndarray:
     return nib.orientations.apply_orientation(array, order)
 
 
-def write_nifti(path: str | epath.Path, array: np.ndarray, *, like: Volume) -> None:
+def write_nifti(path: epath.PathLike, array: np.ndarray, *, like: Volume) -> None:
     """Writes an array on `like`'s canonical grid as a NIfTI file on the scan's own grid.
 
     Written beside and moved into place; the same array gives the same bytes. bool becomes uint8.
@@ -192,7 +192,7 @@ def write_nifti(path: str | epath.Path, array: np.ndarray, *, like: Volume) -> N
     files.write_bytes(path, content)
 
 
-def read_labels(path: str | epath.Path, like: Volume) -> Float32[np.ndarray, "X Y Z"]:
+def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y Z"]:
     """A mask or segmentation that must lie on the grid of `like`, in canonical order.
 
     Raises:
@@ -228,7 +228,7 @@ def read_labels(path: str | epath.Path, like: Volume) -> Float32[np.ndarray, "X 
     return np.ascontiguousarray(canonical)
 
 
-def describe(path: str | epath.Path) -> str:
+def describe(path: epath.PathLike) -> str:
     """One line from a file's header: voxels, their size and order; of a series, how many files.
 
     Raises:
