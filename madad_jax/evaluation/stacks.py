@@ -13,8 +13,9 @@ Published settings, kept as millimetres so that they hold at any image size:
 import dataclasses
 
 import numpy as np
+import scipy.sparse.csgraph  # noqa: F401  (a submodule that sparse does not load by itself)
 from jaxtyping import Bool, Float32, Int
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from madad_jax import errors
 
@@ -141,58 +142,66 @@ def count_curve(
 
     Returns (levels, falling; counts): for a threshold t the number of candidates is `counts[i]`
     of the last level that is above t, and 0 when none is. Voxels are taken in falling order and
-    joined to their neighbours (union-find), at most `limit` of them and whole ties.
+    joined to their neighbours (union-find over a spanning forest, which has all joins that
+    matter), at most `limit` of them and whole ties.
     """
     values = np.pad(maps, 1).ravel()
     order = np.flatnonzero(values > 0)
     order = order[np.argsort(-values[order], kind="stable")]
     if len(order) > limit:
         order = order[values[order] > values[order[limit]]]
-    steps = np.array([s + 2 for s in maps.shape])
-    offsets = [
-        int((z * steps[1] + y) * steps[2] + x)
-        for z, y, x in np.ndindex(3, 3, 3)
-        if (z, y, x) != (1, 1, 1)
-    ]
-    middle = int((steps[1] + 1) * steps[2] + 1)
-    offsets = [o - middle for o in offsets]
-    least = min_voxels(spacing, options)
-    parent: dict[int, int] = {}
-    size: dict[int, int] = {}
-    levels, counts, found = [], [], 0
-    ordered, heights = order.tolist(), values[order].tolist()
-    for i, voxel in enumerate(ordered):
-        parent[voxel], size[voxel] = voxel, 1
+    if not len(order):
+        return np.zeros(0, np.float32), np.zeros(0, np.int64)
+    heights = values[order]
+    early, late = _joins(order, np.array(maps.shape) + 2)
+    least, n = min_voxels(spacing, options), len(order)
+    parent, size, found, at = list(range(n)), [1] * n, 0, 0
+    count_after = np.zeros(n, np.int64)
+    for i in range(n):
         found += least == 1
-        for offset in offsets:
-            if voxel + offset in parent:
-                found -= _join(parent, size, voxel, voxel + offset, least)
-        if i + 1 == len(ordered) or heights[i + 1] < heights[i]:
-            if counts and counts[-1] == found:
-                continue  # the last level above a threshold still tells the number
-            levels.append(heights[i])
-            counts.append(found)
-    return np.array(levels, np.float32), np.array(counts, np.int64)
+        while at < len(late) and late[at] == i:
+            a, b = early[at], i
+            at += 1
+            while parent[a] != a:
+                parent[a] = a = parent[parent[a]]
+            while parent[b] != b:
+                parent[b] = b = parent[parent[b]]
+            if size[a] < size[b]:
+                a, b = b, a
+            found -= (size[a] >= least) + (size[b] >= least)
+            parent[b] = a
+            size[a] += size[b]
+            found += size[a] >= least
+        count_after[i] = found
+    ends = np.append(np.flatnonzero(heights[1:] < heights[:-1]), n - 1)  # of ties
+    counts = count_after[ends]
+    # A level whose count is the one before tells nothing that the higher level does not.
+    new = np.insert(counts[1:] != counts[:-1], 0, True)
+    return heights[ends][new], counts[new]
 
 
-def _join(parent: dict[int, int], size: dict[int, int], a: int, b: int, least: int) -> int:
-    """Joins the components of two voxels; returns by how many their candidates became fewer."""
-    a, b = _root(parent, a), _root(parent, b)
-    if a == b:
-        return 0
-    if size[a] < size[b]:
-        a, b = b, a
-    before = (size[a] >= least) + (size[b] >= least)
-    parent[b] = a
-    size[a] += size[b]
-    return before - (size[a] >= least)
+def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[list[int], list[int]]:
+    """Pairs (earlier, later) of places in `order` that join components, by the later one.
 
-
-def _root(parent: dict[int, int], voxel: int) -> int:
-    while parent[voxel] != voxel:
-        parent[voxel] = parent[parent[voxel]]
-        voxel = parent[voxel]
-    return voxel
+    Of all pairs of neighbours those of a minimum spanning forest, weighted by the later place,
+    are enough: every other pair joins what is joined already.
+    """
+    place = np.full(int(shape.prod()), -1, np.int64)
+    place[order] = np.arange(len(order))
+    pairs = []
+    for z, y, x in np.ndindex(3, 3, 3):
+        offset = ((z - 1) * shape[1] + y - 1) * shape[2] + x - 1
+        if offset > 0:
+            other = place[order + offset]
+            mine = np.flatnonzero(other >= 0)
+            pairs.append(np.stack([mine, other[mine]]))
+    first, second = np.sort(np.concatenate(pairs, axis=1), axis=0)
+    graph = sparse.coo_matrix((second + 1.0, (first, second)), shape=(len(order),) * 2)
+    forest = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
+    early = np.minimum(forest.row, forest.col)
+    late = np.maximum(forest.row, forest.col)
+    by_time = np.argsort(late, kind="stable")
+    return early[by_time].tolist(), late[by_time].tolist()
 
 
 def count_at(levels: Float32[np.ndarray, " k"], counts: np.ndarray, threshold: float) -> int:

@@ -1,5 +1,6 @@
 """A scan with a known lesion, a detector without weights, and a run with weights untrained."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,9 @@ from madad_jax.prediction import detector
 from tests.e2e import tiny_config
 
 GEOMETRY = geometry.Geometry(64, 208.0, first_level=-60.0, level_step=4.0)
-PREPARATION = preparation.Preparation(GEOMETRY, "T1", registration="none", brain_mask="nonzero")
+PREPARATION = preparation.Preparation(
+    GEOMETRY, "T1", registration="none", brain_mask="nonzero", intensity="zscore"
+)
 NUMBERS = tuple(range(2, 32, 2))
 CENTRE = (-26.0, -30.0, 24.0)  # of the lesion, MNI mm: in the left of the brain
 
@@ -33,14 +36,12 @@ def brain_scan(lesion=True, seed=0, radius=11.0):
 def bright(number, batch):
     """A stand-in for a trained scorer: what is as bright as nothing healthy is an anomaly."""
     unit = (batch["image"][..., 0] + 1) / 2
-    maps = np.clip((unit - 0.3) / 0.7, 0, 1).astype(np.float32) ** 4 * batch["brain_mask"]
+    maps = np.clip(2 * unit - 1, 0, 1).astype(np.float32) ** 2 * batch["brain_mask"]
     half = (maps * 0.5).astype(np.float32)
     return {"map": maps, "mask_map": half, "latent_map": half, "reconstruction": batch["image"]}
 
 
 def make_detector(setting, score=bright, batch_size=4, **changes):
-    import dataclasses
-
     return detector.Detector(
         score,
         dataclasses.replace(PREPARATION, **changes),
@@ -69,8 +70,6 @@ def healthy():
 @pytest.fixture(scope="session")
 def setting(healthy):
     """No post-processing but the smallest volume, at 0.5 % of healthy voxels."""
-    import dataclasses
-
     point = healthy.by_voxel_fpr(0.005)
     return dataclasses.replace(
         PLAIN, options=stacks.Options(min_volume_ml=0.2), point=point, healthy=healthy
