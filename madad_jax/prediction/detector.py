@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from madad_jax import errors
 from madad_jax.data import preparation as preparation_lib
@@ -228,7 +229,7 @@ def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
             data, np.asarray(scan.affine, np.float64), source=str(name), header=scan.header
         )
     if isinstance(scan, str) or hasattr(scan, "__fspath__"):
-        return volumes.read(scan)
+        return volumes.read(epath.Path(scan))
     raise errors.UserError(
         f"scan: found {type(scan).__name__}, accepted: a path, a nibabel image, an array with "
         "affine="

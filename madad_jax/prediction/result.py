@@ -71,7 +71,7 @@ class Result:
         native = volumes.to_native(array, self.volume)
         return nib.Nifti1Image(native, self.volume.native.affine)
 
-    def save(self, folder: str | epath.Path, report: bool = True) -> None:
+    def save(self, folder: epath.PathLike, report: bool = True) -> None:
         """Writes the three volumes, `report.html`, and last of all `summary.json`.
 
         Each file is whole or not there; while `summary.json` is missing, the set is not complete.
