@@ -173,7 +173,7 @@ def timed(run: str) -> list[str]:
             nib.save(whole_head(i), scans / f"{i:02d}.nii.gz")
         one = [f"--input={scans / '00.nii.gz'}"]
         _command(run, one, folder)  # fills the compile cache, as a second run finds it
-        cases = [("one scan", one + [f"--batch_size={b}"], 1) for b in (1, 4, 16)]
+        cases = [("one scan", [*one, f"--batch_size={b}"], 1) for b in (1, 4, 16)]
         for workers, batch in ((1, 1), (1, 4), (1, 16), (2, 16)):
             flags = [f"--input={scans}", f"--batch_size={batch}", f"--workers={workers}"]
             cases.append(("20 scans", flags, 20))
