@@ -4,7 +4,7 @@
 
 Everything is drawn from the embedded cohort (synthetic) by subjects that the run never saw: scans
 of other streams than the run's slices, and slices of another seed. `--parts` picks some of
-overlap, calibration, time.
+overlap, calibration, scans, time.
 """
 
 import argparse
@@ -100,7 +100,11 @@ def fresh_scans(run: str, count: int) -> dict[calibration_lib.Key, list[calibrat
 
 def calibrated(run: str, count: int) -> list[str]:
     """Asked against measured rates on fresh subjects, with both samples drawn anew."""
-    known, fresh = calibrate.load(run), fresh_scans(run, count)
+    return table(calibrate.load(run), fresh_scans(run, count))
+
+
+def table(known: calibration_lib.Calibration, fresh) -> list[str]:
+    """A row per signal, post-processing and asked rate."""
     lines = [
         "| signal | post-processing | asked | measured on fresh subjects | 95 % interval | in |"
     ]
@@ -123,6 +127,18 @@ def calibrated(run: str, count: int) -> list[str]:
                 f"| {inside} |"
             )
     return lines
+
+
+def through_scans(run: str, count: int) -> list[str]:
+    """Rates on healthy whole scans, which are resampled on their way, at the run's thresholds."""
+    known = calibrate.load(run)
+    detector = predict.load(run, registration="affine")
+    fresh: dict[calibration_lib.Key, list[calibration_lib.Scan]] = {}
+    for index in range(count):
+        drawn = cohort_scan.draw(index, modality="T1", seed=0, grid=GRID)
+        for key, entry in detector.measure(drawn.nifti(), f"{index}", known.options):
+            fresh.setdefault(key, []).append(entry)
+    return table(known, fresh)
 
 
 def _rate(healthy, scans, kind: str, rate: float) -> float:
@@ -206,10 +222,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", default="runs/demo")
     parser.add_argument("--out", default="benchmarks/results/prediction.md")
-    parser.add_argument("--parts", default="overlap,calibration,time")
+    parser.add_argument("--parts", default="overlap,calibration,scans,time")
     parser.add_argument("--signal", default="map")
     parser.add_argument("--postprocess", default="none")
     parser.add_argument("--fresh", type=int, default=60, help="healthy subjects")
+    parser.add_argument("--scans", type=int, default=10, help="healthy whole scans")
     options = parser.parse_args()
     parts = options.parts.split(",")
     command = f"python -m benchmarks.prediction {' '.join(sys.argv[1:])}".strip()
@@ -241,6 +258,15 @@ def main() -> None:
             "validation subjects. The interval draws both groups anew.",
             "",
             *calibrated(options.run, options.fresh),
+            "",
+        ]
+    if "scans" in parts:
+        text += ["## The same thresholds on healthy whole scans", ""]
+        text += [
+            f"{options.scans} healthy scans on the oblique grid, through registration and "
+            "resampling, which the slices of the calibration did not go through.",
+            "",
+            *through_scans(options.run, options.scans),
             "",
         ]
     if "time" in parts:

@@ -127,6 +127,7 @@ def load(
             f"{workdir}: its calibration was made with other weights (trained on since?); "
             "evaluate it again"
         )
+    _check_prepared_alike(workdir, preparation, calibration)
     facts = {
         "run": os.fspath(workdir),
         "name": config.name,
@@ -157,6 +158,19 @@ def load(
 def _preparation(workdir: epath.Path, config: Any) -> preparation_lib.Preparation | None:
     path = workdir / preparation_lib.FILE
     return preparation_lib.read(path) if path.exists() else build.preparation(config)
+
+
+def _check_prepared_alike(workdir, preparation, calibration) -> None:
+    """A threshold means nothing on pictures that were made otherwise."""
+    if preparation is None or calibration is None:
+        return
+    ours, theirs = preparation.to_dict(), calibration.facts.get("preparation", {})
+    for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
+        if key in theirs and theirs[key] != ours[key]:
+            raise errors.UserError(
+                f"{workdir}: calibrated on slices with {key} {theirs[key]}, trained on {ours[key]}; "
+                "evaluate it on slices prepared as its training slices were"
+            )
 
 
 def _measured(workdir: epath.Path) -> float:

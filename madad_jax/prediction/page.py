@@ -41,7 +41,7 @@ def html(result: Any) -> str:
         ),
         "threshold": point["threshold"],
         "slider_max": round(min(1.0, top) + 5e-4, 3),
-        "healthy": _meanings(result.healthy, top),
+        "healthy": _meanings(result.healthy, top, point["threshold"]),
     }
     alt = "Axial slices of the scan, with the places above the threshold outlined"
     parts = {
@@ -138,12 +138,12 @@ def _nifti(array: np.ndarray, affine: np.ndarray, window: tuple[slice, ...], slo
     return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
 
 
-def _meanings(healthy: Any, top: float) -> list[list[Any]]:
+def _meanings(healthy: Any, top: float, chosen: float) -> list[list[Any]]:
     """[threshold, share of healthy voxels above, candidates a healthy scan or null], rising."""
     if healthy is None:
         return []
     rows = []
-    for threshold in np.linspace(0.0, min(top, 1.0), _THRESHOLDS):
+    for threshold in np.unique([*np.linspace(0.0, min(top, 1.0), _THRESHOLDS), chosen]):
         said = healthy.expected(float(threshold), draws=0)
         rows.append([float(threshold), said["voxel_fpr"], said["false_positives_per_scan"]])
     return rows

@@ -13,7 +13,7 @@
   // What a threshold means: the calibrated one nearest below, never a guess between two.
   const meaning = (threshold) => {
     let row = null;
-    for (const entry of data.healthy) if (entry[0] <= threshold + 1e-9) row = entry;
+    for (const entry of data.healthy) if (entry[0] <= threshold + 5e-4) row = entry; // the slider's step
     if (!row) return "Not calibrated: what healthy scans show at this threshold is not known.";
     const places = row[2] === null ? "" : `, ${row[2].toFixed(2)} candidates each`;
     return `Healthy scans above this threshold: ${percent(row[1])} of brain voxels${places}.`;
@@ -80,7 +80,8 @@
     const viewer = new niivue.Niivue({
       backColor: [0, 0, 0, 1],
       crosshairColor: [1, 1, 1, 0.8],
-      crosshairWidth: 1,
+      crosshairWidth: 0.5,
+      crosshairGap: 8, // what the lines meet at stays visible
       show3Dcrosshair: false,
       dragAndDropEnabled: false,
       isColorbar: false,
