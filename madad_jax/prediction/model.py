@@ -168,8 +168,8 @@ def _check_prepared_alike(workdir, preparation, calibration) -> None:
     for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
         if key in theirs and theirs[key] != ours[key]:
             raise errors.UserError(
-                f"{workdir}: calibrated on slices with {key} {theirs[key]}, trained on {ours[key]}; "
-                "evaluate it on slices prepared as its training slices were"
+                f"{workdir}: calibrated on slices with {key} {theirs[key]}, trained on "
+                f"{ours[key]}; evaluate it on slices prepared as its training slices were"
             )
 
 
