@@ -161,7 +161,8 @@ def each(
 ) -> list[dict[str, Any]]:
     """Runs `one` on every scan, `workers` at a time; at most so many are in memory.
 
-    What a scan cannot do is its row's message; `out` (None: nowhere) gets the table. After `stopped` no further scan is begun.
+    What a scan cannot do is its row's message; `out` (None: nowhere) gets the table. After
+    `stopped` no further scan is begun.
     """
     if single:
         return [one(found[0])]
