@@ -42,6 +42,7 @@ def autoencoder(config: Any) -> registry.Autoencoder:
         channels=c.channels,
         channel_mult=tuple(c.channel_mult),
         num_res_blocks=c.num_res_blocks,
+        patch=c.patch,
         latent_channels=c.latent_channels,
         num_groups=c.num_groups,
         mid_attention=c.mid_attention,
