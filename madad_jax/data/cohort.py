@@ -15,8 +15,6 @@ import difflib
 import hashlib
 import io
 import json
-import os
-import threading
 import zipfile
 import zlib
 from typing import Any
@@ -26,7 +24,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import anatomy as anatomy_lib
 from madad_jax.data import appearance, lesions, noise
 from madad_jax.data import record as record_lib
@@ -291,13 +289,4 @@ def _write_cached(folder: epath.Path | None, split: str, index: int, subject: Su
     content = io.BytesIO()
     np.savez_compressed(content, **dataclasses.asdict(subject))
     path = _cached_path(folder, split, index)
-    scratch = folder / f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content.getvalue())
-        scratch.replace(path)  # Readers see a whole file or none.
-    except OSError as error:
-        raise errors.UserError(
-            f"cache folder '{folder}' cannot be written: {error.strerror or error}; set "
-            "data.cache_dir to a writable folder"
-        ) from error
+    files.write_bytes(path, content.getvalue(), hint="set data.cache_dir to a writable folder")

@@ -216,7 +216,9 @@ class AutoencoderKL(nn.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
-    def decode_features(self, latent: Float[jax.Array, "b h w z"]) -> Shaped[jax.Array, "b hh ww d"]:
+    def decode_features(
+        self, latent: Float[jax.Array, "b h w z"]
+    ) -> Shaped[jax.Array, "b hh ww d"]:
         """Decoder up to, and without, its last convolution."""
         return self.decoder.features(self.post_quant_conv(latent))
 

@@ -139,8 +139,9 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     """A KL autoencoder. Defaults are the published kl-f8 with one channel.
 
     in_channels=1, out_channels=1, channels=128, channel_mult=(1, 2, 4, 4) (the factor is
-    patch * 2**(levels - 1)), num_res_blocks=2, patch=1 (pixels folded into channels first), latent_channels=4, embed_dim=None (the latent's depth
-    outside, as latent_channels when None), decoder_channels=None, decoder_channel_mult=None,
+    patch * 2**(levels - 1)), num_res_blocks=2, patch=1 (pixels a side folded into channels
+    first), latent_channels=4, embed_dim=None (the latent's depth outside, as latent_channels when
+    None), decoder_channels=None, decoder_channel_mult=None,
     decoder_num_res_blocks=None (as the encoder when None; each decoder level has one block
     more than this number, as published), num_groups=32, mid_attention=True,
     attention="chunked", remat=False, dtype="float32".
