@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     (place / "cut_T1.nii.gz").write_bytes(content[: len(content) // 2])
     (place / "text_T1.nii.gz").write_text("hello")
     grid = scans.box(voxel)
-    image, brain, lesion = scans.see(grid)
+    image, _, lesion = scans.see(grid)
     scans.save(place / "four_T1.nii.gz", np.stack([image, image], -1), grid.affine)
     scans.save(place / "zeros_T1.nii.gz", image * 0, grid.affine)
     scans.save(place / "nan_T1.nii.gz", image * np.nan, grid.affine)

@@ -22,7 +22,7 @@ def stack(prepared):
     return {piece.number: piece for piece in prepared.slices}
 
 
-@pytest.mark.parametrize("voxel", [(1.5, 2.0, 4.0), (3.0, 1.4, 1.4)])
+@pytest.mark.parametrize("voxel", [(2.0, 2.5, 4.0), (5.0, 2.2, 2.2)])
 def test_ten_orientations_give_the_same_slices(tmp_path, voxel):
     first = None
     for code in CODES:
@@ -40,7 +40,7 @@ def test_ten_orientations_give_the_same_slices(tmp_path, voxel):
 
 @pytest.mark.parametrize(
     ("voxel", "turn", "most"),
-    [((2.0, 2.0, 2.0), 18.0, 0.03), ((1.0, 1.0, 5.0), 0.0, 0.06), ((4.0, 1.2, 1.2), -9.0, 0.05)],
+    [((2.0, 2.0, 2.0), 18.0, 0.03), ((1.5, 1.5, 5.0), 0.0, 0.06), ((4.0, 1.5, 2.0), -9.0, 0.05)],
 )
 def test_other_voxels_and_angles_give_nearly_the_same_slices(tmp_path, voxel, turn, most):
     exact = scans.write(tmp_path / "exact", "a")
@@ -57,7 +57,7 @@ def test_other_voxels_and_angles_give_nearly_the_same_slices(tmp_path, voxel, tu
     assert np.abs(first - second[:, :, ::-1])[brain & brain[:, :, ::-1]].mean() > 1.5 * most
 
 
-@pytest.mark.parametrize("voxel", [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0), (0.8, 1.5, 1.5)])
+@pytest.mark.parametrize("voxel", [(2.0, 2.0, 2.0), (1.2, 1.5, 4.0)])
 def test_a_lesions_volume_survives(tmp_path, voxel):
     item = scans.write(tmp_path, "a", voxel=voxel, code="LPS")
     whole = dataclasses.replace(OPTIONS, slice_step=1, geometry=geometry.Geometry())
@@ -75,7 +75,7 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
     moved[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     moved[:3, :3] *= 1.12  # scan mm -> template mm: a smaller head than the average.
     moved[:3, 3] = (6.0, -9.0, 12.0)
-    grid = scans.box((1.5, 1.5, 3.0))
+    grid = scans.box((2.0, 2.0, 3.0))
     item = scans.write(tmp_path, "a", grid, moved=moved, code="PSR")
     options = dataclasses.replace(OPTIONS, registration="affine", slice_step=1)
     prepared = subject.prepare_subject(item, options)
@@ -89,8 +89,6 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
     facts = prepared.facts
     assert facts["volume_ratio"] == pytest.approx(1.12**3, rel=0.02)
     assert facts["lesion_ml_in_slices"] == pytest.approx(facts["lesion_ml"], rel=0.02)
-    again = subject.prepare_subject(item, options)
-    np.testing.assert_array_equal(again.transform.matrix, prepared.transform.matrix)
     # Maps go back onto the scan: the lesion as marked there is the lesion as seen on the slices.
     volume = volumes.read(item.images["T1"])
     truth = volumes.read_labels(item.segmentation, volume) > 0
@@ -99,12 +97,12 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
         maps = np.stack([getattr(piece, kind) for piece in prepared.slices]).astype(np.float32)
         back = slices.to_scan(maps, numbers, volume, prepared.transform, SMALL) >= 0.5
         assert back.shape == volume.data.shape
-        # On 2 mm pixels; at 1 mm, see the real scans below.
+        # Two interpolations on pixels of 2 mm; finer below.
         assert scans.dice(back, original) > (0.98 if kind == "brain_mask" else 0.9)
 
 
 def test_map_to_the_scans_space_and_compare(tmp_path):
-    item = scans.write(tmp_path, "a", scans.box((1.0, 1.0, 2.0), turn=8.0), code="AIL")
+    item = scans.write(tmp_path, "a", scans.box((1.5, 1.5, 2.0), turn=8.0), code="AIL")
     options = dataclasses.replace(OPTIONS, slice_step=1, geometry=geometry.Geometry())
     prepared = subject.prepare_subject(item, options)
     volume = volumes.read(item.images["T1"])
