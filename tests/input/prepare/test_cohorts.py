@@ -134,7 +134,7 @@ def test_mistakes_in_tables(values, text):
 
 
 def test_nothing_found_says_what_was_looked_for(tmp_path):
-    with pytest.raises(errors.UserError, match="IXI-T1|no file of IXI"):
+    with pytest.raises(errors.UserError, match="no file of IXI; looked for"):
         cohorts.find(cohorts.load("ixi"), tmp_path, ("T1",))
     with pytest.raises(errors.UserError, match="did you mean 'brats'"):
         cohorts.load("brat")

@@ -12,7 +12,7 @@ from madad_jax.data.prepare import volumes
 
 ROWS, COLUMNS, COUNT = 12, 10, 9
 # Sagittal slices, turned a little: columns run to the back, rows downwards.
-ROW_DIRECTION = np.array([0.0, 1.0, 0.0])
+ROW_DIRECTION = np.array([0.0, np.cos(0.2), np.sin(0.2)])
 COLUMN_DIRECTION = np.array([0.0, np.sin(0.2), -np.cos(0.2)])
 NORMAL = np.cross(ROW_DIRECTION, COLUMN_DIRECTION)
 FIRST = np.array([10.0, -20.0, 30.0])

@@ -1,5 +1,6 @@
 """People in splits: stable, by published lists, never in two."""
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,11 @@ def item(scan, person=None):
     return subject.Item(scan, person or scan, "", {"T1": f"in/{scan}-T1.nii.gz"})
 
 
-@given(st.sets(st.text("abcdef0123456789", min_size=1, max_size=8), min_size=1), st.integers(0, 9))
+@hypothesis.settings(max_examples=25)
+@given(
+    st.sets(st.text("abcdef0123456789", min_size=1, max_size=8), min_size=1, max_size=12),
+    st.integers(0, 9),
+)
 def test_nobody_moves_when_others_join(people, seed):
     everyone = [item(person) for person in sorted(people)]
     together, _ = splits.assign(everyone, fractions=FRACTIONS, seed=seed)
@@ -24,9 +29,9 @@ def test_nobody_moves_when_others_join(people, seed):
 
 
 def test_shares_are_met_and_depend_on_the_seed():
-    found = [[splits.by_hash(f"p{k}", FRACTIONS, seed) for k in range(4000)] for seed in (0, 1)]
+    found = [[splits.by_hash(f"p{k}", FRACTIONS, seed) for k in range(2000)] for seed in (0, 1)]
     for split, share in FRACTIONS.items():
-        assert found[0].count(split) / 4000 == pytest.approx(share, abs=0.02)
+        assert found[0].count(split) / 2000 == pytest.approx(share, abs=0.03)
     assert found[0] != found[1]
     assert splits.by_hash("x", {"train": 0.0, "val": 0.0, "test": 1.0}, 0) == "test"
 
