@@ -100,6 +100,9 @@ def _data():
         modality="T1",
         image_size=256,  # pixels; slices are padded to square and resized
         augment="paper",  # paper | official | none
+        latents="live",  # live | cached: encode in every step, or each slice once before training
+        latent_draws=8,  # cached: augmented draws kept of each slice
+        latents_dir="",  # cached: where, local; empty: in the run's folder
         cache_dir="",  # cohort: drawn subjects; empty: the user's cache folder
         cohort=config_dict.create(  # subjects a split, and their slices
             train=60,

@@ -108,6 +108,11 @@ class PngFolder:
             f"subjects, {truth} with a segmentation"
         )
 
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of the files; of the names alone on a remote store."""
+        used = (path for f in self._files for path in (f.image, f.brain_mask))
+        return record_lib.digest([self._split, self._image_size, record_lib.file_facts(used)])
+
 
 def _list_split(root: epath.Path, split: str) -> list[str]:
     folder = root / split

@@ -1,7 +1,13 @@
 """What is known about one slice besides its pixels."""
 
 import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
+
+from etils import epath
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -50,3 +56,25 @@ class Source(Slices, Protocol):
     def describe(self) -> str:
         """One line for logs and reports: what the data is and how much there is."""
         ...
+
+    def fingerprint(self) -> str:
+        """Digest that changes when the slices do: what a cache made from them is kept under."""
+        ...
+
+
+def digest(value: Any) -> str:
+    """sha256 of the JSON text of plain values, for `Source.fingerprint`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_facts(paths: Iterable[epath.Path]) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change in ns) of files, for `Source.fingerprint`.
+
+    The names alone for paths on a remote store: asking for each file there takes hours.
+    """
+    facts = []
+    for path in paths:
+        local = "://" not in str(path)
+        stat = os.stat(path) if local else None
+        facts.append((path.name, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0))))
+    return facts
