@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
+
+from madad_jax import errors
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -27,6 +29,40 @@ class Record:
     slice: int
     modality: str
     lesion_kind: str = ""
+
+
+# Splits that may share subjects are of one group: test and test_healthy hold slices with and
+# without lesions of the same people.
+_GROUPS = ("train", "val", "test")
+
+
+def group(split: str) -> str | None:
+    """`train`, `val` or `test`; None for a folder that is none of them."""
+    return next((name for name in _GROUPS if split.startswith(name)), None)
+
+
+def may_not_share(split: str, other: str) -> bool:
+    """Whether nobody may stand in both."""
+    return group(other) is not None and group(other) != group(split)
+
+
+def check_disjoint(split: str, subjects: set[str], others: Mapping[str, set[str]]) -> None:
+    """A person seen in training and again in testing makes every number worthless.
+
+    Args:
+      split: its name, for the message.
+      subjects: who stands in it.
+      others: who stands in the splits that may share nobody with it.
+
+    Raises:
+      UserError: somebody stands in two.
+    """
+    for other, theirs in others.items():
+        if shared := subjects & theirs:
+            raise errors.UserError(
+                f"subject '{min(shared)}' is in both '{split}' and '{other}' "
+                f"({len(shared)} shared); each subject may be in one of {', '.join(_GROUPS)}"
+            )
 
 
 @runtime_checkable
