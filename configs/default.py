@@ -95,7 +95,8 @@ def get_config(preset: str = "paper"):
 
 def _data():
     return config_dict.create(
-        source="png_folder",  # png_folder | cohort (the embedded synthetic one)
+        # png_folder | array_record | tfds (the same slices packed) | cohort (embedded, synthetic)
+        source="png_folder",
         root="",  # png_folder: {train,val,test}/{id}-slice_{k}-{modality|brainmask|...}.png
         modality="T1",
         image_size=256,  # pixels; slices are padded to square and resized

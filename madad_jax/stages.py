@@ -25,6 +25,7 @@ from madad_jax import (
     visualize,
 )
 from madad_jax.data import augment
+from madad_jax.data import registry as data_registry
 from madad_jax.evaluation import tables
 from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
 from madad_jax.typing import Params
@@ -210,9 +211,8 @@ def _healthy(run: Run, name: str) -> Any:
     """The healthy companion of a test set, when there is one."""
     companion = f"{name}_healthy"
     c = run.config.data
-    if c.source == "cohort":
-        return run.source(companion) if companion == "test_healthy" else None
-    return run.source(companion) if (epath.Path(c.root) / companion).is_dir() else None
+    known = data_registry.has_split(companion, name=c.source, root=c.root, modality=c.modality)
+    return run.source(companion) if known else None
 
 
 def write_report(run: Run) -> None:
