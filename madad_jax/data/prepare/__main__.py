@@ -1,0 +1,202 @@
+"""From the scanner to slices.
+
+    python -m madad_jax.data.prepare --cohort=ixi --in=IXI-T1 --out=data/ixi --modality=T1
+    python -m madad_jax.data.prepare --cohort=brats --in=BraTS2021 --out=data/brats21 \\
+        --modality=T1,T1CE,T2,FLAIR --protocol=s2 --workers=8
+    python -m madad_jax.data.prepare --cohort=folder --cohort_file=ours.yaml --in=scans \\
+        --out=data/ours
+
+Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152,
+and writes slices in the layout that `data.source=png_folder` reads, with a manifest, a dataset
+card and a contact sheet to look at. The same command again continues a stopped run and changes
+nothing when all is done. docs/preparation.md has the details.
+
+Exit status: 0 done; 1 some scans were refused (each is named with the reason, the rest is
+prepared); 2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from madad_jax import errors
+
+_TEXT = {
+    "in": ("", "Folder of the scans."),
+    "out": ("", "Folder to write: new, empty, or prepared with the same options before."),
+    "cohort_file": ("", "Table of --cohort=folder (YAML)."),
+    "modality": ("", "One or more, with commas; the first gives brain mask and registration."),
+    "splits": ("", "CSV with subject and split, or train=a.csv,val=b.csv,test=c.csv."),
+    "fractions": ("", "Shares of train, val and test, e.g. 0.8,0.1,0.1; the cohort's own."),
+}
+_CHOICES = {
+    "cohort": (None, ("brats", "ixi", "atlas", "mslub", "wmh", "folder"), "Table of the files."),
+    "protocol": ("volume", ("s1", "s2", "volume"), "Which slices: mid-axial, twenty, or all."),
+    "registration": (None, ("none", "affine"), "To ICBM152; the cohort's own."),
+    "brain_mask": (
+        None,
+        ("auto", "given", "nonzero", "template", "builtin", "hd-bet", "synthstrip"),
+        "How the brain is found; the cohort's own.",
+    ),
+    "intensity": ("percentile", ("percentile", "zscore"), "Scaling inside the brain."),
+    "interpolation": ("linear", ("linear", "cubic"), "Of images; masks take the nearest voxel."),
+}
+_NUMBERS = {
+    "low": (1.0, "Percentile that becomes 0; 0 stands for the value 0."),
+    "high": (99.0, "Percentile that becomes 1 (THOR: --low=0 --high=98)."),
+    "field_of_view": (256.0, "Side of a slice, mm."),
+    "least_brain": (0.02, "Slices with less brain than this share of the picture are left out."),
+}
+_COUNTS = {
+    "image_size": (256, "Side of a slice, px."),
+    "slice_step": (1, "Every so many mm (volume)."),
+    "bits": (8, "Of a pixel, 8 or 16."),
+    "seed": (0, "Of the division into splits."),
+    "workers": (1, "Processes; each holds one scan (about 0.7 GB)."),
+}
+_SWITCHES = {
+    "n4": "Correct the bias field first.",
+    "dry_run": "Say what would be done with each scan, and do nothing.",
+    "prune": "Remove scans prepared earlier whose files are gone.",
+    "traceback": "Show tracebacks of user errors.",
+}
+
+
+def make_flags() -> flags.FlagValues:
+    """The options, apart from absl's global ones."""
+    values = flags.FlagValues()
+    for name, (default, meaning) in _TEXT.items():
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
+    for name, (default, accepted, meaning) in _CHOICES.items():
+        flags.DEFINE_enum(name, default, accepted, meaning, flag_values=values)
+    for name, (default, meaning) in _NUMBERS.items():
+        flags.DEFINE_float(name, default, meaning, flag_values=values)
+    for name, (default, meaning) in _COUNTS.items():
+        flags.DEFINE_integer(name, default, meaning, flag_values=values)
+    for name, meaning in _SWITCHES.items():
+        flags.DEFINE_bool(name, False, meaning, flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
+    return values
+
+
+def run(argv: Sequence[str]) -> int:
+    """Does what the command line says; returns the exit status.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    options = make_flags()
+    try:
+        rest = options(list(argv))[1:]
+    except (flags.Error, ValueError) as error:
+        raise errors.UserError(" ".join(str(error).split())) from error
+    if options.help:
+        print(f"{__doc__}\n{options.get_help()}")
+        return 0
+    if rest:
+        raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
+    for name in ("cohort", "in", "out"):
+        if not options[name].value:
+            raise errors.UserError(f"--{name} is missing; see --help")
+    # Here and not above: `--help` and mistyped flags answer at once.
+    from madad_jax.data.prepare import card, dry_run
+    from madad_jax.data.prepare import run as run_lib
+
+    job = make_job(options)
+    if options.dry_run:
+        return dry_run.show(job)
+    summary = run_lib.prepare(job)
+    print(f"\n{card.screen_text(summary)}\nwritten to {job.out}; look at contact_sheet.png")
+    return 1 if summary.refused else 0
+
+
+def make_job(options: flags.FlagValues):
+    """The `run.Job` of a command line; the cohort's table fills in what is not given.
+
+    Raises:
+      UserError: unknown cohort, modality, split, or a value out of range.
+    """
+    from madad_jax.data import geometry
+    from madad_jax.data.prepare import cohorts, splits, subject
+    from madad_jax.data.prepare import run as run_lib
+
+    cohort = cohorts.load(options.cohort, options.cohort_file)
+    modalities = tuple(name.strip() for name in options.modality.split(",") if name.strip())
+    if not modalities:
+        if len(cohort.images) > 1:
+            raise errors.UserError(f"--modality is missing; accepted: {', '.join(cohort.images)}")
+        modalities = tuple(cohort.images)
+    if len(set(modalities)) < len(modalities):
+        raise errors.UserError(f"--modality: '{options.modality}' names one twice")
+    if options.splits and options.fractions:
+        raise errors.UserError("--splits and --fractions exclude each other")
+    fractions = cohort.fractions
+    if options.fractions:
+        shares = [share.strip() for share in options.fractions.split(",")]
+        if len(shares) != 3:
+            raise errors.UserError(
+                f"--fractions: found '{options.fractions}', accepted: three shares of train, val "
+                "and test"
+            )
+        fractions = dict(zip(splits.SPLITS, shares, strict=True))
+    geometry_options = geometry.Geometry(options.image_size, options.field_of_view)
+    own = cohort.options
+    shift = own.get("shift", (0.0, 0.0, 0.0))
+    return run_lib.Job(
+        cohort=cohort,
+        root=options["in"].value.rstrip("/") or "/",
+        out=options.out,
+        modalities=modalities,
+        options=subject.Options(
+            protocol=options.protocol,
+            geometry=geometry_options,
+            slice_step=options.slice_step,
+            least_brain=options.least_brain,
+            registration=options.registration or own.get("registration", "affine"),
+            shift=tuple(float(mm) for mm in shift),
+            brain_mask=options.brain_mask or own.get("brain_mask", "auto"),
+            intensity=options.intensity,
+            low=options.low,
+            high=options.high,
+            n4=options.n4,
+            interpolation=options.interpolation,
+            bits=options.bits,
+            labels=cohort.labels,
+            unjudged=cohort.unjudged,
+        ),
+        fractions=splits.check_fractions(fractions, "--fractions"),
+        seed=options.seed,
+        lists=splits.read_lists(options.splits) if options.splits else None,
+        workers=options.workers,
+        prune=options.prune,
+    )
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that ends the pool as ctrl-C does."""
+
+
+def _terminate(*_):
+    raise _Terminated
+
+
+def main() -> None:
+    """Entry point of `python -m madad_jax.data.prepare`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = run(sys.argv)
+    except errors.UserError as error:
+        if "--traceback" in sys.argv:
+            raise
+        print(f"madad_jax.data.prepare: error: {error}", file=sys.stderr)
+        status = 2
+    except (KeyboardInterrupt, _Terminated) as stop:
+        print("\nstopped; the same command continues", file=sys.stderr)
+        status = 130 if isinstance(stop, KeyboardInterrupt) else 143
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

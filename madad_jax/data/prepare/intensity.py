@@ -1,0 +1,102 @@
+"""Scanner units -> [0, 1], by what is inside the brain."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from madad_jax import errors
+from madad_jax.data.prepare import itk, volumes
+
+METHODS = ("percentile", "zscore")
+_SPREAD = 3.0  # Standard deviations on either side of the mean that `zscore` keeps.
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The linear map from `low` -> 0 and `high` -> 1, clipped."""
+
+    low: float
+    high: float
+
+    def __call__(self, data: np.ndarray) -> np.ndarray:
+        """Values in [0, 1], float32."""
+        unit = (data - np.float32(self.low)) * np.float32(1.0 / (self.high - self.low))
+        return np.clip(unit, 0.0, 1.0, dtype=np.float32)
+
+
+def find_scale(
+    data: Float32[np.ndarray, "*shape"],
+    mask: Bool[np.ndarray, "*shape"],
+    method: str = "percentile",
+    *,
+    low: float = 1.0,
+    high: float = 99.0,
+) -> Scale:
+    """What becomes 0 and 1.
+
+    Args:
+      data: intensities.
+      mask: the brain.
+      method: `percentile` (of the brain's voxels) or `zscore` (mean -+ 3 standard deviations).
+      low: percentile that becomes 0; 0 stands for the value 0 itself, as in THOR's scaling by
+        the 98th percentile (`low=0, high=98`).
+      high: percentile that becomes 1.
+
+    Raises:
+      UserError: unknown method, percentiles out of order, or a constant brain.
+    """
+    inside = data[mask]
+    if method == "percentile":
+        if not 0.0 <= low < high <= 100.0:
+            raise errors.UserError(
+                f"percentiles: found {low:g} and {high:g}, accepted: 0 <= low < high <= 100"
+            )
+        ends = np.percentile(inside, (low, high))
+        bottom, top = (0.0 if low == 0.0 else ends[0]), ends[1]
+    elif method == "zscore":
+        mean, spread = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
+        bottom, top = mean - _SPREAD * spread, mean + _SPREAD * spread
+    else:
+        raise errors.UserError(f"intensity: found '{method}', accepted: {', '.join(METHODS)}")
+    if not top > bottom:
+        raise errors.UserError(
+            f"intensities inside the brain go from {bottom:g} to {top:g}: nothing to scale"
+        )
+    return Scale(float(bottom), float(top))
+
+
+def normalise(
+    data: Float32[np.ndarray, "*shape"],
+    mask: Bool[np.ndarray, "*shape"],
+    method: str = "percentile",
+    *,
+    low: float = 1.0,
+    high: float = 99.0,
+) -> Float32[np.ndarray, "*shape"]:
+    """Values in [0, 1] by the intensities inside the mask; see `find_scale`."""
+    return find_scale(data, mask, method, low=low, high=high)(data)
+
+
+def correct_bias(
+    volume: volumes.Volume, mask: Bool[np.ndarray, "X Y Z"]
+) -> Float32[np.ndarray, "X Y Z"]:
+    """N4 (Tustison et al. 2010) by SimpleITK: the data divided by a smooth field.
+
+    The field is found on voxels of about 4 mm inside the mask and applied to all.
+    """
+    sitk = itk.load()
+    # N4 works on logarithms: what is not above 0 has none.
+    positive = mask & (volume.data > 0)
+    if not positive.any():
+        raise errors.UserError(f"'{volume.source}': no intensity above 0 in the brain for N4")
+    bright = np.where(positive, volume.data, 0).astype(np.float32)
+    image = itk.image(sitk, bright, volume.voxel_mm)
+    brain = itk.image(sitk, positive.astype(np.uint8), volume.voxel_mm)
+    shrink = [max(1, int(4.0 // mm)) for mm in volume.voxel_mm]
+    correct = sitk.N4BiasFieldCorrectionImageFilter()
+    correct.SetMaximumNumberOfIterations([50, 50, 50, 50])
+    correct.SetConvergenceThreshold(1e-3)
+    correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(brain, shrink))
+    field = np.exp(sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(image)))
+    return (volume.data / field.transpose(2, 1, 0)).astype(np.float32)

@@ -1,0 +1,264 @@
+"""A prepared folder on disk: the official PNG layout and what is known about each slice.
+
+    {split}/{scan}-slice_{number}-{modality|brainmask|segmentation}.png
+    transforms/{scan}.json     scan mm -> ICBM152 mm, to take maps back to the scanner's space
+    manifest.jsonl             a line for every picture
+    dataset.json               geometry of the slices, options, counts
+    README.md  summary.md  contact_sheet.png
+    .prepare/                  what a later run needs to know what is done
+
+A scan counts as done when its state file stands in `.prepare/scans/`; that is written last. A
+run that is killed leaves at most pictures without a state, which the next run removes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+from etils import epath
+
+from madad_jax import errors
+from madad_jax.data.prepare import files, subject
+
+# Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
+VERSION = 1
+SPLITS = ("train", "val", "test", "test_healthy")
+_STATES = ".prepare/scans"
+_NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.\d+\.new)?$")
+
+
+def key(item: subject.Item, options: subject.Options, root: str) -> str:
+    """Names everything but the files' contents that a scan's pictures depend on."""
+    paths = {kind: _inside(path, root) for kind, path in _paths(item).items()}
+    values = [VERSION, item.scan, item.subject, item.split, item.healthy, paths, options.to_dict()]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_scan(
+    out: epath.Path,
+    item: subject.Item,
+    options: subject.Options,
+    prepared: subject.PreparedSubject,
+    root: str,
+) -> None:
+    """Writes a scan's pictures and transform, and then its state.
+
+    Args:
+      out: the prepared folder.
+      item: the scan.
+      options: how it was prepared.
+      prepared: what it became.
+      root: folder of the scans; paths are kept relative to it.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    remove_scan(out, item.scan)
+    written: dict[str, int] = {}
+    rows = []
+    for piece in prepared.slices:
+        stem = f"{piece.split}/{piece.id}"
+        pictures = {piece.modality: piece.image}
+        if f"{stem}-brainmask.png" not in written:
+            pictures["brainmask"] = piece.brain_mask
+            if piece.segmentation is not None and piece.split != "train":
+                pictures["segmentation"] = piece.segmentation
+        for kind, picture in pictures.items():
+            content = _png(picture)
+            files.write_bytes(out / f"{stem}-{kind}.png", content)
+            written[f"{stem}-{kind}.png"] = len(content)
+        rows.append(_row(piece, item, options, prepared, root))
+    prepared.transform.save(out / "transforms" / f"{item.scan}.json")
+    state = {
+        "key": key(item, options, root),
+        "inputs": {
+            _inside(path, root): [*_stamp(path), prepared.sha256.get(path, "")]
+            for path in item.paths
+        },
+        "facts": prepared.facts,
+        "warnings": list(prepared.warnings),
+        "subject": item.subject,
+        "split": item.split,
+        "files": written,
+        "rows": rows,
+    }
+    files.write_bytes(_state_path(out, item.scan), (json.dumps(state) + "\n").encode())
+
+
+def read_state(out: epath.Path, scan: str) -> dict[str, Any] | None:
+    """What `write_scan` kept; None where the scan is not done."""
+    try:
+        state = json.loads(_state_path(out, scan).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and {"key", "rows", "files"} <= set(state) else None
+
+
+def read_states(out: epath.Path) -> dict[str, dict[str, Any]]:
+    """{scan: state} of all scans that are done, by id."""
+    folder = out / _STATES
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    scans = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    return {scan: state for scan in scans if (state := read_state(out, scan)) is not None}
+
+
+def is_current(
+    out: epath.Path,
+    item: subject.Item,
+    options: subject.Options,
+    root: str,
+    state: dict[str, Any] | None,
+) -> bool:
+    """Whether a scan is done, from the same files and options, and its pictures still stand."""
+    if state is None or state["key"] != key(item, options, root):
+        return False
+    for path in item.paths:
+        size, changed, digest = state["inputs"].get(_inside(path, root), (None, None, None))
+        stamp = _stamp(path)
+        # A copy has another time: then the contents decide.
+        if stamp != (size, changed) and (stamp[0] != size or files.sha256(path) != digest):
+            return False
+    return all(_size(out / name) == length for name, length in state["files"].items())
+
+
+def remove_scan(out: epath.Path, scan: str) -> None:
+    """Removes a scan: first the state, so that half of it never counts as done."""
+    state = read_state(out, scan)
+    _state_path(out, scan).unlink(missing_ok=True)
+    (out / "transforms" / f"{scan}.json").unlink(missing_ok=True)
+    for name in state["files"] if state else ():
+        (out / name).unlink(missing_ok=True)
+
+
+def remove_partial(out: epath.Path, scans: Iterable[str], done: dict[str, Any]) -> int:
+    """Removes pictures of `scans` that no state names: what a killed run left; how many."""
+    known = {name for state in done.values() for name in state["files"]}
+    scans, count = set(scans), 0
+    for split in SPLITS:
+        folder = out / split
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            match = _NAME.match(path.name)
+            if match and match["scan"] in scans and f"{split}/{path.name}" not in known:
+                path.unlink(missing_ok=True)
+                count += 1
+    for folder in (out / _STATES, out / "transforms", out, out / ".prepare"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name.endswith(".new") or (
+                folder.name == "transforms" and path.name.removesuffix(".json") in scans - set(done)
+            ):
+                path.unlink(missing_ok=True)
+                count += 1
+    return count
+
+
+def check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
+    """Keeps the settings of a folder, or finds that it was prepared with others.
+
+    Raises:
+      UserError: the folder holds something else, or other settings.
+    """
+    path = out / ".prepare" / "settings.json"
+    if not path.exists():
+        if out.is_dir() and any(True for _ in out.iterdir()):
+            raise errors.UserError(
+                f"--out: '{out}' holds files that no preparation made; accepted: a new or empty "
+                "folder"
+            )
+        return
+    try:
+        kept = json.loads(path.read_bytes())
+    except ValueError:
+        kept = {}
+    mine = json.loads(json.dumps(settings))
+    for name in sorted({*mine, *kept}):
+        if mine.get(name) != kept.get(name):
+            raise errors.UserError(
+                f"--out: '{out}' was prepared with {name}={_short(kept.get(name))}, now it is "
+                f"{_short(mine.get(name))}; choose another --out or remove that folder"
+            )
+
+
+def write_settings(out: epath.Path, settings: dict[str, Any]) -> None:
+    """See `check_settings`."""
+    write_if_changed(out / ".prepare" / "settings.json", _json(settings))
+
+
+def write_if_changed(path: epath.Path, content: bytes) -> None:
+    """Writes a file unless it says the same already."""
+    if not path.exists() or path.read_bytes() != content:
+        files.write_bytes(path, content)
+
+
+def _row(
+    piece, item: subject.Item, options: subject.Options, prepared: subject.PreparedSubject, root
+) -> dict[str, Any]:
+    source = item.images[piece.modality]
+    lesion = None if piece.segmentation is None else int(piece.segmentation.sum())
+    return {
+        "id": piece.id,
+        "scan": piece.scan,
+        "subject": piece.subject,
+        "split": piece.split,
+        "slice": piece.number,
+        "modality": piece.modality,
+        "file": f"{piece.split}/{piece.id}-{piece.modality}.png",
+        "level_mm": options.geometry.level(piece.number),
+        "pixel_mm": options.geometry.pixel,
+        "brain_pixels": int(piece.brain_mask.sum()),
+        "lesion_pixels": lesion,
+        "source": _inside(source, root),
+        "sha256": prepared.sha256[source],
+        "warnings": list(prepared.warnings),
+    }
+
+
+def _png(picture: np.ndarray) -> bytes:
+    grey = picture.astype(np.uint8) * 255 if picture.dtype == bool else picture
+    done, content = cv2.imencode(".png", grey)
+    if not done:
+        raise ValueError(f"a picture of {picture.shape} {picture.dtype} cannot be written as PNG")
+    return content.tobytes()
+
+
+def _paths(item: subject.Item) -> dict[str, str]:
+    return {**item.images, "brain_mask": item.brain_mask, "segmentation": item.segmentation}
+
+
+def _inside(path: str, root: str) -> str:
+    """A path relative to the folder of the scans: it may be mounted elsewhere tomorrow."""
+    return path.removeprefix(root.rstrip("/") + "/")
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """(bytes, time of change in s) of a file, or of a folder's files together; -1: not there."""
+    place = epath.Path(path)
+    try:
+        inner = [p for p in place.iterdir() if p.is_file()] if place.is_dir() else [place]
+        stats = [p.stat() for p in inner]
+    except OSError:
+        return (-1, -1)
+    return sum(stat.length for stat in stats), max((int(stat.mtime) for stat in stats), default=-1)
+
+
+def _size(path: epath.Path) -> int:
+    try:
+        return path.stat().length
+    except OSError:
+        return -1
+
+
+def _state_path(out: epath.Path, scan: str) -> epath.Path:
+    return out / _STATES / f"{scan}.json"
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=1) + "\n").encode()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 100 else f"{text[:97]}..."

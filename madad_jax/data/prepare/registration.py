@@ -1,0 +1,265 @@
+"""Scan space <-> ICBM152 space: an affine map found by SimpleITK, or the header's own.
+
+`affine` maximises the mutual information (Mattes) of the brain and the ICBM152 T1 brain, first over
+rigid, then over all twelve parameters, coarse to fine; it is the same to the bit on every run
+(one thread, a fixed seed). `none` takes the scan's mm for the template's, as for data that
+were distributed in MNI space.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float64
+from scipy import ndimage
+
+from madad_jax import errors
+from madad_jax.data import geometry as geometry_lib
+from madad_jax.data.prepare import files, itk, resample, volumes
+
+METHODS = ("none", "affine")
+# Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.
+_LEAST_OVERLAP = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """scan mm -> ICBM152 mm.
+
+    Attributes:
+      matrix: of homogeneous points (x, y, z, 1).
+      method: how it was found, one of `METHODS`.
+      overlap: Dice of the moved brain mask and the template's, a check; nan where not taken.
+    """
+
+    matrix: Float64[np.ndarray, "4 4"]
+    method: str
+    overlap: float = float("nan")
+
+    @property
+    def volume_ratio(self) -> float:
+        """ml in ICBM152 space per ml in the scan."""
+        return abs(float(np.linalg.det(self.matrix[:3, :3])))
+
+    def to_template(
+        self,
+        array: np.ndarray,
+        volume: volumes.Volume,
+        *,
+        order: int = 1,
+        grid: geometry_lib.VoxelGrid = geometry_lib.TEMPLATE_GRID,
+        thickness: float | None = None,
+    ) -> np.ndarray:
+        """An array on the volume's canonical grid, seen on `grid` (ICBM152 at 1 mm).
+
+        Args:
+          array: [X, Y, Z] of `volume`: its data, a mask or a map.
+          volume: says where the array lies.
+          order: see `resample.resample`.
+          grid: voxels of ICBM152 space.
+          thickness: see `resample.resample`.
+        """
+        source = geometry_lib.VoxelGrid(array.shape, volume.affine)
+        to_scan = np.linalg.inv(self.matrix)
+        return resample.resample(array, source, grid, to_scan, order=order, thickness=thickness)
+
+    def to_scan(
+        self,
+        array: np.ndarray,
+        volume: volumes.Volume,
+        *,
+        order: int = 1,
+        grid: geometry_lib.VoxelGrid = geometry_lib.TEMPLATE_GRID,
+    ) -> np.ndarray:
+        """An array on `grid` in ICBM152 space, seen on the volume's canonical grid."""
+        target = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
+        return resample.resample(array, grid, target, self.matrix, order=order)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        overlap = None if np.isnan(self.overlap) else round(self.overlap, 4)
+        return {
+            "from": "scan mm (RAS+)",
+            "to": "ICBM152 mm (RAS+)",
+            "method": self.method,
+            "overlap": overlap,
+            "matrix": self.matrix.tolist(),
+        }
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes `to_dict` as JSON."""
+        files.write_bytes(epath.Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+
+def load(path: epath.PathLike) -> Transform:
+    """Reads what `Transform.save` wrote.
+
+    Raises:
+      UserError: no such file, or it holds something else.
+    """
+    path = epath.Path(path)
+    try:
+        values = json.loads(files.read_bytes(path))
+        matrix = np.array(values["matrix"], np.float64)
+        usable = matrix.shape == (4, 4) and abs(np.linalg.det(matrix)) > 1e-6
+    except (ValueError, KeyError, TypeError):
+        usable = False
+    if not usable:
+        raise errors.UserError(f"'{path}' is no transform; accepted: JSON with a 4 x 4 'matrix'")
+    overlap = values.get("overlap")
+    return Transform(
+        matrix, str(values.get("method", "")), float("nan") if overlap is None else float(overlap)
+    )
+
+
+def register(
+    volume: volumes.Volume,
+    method: str = "affine",
+    *,
+    brain: Bool[np.ndarray, "X Y Z"] | None = None,
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Transform:
+    """The map from the scan to ICBM152.
+
+    Args:
+      volume: the scan.
+      method: `none` or `affine`.
+      brain: the brain in the scan; `affine` needs it (skulls differ more than brains do).
+      shift: mm added to the scan's coordinates before anything else (`none`: the whole map), for
+        data whose headers count from a corner, as BraTS' do.
+
+    Raises:
+      UserError: unknown method, or the brain cannot be brought onto the template.
+    """
+    if method not in METHODS:
+        raise errors.UserError(f"registration: found '{method}', accepted: {', '.join(METHODS)}")
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    if method == "affine":
+        if brain is None:
+            raise ValueError("affine registration needs the brain mask")
+        matrix = _affine(volume, brain)
+    transform = Transform(matrix, method)
+    if brain is None:
+        return transform
+    overlap = _overlap(transform, volume, brain)
+    if overlap < _LEAST_OVERLAP:
+        hint = " (is it in MNI space? try --registration=affine)" if method == "none" else ""
+        raise errors.UserError(
+            f"'{volume.source}' does not lie on ICBM152 after registration '{method}': its brain "
+            f"mask and the template's have a Dice of {overlap:.2f}, at least {_LEAST_OVERLAP} is "
+            f"needed{hint}"
+        )
+    return dataclasses.replace(transform, overlap=overlap)
+
+
+@functools.lru_cache(maxsize=1)
+def template_brain() -> tuple[np.ndarray, np.ndarray, geometry_lib.VoxelGrid]:
+    """ICBM152 T1 of the brain (float32, [0, 1]) and its mask at 2 mm, from the nilearn wheel."""
+    from nilearn import datasets  # Three seconds to import: only when registering.
+
+    image = np.asarray(datasets.load_mni152_template(resolution=1).dataobj, np.float32)
+    brain = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
+    halves = [_halved(a.astype(np.float32)) for a in (image * brain, brain)]
+    affine = geometry_lib.TEMPLATE_GRID.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] += 0.5
+    return halves[0], halves[1] >= 0.5, geometry_lib.VoxelGrid(halves[0].shape, affine)
+
+
+def _halved(array: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 x 2 voxels; an odd last voxel (empty in the template) is dropped."""
+    x, y, z = (n // 2 for n in array.shape)
+    return array[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+
+
+def _affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
+    """scan mm -> ICBM152 mm by mutual information."""
+    sitk = itk.load()
+    fixed_array, fixed_brain, fixed_grid = template_brain()
+    grid = _box_around(volume, brain)
+    source = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
+    low, high = np.percentile(volume.data[brain], (1.0, 99.0))
+    if high <= low:
+        raise errors.UserError(f"'{volume.source}' is constant inside the brain ({low:g})")
+    scaled = np.where(brain, np.clip((volume.data - low) / (high - low), 0.0, 1.0), 0.0)
+    moving = resample.resample(scaled, source, grid, np.eye(4), order=1)
+    moving_brain = resample.resample(brain.astype(np.float32), source, grid, np.eye(4), order=1)
+    around = ndimage.binary_dilation(fixed_brain, iterations=4)
+    images = [_image(sitk, a, g) for a, g in ((fixed_array, fixed_grid), (moving, grid))]
+    masks = [
+        _image(sitk, a.astype(np.float32), g)
+        for a, g in ((fixed_brain, fixed_grid), (moving_brain, grid))
+    ]
+    gate = sitk.Cast(_image(sitk, around.astype(np.float32), fixed_grid), sitk.sitkUInt8)
+    start = sitk.CenteredTransformInitializer(
+        *masks, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    try:
+        rigid = _maximise(sitk, *images, gate, start, levels=(4, 2))
+        affine = sitk.AffineTransform(3)
+        affine.SetCenter(rigid.GetCenter())
+        affine.SetMatrix(rigid.GetMatrix())
+        affine.SetTranslation(rigid.GetTranslation())
+        found = _maximise(sitk, *images, gate, affine, levels=(4, 2, 1))
+    except RuntimeError as error:  # What ITK raises when brain and template do not meet.
+        reason = str(error).strip().splitlines()[-1]
+        raise errors.UserError(
+            f"'{volume.source}' cannot be registered to ICBM152: {reason}"
+        ) from error
+    matrix, centre = np.array(found.GetMatrix()).reshape(3, 3), np.array(found.GetCenter())
+    to_scan = np.eye(4)
+    to_scan[:3, :3] = matrix
+    to_scan[:3, 3] = np.array(found.GetTranslation()) + centre - matrix @ centre
+    return np.linalg.inv(to_scan)
+
+
+def _box_around(volume: volumes.Volume, brain: np.ndarray) -> geometry_lib.VoxelGrid:
+    """Cubes of 2 mm along the scanner's axes around the brain, with a margin."""
+    corners = np.argwhere(brain)
+    corners = np.array([corners.min(0), corners.max(0)])
+    points = np.array(
+        [[corners[i, 0], corners[j, 1], corners[k, 2], 1] for i, j, k in np.ndindex(2, 2, 2)]
+    )
+    points = (points @ volume.affine.T)[:, :3]
+    low, high = points.min(0) - 10.0, points.max(0) + 10.0
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = low
+    return geometry_lib.VoxelGrid(tuple(int(n) for n in np.ceil((high - low) / 2.0) + 1), affine)
+
+
+def _image(sitk, array: np.ndarray, grid: geometry_lib.VoxelGrid):
+    return itk.image(sitk, array, np.diag(grid.affine)[:3], grid.affine[:3, 3])
+
+
+def _maximise(sitk, fixed, moving, gate, start, *, levels: tuple[int, ...]):
+    """Gradient ascent of the mutual information from `start` (template mm -> scan mm)."""
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricSamplingStrategy(method.REGULAR)
+    method.SetMetricSamplingPercentage(0.25, seed=1)  # Regular points are jittered.
+    method.SetMetricFixedMask(gate)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0,
+        minStep=0.01,
+        numberOfIterations=100,
+        relaxationFactor=0.6,
+        gradientMagnitudeTolerance=1e-8,
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel(list(levels))
+    method.SetSmoothingSigmasPerLevel([0.5 * n for n in levels])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+    method.SetInitialTransform(start, inPlace=True)
+    method.Execute(fixed, moving)
+    return start
+
+
+def _overlap(transform: Transform, volume: volumes.Volume, brain: np.ndarray) -> float:
+    """Dice of the moved brain and the template's."""
+    _, wanted, grid = template_brain()
+    moved = transform.to_template(brain, volume, order=0, grid=grid)
+    return 2.0 * float((moved & wanted).sum()) / max(int(moved.sum() + wanted.sum()), 1)

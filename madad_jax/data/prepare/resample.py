@@ -1,0 +1,57 @@
+"""Arrays from one grid of voxels to another through an affine map of space."""
+
+import numpy as np
+from jaxtyping import Float64
+from scipy import ndimage
+
+from madad_jax.data import geometry as geometry_lib
+
+
+def resample(
+    array: np.ndarray,
+    grid: geometry_lib.VoxelGrid,
+    target: geometry_lib.VoxelGrid,
+    target_to_source: Float64[np.ndarray, "4 4"],
+    *,
+    order: int,
+    thickness: float | None = None,
+) -> np.ndarray:
+    """Values of `array` at the voxel centres of `target`; 0 outside.
+
+    Args:
+      array: [*grid.shape]; bool and integers come back as they are with `order=0`.
+      grid: where the array lies, mm of its space.
+      target: where values are wanted, mm of its space.
+      target_to_source: mm of the target's space -> mm of the array's space.
+      order: 0 nearest neighbour (labels), 1 linear, 3 cubic spline. Above 0, axes along which
+        the target is coarser than the array are smoothed first, so that nothing is aliased.
+      thickness: of the target's first axis, mm, where that is less than its step (slices with
+        gaps between them are not thick slices).
+
+    Returns:
+      [*target.shape], of `array`'s type for order 0, else float32.
+    """
+    matrix = np.linalg.inv(grid.affine) @ target_to_source @ target.affine
+    source = array.astype(np.uint8) if array.dtype == bool else array
+    if order:
+        cell = matrix[:3, :3].copy()
+        if thickness is not None:
+            cell[:, 0] *= min(1.0, thickness / np.linalg.norm(target.affine[:3, 0]))
+        source = _smoothed(source.astype(np.float32, copy=False), cell)
+    out = ndimage.affine_transform(
+        source,
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=target.shape,
+        order=order,
+        mode="constant" if order == 0 else "grid-constant",
+        cval=0,
+    )
+    return out.astype(bool) if array.dtype == bool else out
+
+
+def _smoothed(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Gaussian of (step - 1) / 2 voxels along axes that a target voxel steps over by more."""
+    steps = np.abs(cell).max(axis=1)
+    sigmas = np.where(steps > 1.2, (steps - 1.0) / 2.0, 0.0)
+    return ndimage.gaussian_filter(array, sigmas, mode="constant") if sigmas.any() else array

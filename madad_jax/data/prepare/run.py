@@ -1,0 +1,263 @@
+"""The preparation of a whole folder: plan, prepare in processes, write what belongs to all.
+
+Scans are independent: each is prepared by one worker process that also writes it, so memory is
+bounded by a scan for each worker, and a scan that cannot be used never stops the others.
+"""
+
+import concurrent.futures
+import dataclasses
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from madad_jax import errors
+from madad_jax.data.prepare import card, cohorts, contact_sheet, output, splits, subject
+
+# Libraries' own threads on top of our processes only get in each other's way.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+      cohort: the table.
+      root: folder of the scans.
+      out: prepared folder; new, empty, or one that this program made.
+      modalities: in order; the first is the reference of each scan.
+      options: how scans are prepared.
+      fractions: of the people, by split; used without lists.
+      seed: of the division.
+      lists: {id: split}; None: by hash.
+      workers: processes.
+      prune: remove scans prepared earlier whose files are gone.
+    """
+
+    cohort: cohorts.Cohort
+    root: str
+    out: str
+    modalities: tuple[str, ...]
+    options: subject.Options
+    fractions: dict[str, float]
+    seed: int = 0
+    lists: dict[str, str] | None = None
+    workers: int = 1
+    prune: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What all scans of one prepared folder must share."""
+        lists = json.dumps(self.lists, sort_keys=True).encode()
+        return {
+            "version": output.VERSION,
+            "cohort": self.cohort.title,
+            "modalities": list(self.modalities),
+            "options": self.options.to_dict(),
+            "fractions": self.fractions if self.lists is None else None,
+            "seed": self.seed if self.lists is None else None,
+            "lists": None if self.lists is None else hashlib.sha256(lists).hexdigest()[:16],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+      todo: scans to prepare.
+      current: scans that are done already.
+      refused: {scan: why}.
+      unlisted: scans that no list names.
+      gone: scans prepared earlier whose files are not there any more.
+    """
+
+    todo: tuple[subject.Item, ...]
+    current: tuple[subject.Item, ...]
+    refused: dict[str, str]
+    unlisted: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+def plan(job: Job) -> Plan:
+    """Looks at both folders and changes nothing.
+
+    Raises:
+      UserError: no scan, a bad option, a person in two splits, or an `out` that was made
+        differently or not by this program.
+    """
+    subject.check(job.options)
+    out = epath.Path(job.out)
+    output.check_settings(out, job.settings())
+    found = cohorts.find(job.cohort, job.root, job.modalities)
+    items, unlisted = splits.assign(
+        found.items, fractions=job.fractions, seed=job.seed, lists=job.lists
+    )
+    states = output.read_states(out)
+    todo, current = [], []
+    for item in items:
+        done = output.is_current(out, item, job.options, job.root, states.get(item.scan))
+        (current if done else todo).append(item)
+    here = {item.scan for item in items} | set(found.refused)
+    gone = tuple(scan for scan in states if scan not in here)
+    return Plan(tuple(todo), tuple(current), found.refused, tuple(unlisted), gone)
+
+
+def prepare(job: Job) -> card.Summary:
+    """Prepares what is not done yet and brings everything that describes the folder up to date.
+
+    Raises:
+      UserError: see `plan`; or the folder cannot be written, or another run is writing it.
+    """
+    what = plan(job)
+    out = epath.Path(job.out)
+    with _only_one(out):
+        output.write_settings(out, job.settings())
+        refused = dict(what.refused)
+        doomed = [*refused, *(what.gone if job.prune else ())]
+        for scan in doomed:
+            output.remove_scan(out, scan)
+        for scan, error in _prepare_all(job, what.todo):
+            if error:
+                refused[scan] = error
+        states = output.read_states(out)
+        named = [item.scan for item in (*what.todo, *what.current)]
+        output.remove_partial(out, [*named, *doomed], states)
+        summary = card.Summary(
+            title=job.cohort.title,
+            rows=tuple(row for state in states.values() for row in state["rows"]),
+            warnings={scan: state["warnings"] for scan, state in states.items()},
+            refused=dict(sorted(refused.items())),
+            unlisted=what.unlisted,
+            gone=() if job.prune else what.gone,
+        )
+        _describe(job, out, states, summary)
+    return summary
+
+
+def _describe(job: Job, out: epath.Path, states: dict[str, Any], summary: card.Summary) -> None:
+    """Writes the files about the whole folder, each only if it changed."""
+    lines = "".join(json.dumps(row) + "\n" for row in summary.rows)
+    output.write_if_changed(out / "manifest.jsonl", lines.encode())
+    facts = {scan: state["facts"] for scan, state in states.items()}
+    dataset = card.dataset(job.cohort, job.settings(), summary, facts)
+    output.write_if_changed(out / "dataset.json", (json.dumps(dataset, indent=1) + "\n").encode())
+    output.write_if_changed(out / "summary.md", card.summary_text(summary).encode())
+    output.write_if_changed(
+        out / "README.md", card.readme(job.cohort, job.settings(), summary).encode()
+    )
+    sheet = contact_sheet.draw(out, summary.rows, job.options.geometry)
+    if sheet:
+        output.write_if_changed(out / "contact_sheet.png", sheet)
+
+
+def _prepare_all(job: Job, items: tuple[subject.Item, ...]) -> Iterator[tuple[str, str]]:
+    """(scan, why it was refused or "") of every item, as they are done."""
+    arguments = [(item, job.options, job.root, job.out) for item in items]
+    bar = tqdm.tqdm(total=len(items), desc="prepare", unit="scan", disable=not items)
+    failed = 0
+    with bar:
+        for scan, error in _results(job.workers, arguments):
+            failed += bool(error)
+            bar.update()
+            bar.set_postfix(refused=failed, refresh=False)
+            yield scan, error
+
+
+def _results(workers: int, arguments: list[tuple]) -> Iterator[tuple[str, str]]:
+    if workers < 1:
+        raise errors.UserError(f"workers: found {workers}, accepted: 1 or more")
+    if not arguments:
+        return
+    for name in _ONE_THREAD:
+        os.environ.setdefault(name, "1")  # Inherited by the processes started below.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(arguments)),
+        # Not forked: the parent has threads, and ITK's do not survive a fork.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_follow_parent,
+        initargs=(os.getpid(),),
+    )
+    try:
+        futures = [pool.submit(_prepare_one, *values) for values in arguments]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise errors.UserError(
+            "a worker process was killed (out of memory?); the same command continues, perhaps "
+            f"with fewer than --workers={workers}"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_one(
+    item: subject.Item, options: subject.Options, root: str, out: str
+) -> tuple[str, str]:
+    """Prepares and writes one scan; (scan, why it was refused or "")."""
+    try:
+        prepared = subject.prepare_subject(item, options)
+    except errors.UserError as error:
+        reason = str(error)
+    except Exception as error:  # One odd file among a hospital's thousands stops nobody.
+        traceback.print_exc()
+        where = next(iter(item.images.values()))
+        reason = f"'{where}': unexpected {type(error).__name__}: {error} (a bug; traceback above)"
+    else:
+        output.write_scan(epath.Path(out), item, options, prepared, root)
+        return item.scan, ""
+    output.remove_scan(epath.Path(out), item.scan)
+    return item.scan, " ".join(reason.replace(root.rstrip("/") + "/", "").split())
+
+
+def _follow_parent(parent: int) -> None:
+    """Lets ctrl-C be the parent's affair, and ends this process when the parent was killed."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _only_one:
+    """Holds a lock on a local prepared folder; two runs would undo each other's work."""
+
+    def __init__(self, out: epath.Path):
+        self._path = out / ".prepare" / "lock"
+        self._file = None
+
+    def __enter__(self):
+        if "://" in str(self._path):
+            return self
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(pathlib.Path(self._path), "ab")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise errors.UserError(
+                f"--out: another preparation is writing '{self._path.parent.parent}'"
+            ) from error
+        except OSError as error:
+            raise errors.UserError(
+                f"--out: '{self._path.parent.parent}' cannot be written: {error.strerror}"
+            ) from error
+        return self
+
+    def __exit__(self, *_):
+        if self._file is not None:
+            self._file.close()

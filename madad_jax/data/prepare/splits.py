@@ -1,0 +1,160 @@
+"""Who is in train, val and test: by published lists or by a seeded hash of the person's id.
+
+A hash keeps everyone where they are when others join or leave. No person stands in two splits.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterable
+
+from etils import epath
+
+from madad_jax import errors
+from madad_jax.data.prepare import files, subject
+
+SPLITS = ("train", "val", "test")
+_ALIASES = {
+    "validation": "val",
+    "dev": "val",
+    "valid": "val",
+    "training": "train",
+    "testing": "test",
+}
+_ID_COLUMNS = ("subject", "id", "scan", "subject_id", "participant_id", "img_name", "image", "name")
+
+
+def by_hash(person: str, fractions: dict[str, float], seed: int) -> str:
+    """The split of a person, from nothing but the arguments.
+
+    Args:
+      person: id.
+      fractions: {split: share}; they add up to 1.
+      seed: another seed, another division.
+    """
+    digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    for split in SPLITS:
+        position -= fractions.get(split, 0.0)
+        if position < 0:
+            return split
+    return max(fractions, key=lambda split: fractions[split])  # Rounding of the shares.
+
+
+def check_fractions(fractions: dict[str, float], where: str) -> dict[str, float]:
+    """The shares as floats.
+
+    Raises:
+      UserError: unknown split, or they do not add up to 1.
+    """
+    try:
+        shares = {str(split): float(share) for split, share in fractions.items()}
+    except (TypeError, ValueError):
+        shares = {}
+    if not shares or set(shares) - set(SPLITS) or min(shares.values()) < 0:
+        raise errors.UserError(f"{where}: found {fractions}, accepted: shares of {SPLITS}")
+    if abs(sum(shares.values()) - 1.0) > 1e-6:
+        raise errors.UserError(f"{where}: found {fractions}, accepted: shares that add up to 1")
+    return shares
+
+
+def read_lists(text: str) -> dict[str, str]:
+    """{id: split} from files.
+
+    Args:
+      text: a CSV file with the columns `subject` (or `id`, ...) and `split`; or
+        `train=a.csv,val=b.csv,test=c.csv`, each with one id a line or a column of ids.
+
+    Raises:
+      UserError: a file without ids, an unknown split, or someone in two of them.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        split, equals, path = part.partition("=")
+        if not equals:
+            split, path = "", part
+        for person, into in _read(epath.Path(path.strip()), _split(split.strip(), part)):
+            if found.setdefault(person, into) != into:
+                raise errors.UserError(
+                    f"--splits: '{person}' is in both '{found[person]}' and '{into}'; each may be "
+                    "in one"
+                )
+    return found
+
+
+def assign(
+    items: Iterable[subject.Item],
+    *,
+    fractions: dict[str, float],
+    seed: int,
+    lists: dict[str, str] | None = None,
+) -> tuple[list[subject.Item], list[str]]:
+    """The items with their splits, and the ids that no list names (those are left out).
+
+    Lists may name people or scans, also by the file name without its suffix.
+
+    Raises:
+      UserError: two scans of one person are listed in different splits, or no item is listed.
+    """
+    placed, unlisted, people = [], [], {}
+    for item in items:
+        if lists is None:
+            split = by_hash(item.subject, fractions, seed)
+        else:
+            split = next((lists[name] for name in _names(item) if name in lists), "")
+        if not split:
+            unlisted.append(item.scan)
+            continue
+        if people.setdefault(item.subject, split) != split:
+            raise errors.UserError(
+                f"--splits: person '{item.subject}' is in both '{people[item.subject]}' and "
+                f"'{split}' (scan '{item.scan}'); each may be in one"
+            )
+        placed.append(dataclasses.replace(item, split=split))
+    if lists is not None and not placed:
+        raise errors.UserError(
+            f"--splits: none of {len(unlisted)} scans is listed; the lists name "
+            f"'{next(iter(lists), '')}', the scans are called '{unlisted[0] if unlisted else ''}'"
+        )
+    return placed, unlisted
+
+
+def _names(item: subject.Item) -> list[str]:
+    stems = [epath.Path(path).name.split(".nii")[0] for path in item.images.values()]
+    return [item.scan, item.subject, *stems]
+
+
+def _split(name: str, where: str) -> str:
+    split = _ALIASES.get(name.lower(), name.lower())
+    if split and split not in SPLITS:
+        raise errors.UserError(f"--splits: found '{name}' in '{where}', accepted: {SPLITS}")
+    return split
+
+
+def _read(path: epath.Path, split: str) -> list[tuple[str, str]]:
+    """(id, split) of every line."""
+    try:
+        text = files.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise errors.UserError(f"'{path}' is no text file (UTF-8)") from error
+    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    if not rows:
+        raise errors.UserError(f"'{path}' is empty; accepted: a list of ids")
+    header = [cell.strip().lower() for cell in rows[0]]
+    column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
+    if split:
+        body = rows if column is None else rows[1:]
+        return [(row[column or 0].strip(), split) for row in body if len(row) > (column or 0)]
+    if column is None or "split" not in header:
+        raise errors.UserError(
+            f"'{path}' has the columns {header}; accepted: one of {_ID_COLUMNS} and 'split' (or "
+            "--splits=train=a.csv,val=b.csv,test=c.csv)"
+        )
+    which = header.index("split")
+    found = []
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) <= max(column, which) or not _split(row[which].strip(), str(path)):
+            raise errors.UserError(f"'{path}', line {number}: id or split is missing")
+        found.append((row[column].strip(), _split(row[which].strip(), str(path))))
+    return found
