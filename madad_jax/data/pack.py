@@ -31,9 +31,7 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
     Raises:
       UserError: unknown format, bad slices, or `out` cannot be written.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise errors.UserError(f"format: found '{name}', accepted: {', '.join(FORMATS)}")
+    check(formats)
     root, out = epath.Path(root), epath.Path(out)
     found = png_folder.contents(root)
     for split in found:
@@ -60,6 +58,13 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
         _copy_geometry(root, folder)
         lines.append(f"{folder}: TFDS data set of {', '.join(found)}{_state(made)}")
     return lines
+
+
+def check(formats: Sequence[str]) -> None:
+    """Raises UserError unless all of `formats` are of `FORMATS`."""
+    for name in formats:
+        if name not in FORMATS:
+            raise errors.UserError(f"format: found '{name}', accepted: {', '.join(FORMATS)}")
 
 
 def _state(made: bool) -> str:
