@@ -35,6 +35,12 @@ _TEXT = {
         "png, array_record, tfds, or several with commas: the same slices packed beside the PNG "
         "files, which are always kept (a later run continues from them).",
     ),
+    "runner": (
+        "local",
+        "local (--workers processes here), or an Apache Beam runner: DirectRunner, DataflowRunner, "
+        "FlinkRunner, SparkRunner, ... (pip install 'madad_jax[beam]').",
+    ),
+    "beam_options": ("", "Options of Apache Beam, e.g. '--project=p --region=r'."),
     "fractions": ("", "Shares of train, val and test, e.g. 0.8,0.1,0.1; the cohort's own."),
 }
 _CHOICES = {
@@ -182,6 +188,8 @@ def make_job(options: flags.FlagValues):
         lists=splits.read_lists(options.splits) if options.splits else None,
         workers=options.workers,
         prune=options.prune,
+        runner=options.runner,
+        beam_options=options.beam_options,
     )
 
 
