@@ -201,6 +201,12 @@ class Cohort:
             f"{self._image_size} px, {sick} slices with a lesion"
         )
 
+    def fingerprint(self) -> str:
+        """Of all that the subjects are drawn from."""
+        options = dataclasses.asdict(self._options) | {"workers": 0}
+        values = (GENERATOR_VERSION, self._split, self._modality, self._image_size, self._seed)
+        return record_lib.digest([*values, options])
+
     def _record(self, number: int, level: int) -> record_lib.Record:
         subject = f"{self._split.replace('_', '-')}{number:04d}"
         sick = bool(self._subjects[number].segmentation[level].any())
