@@ -12,8 +12,8 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors
-from madad_jax.data.prepare import files, subject
+from madad_jax import errors, files
+from madad_jax.data.prepare import subject
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {
