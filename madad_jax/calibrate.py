@@ -13,9 +13,8 @@ import tqdm
 from etils import epath
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import files
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.evaluation import stacks
 

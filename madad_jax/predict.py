@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import flags
 
-from madad_jax import errors
+from madad_jax import errors, files
 
 MODES = ("predict", "calibrate", "export")
 TASKS = ("files", "sample", "pixel")
@@ -318,8 +318,6 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
         return 0  # stopped: the status says so
     content, scans, failed = made
     from etils import epath
-
-    from madad_jax.data.prepare import files
 
     files.write_bytes(epath.Path(options.output), content)
     print(f"{options.output}: {scans} healthy scans; {failed} failed")

@@ -20,8 +20,7 @@ import safetensors.numpy
 from etils import epath
 from jax import export as jax_export
 
-from madad_jax import digests, errors, rng
-from madad_jax.data.prepare import files
+from madad_jax import digests, errors, files, rng
 from madad_jax.prediction import detector as detector_lib
 from madad_jax.prediction import model as model_lib
 

@@ -17,8 +17,8 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from madad_jax import digests, errors
-from madad_jax.data.prepare import files, volumes
+from madad_jax import digests, errors, files
+from madad_jax.data.prepare import volumes
 from madad_jax.prediction import detector as detector_lib
 from madad_jax.prediction import result as result_lib
 

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 from etils import epath
 
-from madad_jax.data.prepare import files, registration, volumes
+from madad_jax import files
+from madad_jax.data.prepare import registration, volumes
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.prediction import page
 
