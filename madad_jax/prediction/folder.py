@@ -115,6 +115,8 @@ def predict(
       UserError: `out` cannot be written, or the scan is unusable (`single`).
     """
     settings = settings_digest(detector)
+    for path in out.glob("*.new") if out.is_dir() else ():
+        path.unlink(missing_ok=True)  # what a killed run left of the table
 
     def one(scan: Found) -> dict[str, Any]:
         folder = out if single else out / scan.name
