@@ -113,6 +113,11 @@ def table(known: calibration_lib.Calibration, fresh) -> list[str]:
     for key, scans in fresh.items():
         healthy = known.healthy[key]
         least = 1.0 / len(healthy.scans)
+        if all(not len(scan.levels) for scan in healthy.scans):
+            lines.append(
+                f"| {' | '.join(key)} | the maps of healthy scans are 0 everywhere | | | |"
+            )
+            continue
         asked = [("voxel_fpr", r) for r in (0.05, 0.01, 0.002)]
         asked += [("false_positives_per_scan", r) for r in (1.0, 4.0) if r >= least]
         for kind, rate in asked:

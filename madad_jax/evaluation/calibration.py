@@ -38,7 +38,9 @@ class Scan:
 
     def share_above(self, threshold: float) -> float:
         """Share of its voxels in bins from the threshold's own on, within a bin of the truth."""
-        first = int(np.searchsorted(_EDGES, threshold))
+        if threshold >= 1.0:
+            return 0.0
+        first = max(1, int(np.searchsorted(_EDGES, threshold)))  # bin 0 is exactly 0
         return float(self.histogram[first:].sum() / max(1, self.histogram.sum()))
 
 
@@ -91,7 +93,10 @@ class Healthy:
         above = shares[::-1].cumsum()[::-1]  # share in bins >= i
         fits = np.flatnonzero(above <= rate + 1e-12)
         first = int(fits[0]) if len(fits) else N_BINS
-        threshold = float(_EDGES[first]) if first < N_BINS else 1.0
+        threshold = 1.0
+        if first < N_BINS:
+            # The last bin is exactly 1: what lies above a threshold just below.
+            threshold = float(min(_EDGES[first], np.nextafter(np.float32(1.0), np.float32(0.0))))
         return Point(threshold, "voxel_fpr", rate)
 
     def by_false_positives(self, rate: float) -> Point:
@@ -108,8 +113,8 @@ class Healthy:
             )
         # Counts change at levels only. At a threshold equal to a level it is not counted yet.
         at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
-        at = at[at >= self._reach()]
-        means = np.array([self.false_positives(float(t)) for t in at])
+        at = at[at >= np.float32(self._reach())]
+        means = np.mean([stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
         if not len(means) or means.max() <= rate:
             raise errors.UserError(
                 f"false_positives_per_scan: found {rate}, but healthy scans never have so many; "

@@ -204,7 +204,18 @@ def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[list[int], list[int]]:
     return early[by_time].tolist(), late[by_time].tolist()
 
 
+def counts_at(
+    levels: Float32[np.ndarray, " k"],
+    counts: Int[np.ndarray, " k"],
+    thresholds: Float32[np.ndarray, " t"],
+) -> Int[np.ndarray, " t"]:
+    """The number of candidates at each threshold, from `count_curve`."""
+    if not len(levels):
+        return np.zeros(len(thresholds), np.int64)
+    above = len(levels) - np.searchsorted(levels[::-1], thresholds, side="right")
+    return np.where(above > 0, counts[np.maximum(above, 1) - 1], 0)
+
+
 def count_at(levels: Float32[np.ndarray, " k"], counts: np.ndarray, threshold: float) -> int:
-    """The number of candidates at a threshold, from `count_curve`."""
-    above = int((levels > np.float32(threshold)).sum())
-    return int(counts[above - 1]) if above else 0
+    """The number of candidates at one threshold."""
+    return int(counts_at(levels, counts, np.array([threshold], np.float32))[0])

@@ -88,6 +88,28 @@ def test_scores_that_are_all_clipped_leave_nothing_above():
     assert point.threshold == 1.0
 
 
+def test_maps_of_nothing_have_no_false_positives():
+    """A detector that flags nothing on healthy scans: anything above 0 is then a finding."""
+    scan = calibration.measure("a", _maps(0) * 0, BRAIN, SPACING, stacks.Options())
+    healthy = calibration.Healthy((scan,))
+    point = healthy.by_voxel_fpr(0.01)
+    assert point.threshold == 0.0
+    said = healthy.expected(point.threshold)
+    assert said["voxel_fpr"] == 0.0 and said["false_positives_per_scan"] == 0.0
+
+
+def test_a_few_clipped_scores_may_stay_above():
+    maps = _maps(0) * 0.5
+    maps[0, 0, :5] = 1.0
+    healthy = calibration.Healthy(
+        (calibration.measure("a", maps, BRAIN, SPACING, stacks.Options()),)
+    )
+    point = healthy.by_voxel_fpr(5.5 / maps.size)
+    assert (maps > np.float32(point.threshold)).sum() == 5
+    assert healthy.expected(point.threshold)["voxel_fpr"] == 5 / maps.size
+    assert healthy.expected(1.0)["voxel_fpr"] == 0.0
+
+
 def test_scans_count_alike_whatever_their_size():
     small = calibration.measure("small", _maps(0)[:1], BRAIN[:1], SPACING, stacks.Options())
     large = calibration.measure("large", _maps(1) * 0, BRAIN, SPACING, stacks.Options())
