@@ -95,11 +95,15 @@ def get_config(preset: str = "paper"):
 
 def _data():
     return config_dict.create(
-        source="png_folder",  # png_folder | cohort (the embedded synthetic one)
+        # png_folder | array_record | tfds (the same slices packed) | cohort (embedded, synthetic)
+        source="png_folder",
         root="",  # png_folder: {train,val,test}/{id}-slice_{k}-{modality|brainmask|...}.png
         modality="T1",
         image_size=256,  # pixels; slices are padded to square and resized
         augment="paper",  # paper | official | none
+        latents="live",  # live | cached: encode in every step, or each slice once before training
+        latent_draws=8,  # cached: augmented draws kept of each slice
+        latents_dir="",  # cached: where, local; empty: in the run's folder
         cache_dir="",  # cohort: drawn subjects; empty: the user's cache folder
         cohort=config_dict.create(  # subjects a split, and their slices
             train=60,
@@ -119,7 +123,8 @@ def _autoencoder():
     """LDM's kl-f8 with one channel, 83.6 M parameters."""
     return config_dict.create(
         channels=128,
-        channel_mult=(1, 2, 4, 4),  # f = 2 ** (len - 1)
+        channel_mult=(1, 2, 4, 4),  # f = patch * 2 ** (len - 1)
+        patch=1,  # pixels a side folded into channels first (ours; the published nets have 1)
         num_res_blocks=2,
         decoder_channels=0,  # 0: as the encoder
         decoder_channel_mult=(),  # empty: as the encoder

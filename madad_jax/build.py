@@ -20,6 +20,7 @@ from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import madad
 from madad_jax.models import lpips, registry
+from madad_jax.typing import Batch
 
 METHODS = ("madad",)
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
@@ -42,6 +43,7 @@ def autoencoder(config: Any) -> registry.Autoencoder:
         channels=c.channels,
         channel_mult=tuple(c.channel_mult),
         num_res_blocks=c.num_res_blocks,
+        patch=c.patch,
         latent_channels=c.latent_channels,
         num_groups=c.num_groups,
         mid_attention=c.mid_attention,
@@ -67,6 +69,16 @@ def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
         crop=c.crop,
         sigma=smoothing_sigma(config),
     )
+
+
+def detector_spec(config: Any, batch_size: int) -> Batch:
+    """Shapes of a batch that the detector trains on: images, or latents from the cache."""
+    size = config.data.image_size
+    if config.data.latents != "cached":
+        return train.image_spec(batch_size, size)
+    network = autoencoder(config)
+    side = size // network.factor
+    return train.latent_spec(batch_size, size, (side, side, network.latent_channels))
 
 
 def smoothing_sigma(config: Any) -> float:

@@ -50,7 +50,9 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
         ("denoiser step", detector, config, frozen),
     )
     for name, method, section, inputs in stages:
-        yield name, _step(method, section, size, inputs, mesh)
+        count = section.train.batch_size
+        batch = build.detector_spec(config, count) if method is detector else None
+        yield name, _step(method, section, batch or train.image_spec(count, size), inputs, mesh)
     params = jax.eval_shape(lambda: detector.init(jax.random.key(0), spec))
     batch = _sharded(train.image_spec(config.eval.batch_size, size), sharding.batch_sharding(mesh))
     key = jax.eval_shape(lambda: rng.root_key(0))
@@ -60,8 +62,7 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     )
 
 
-def _step(method: Any, section: Any, size: int, frozen: Any, mesh: jax.sharding.Mesh) -> Any:
-    spec = train.image_spec(section.train.batch_size, size)
+def _step(method: Any, section: Any, spec: Any, frozen: Any, mesh: jax.sharding.Mesh) -> Any:
     # Warm-up and decay are data of the program, not its shape: one epoch stands for any.
     planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
     tx, _ = build.optimizer(section.optim, planned)

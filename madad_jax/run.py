@@ -18,27 +18,31 @@ from etils import epath
 from madad_jax import (
     build,
     errors,
+    files,
     metric_writer,
     runtime,
     sharding,
     train,
     version,
 )
-from madad_jax.typing import Params
+from madad_jax.typing import Batch, Params
 
 _LOG = logging.getLogger(__name__)
 
 # What a stage's result depends on. Evaluation keys are not among them: another threshold
 # or sampler needs no training.
 AUTOENCODER_KEYS = ("seed", "data", "autoencoder", "log", "mesh", "matmul_precision")
+# How latents reach the denoiser is none of the autoencoder's business: both ways share one.
+_LATENT_KEYS = ("data.latents", "data.latent_draws")
 DENOISER_KEYS = (
     *AUTOENCODER_KEYS,
+    *_LATENT_KEYS,
     *("method", "denoiser", "diffusion", "synthesis", "masking", "loss", "optim", "train"),
 )
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
-    *("data.cache_dir", "data.num_threads", "data.root", "mesh", "log.every_steps"),
-    "log.validate_batches",
+    *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
+    *("log.every_steps", "log.validate_batches"),
 )
 
 
@@ -58,6 +62,7 @@ class Run:
         self.mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
         self.primary = jax.process_index() == 0
         self._sources: dict[str, Any] = {}
+        self.latents: dict[str, Any] = {}  # `train` and `val` of the cache, where one is used
         _make_writable(self.workdir)
 
     # Parts that stages share.
@@ -86,7 +91,7 @@ class Run:
                     "choose another --workdir, or remove that folder"
                 )
         elif self.primary:
-            _write(marker, json.dumps(now, indent=1, sort_keys=True))
+            files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
         return (self.workdir / stage / "complete.json").exists()
 
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
@@ -97,7 +102,7 @@ class Run:
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
             }
-            _write(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
+            files.write_text(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded. Raises UserError when it is not finished."""
@@ -116,10 +121,14 @@ class Run:
         optim_section: Any,
         frozen: Params,
         first: Params | None = None,
+        *,
+        spec: Batch,
+        cached: dict[str, Any] | None = None,
     ) -> int:
         """Trains a method, from the weights `first` or from its own, to the end of its budget;
-        returns the number of steps."""
-        data, val = self.source("train"), self.source("val")
+        returns the number of steps. Batches are of the shapes `spec`, from the latents `cached`
+        or from the images."""
+        data, val = ((cached or {}).get(s) or self.source(s) for s in ("train", "val"))
         planned = build.budget(section, len(data))
         tx, lr_fn = build.optimizer(optim_section, planned)
         options = build.train_options(self.config, section, stage, planned.steps)
@@ -127,7 +136,7 @@ class Run:
             method,
             tx,
             options,
-            batch_spec=train.image_spec(section.batch_size, self.config.data.image_size),
+            batch_spec=spec,
             mesh=self.mesh,
             seed=self.config.seed,
         )
@@ -137,7 +146,7 @@ class Run:
                 trainer,
                 frozen,
                 iterator,
-                lambda: self._validation(val, section.batch_size),
+                lambda: self._validation(val, section.batch_size, tuple(spec)),
                 directory=self.workdir / stage,
                 first=first,
                 config=json.loads(self.config.to_json()),
@@ -147,12 +156,12 @@ class Run:
             )
         return planned.steps
 
-    def _validation(self, val: Any, batch_size: int) -> Any:
+    def _validation(self, val: Any, batch_size: int, keys: Sequence[str]) -> Any:
         limit = self.config.log.validate_batches
         for i, batch in enumerate(build.eval_batches(self.config, val, batch_size, self.mesh)):
             if limit and i >= limit:
                 return
-            yield {k: batch[k] for k in ("image", "brain_mask")}
+            yield {k: batch[k] for k in keys}
 
     def batches_of(self, data: Any) -> Any:
         """Evaluation batches of a source."""
@@ -171,23 +180,12 @@ def _make_writable(workdir: epath.Path) -> None:
         ) from error
 
 
-def _write(path: epath.Path, text: str) -> None:
-    """Whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".new")
-        scratch.write_text(text)
-        scratch.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror or error}") from error
-
-
 def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     """The named sections as {dotted key: plain value}, without what is free to change."""
     out: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if prefix in _FREE:
+        if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
         if isinstance(value, dict):
             for k, v in value.items():
@@ -197,5 +195,6 @@ def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
 
     tree = json.loads(config.to_json())
     for key in keys:
-        walk(key, tree[key])
+        section, *leaf = key.split(".")
+        walk(key, tree[section][leaf[0]] if leaf else tree[section])
     return out

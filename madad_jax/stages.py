@@ -16,6 +16,7 @@ from madad_jax import (
     checkpoint,
     errors,
     evaluate,
+    latent_cache,
     report,
     runtime,
     sharding,
@@ -24,6 +25,7 @@ from madad_jax import (
     visualize,
 )
 from madad_jax.data import augment
+from madad_jax.data import registry as data_registry
 from madad_jax.evaluation import tables
 from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
 from madad_jax.typing import Params
@@ -48,7 +50,8 @@ def train_autoencoder(run: Run) -> None:
     else:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
     method = build.autoencoder_training(run.config)
-    steps = run.train_stage("autoencoder", method, c.train, c.optim, frozen)
+    spec = train.image_spec(c.train.batch_size, run.config.data.image_size)
+    steps = run.train_stage("autoencoder", method, c.train, c.optim, frozen, spec=spec)
     run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
 
 
@@ -111,6 +114,12 @@ def _measure(run: Run, network: Any, params: Params) -> float:
     return float(1.0 / np.sqrt(max(power / count - (mean / count) ** 2, 1e-12)))
 
 
+def cache_latents(run: Run) -> None:
+    """Every training and validation slice encoded once, where `data.latents` asks for it."""
+    if run.config.data.latents == "cached" and not run.complete("denoiser", DENOISER_KEYS):
+        run.latents = latent_cache.prepare(run, *autoencoder_weights(run))
+
+
 def train_denoiser(run: Run) -> None:
     """The masked denoiser on the frozen autoencoder's latents."""
     if run.complete("denoiser", DENOISER_KEYS):
@@ -119,7 +128,18 @@ def train_denoiser(run: Run) -> None:
     frozen = measure_latents(run)
     method = build.detector(run.config)
     first = _initial_weights(run, method) if run.config.denoiser.init else None
-    steps = run.train_stage("denoiser", method, run.config.train, run.config.optim, frozen, first)
+    if run.latents:
+        frozen.pop("autoencoder")  # the devices keep its memory for the denoiser
+    steps = run.train_stage(
+        "denoiser",
+        method,
+        run.config.train,
+        run.config.optim,
+        frozen,
+        first,
+        spec=build.detector_spec(run.config, run.config.train.batch_size),
+        cached=run.latents,
+    )
     run.mark("denoiser", DENOISER_KEYS, steps=steps)
 
 
@@ -191,9 +211,8 @@ def _healthy(run: Run, name: str) -> Any:
     """The healthy companion of a test set, when there is one."""
     companion = f"{name}_healthy"
     c = run.config.data
-    if c.source == "cohort":
-        return run.source(companion) if companion == "test_healthy" else None
-    return run.source(companion) if (epath.Path(c.root) / companion).is_dir() else None
+    known = data_registry.has_split(companion, name=c.source, root=c.root, modality=c.modality)
+    return run.source(companion) if known else None
 
 
 def write_report(run: Run) -> None:
@@ -246,10 +265,15 @@ def print_table(workdir: str) -> None:
 
 
 _AT_LEAST_ONE = (
-    *("data.image_size", "eval.batch_size", "log.every_steps", "log.validate_every_steps"),
+    *("data.image_size", "data.latent_draws", "eval.batch_size", "log.every_steps"),
+    "log.validate_every_steps",
     *("checkpoint.every_steps", "checkpoint.keep_latest"),
 )
-_CHOICES = {"eval.checkpoint": ("best", "latest"), "data.augment": ("none", *augment.STYLES)}
+_CHOICES = {
+    "eval.checkpoint": ("best", "latest"),
+    "data.augment": ("none", *augment.STYLES),
+    "data.latents": ("live", "cached"),
+}
 
 
 def check(config: Any) -> None:
@@ -266,6 +290,8 @@ def check(config: Any) -> None:
     for method in (build.autoencoder_training(config), build.detector(config)):
         # The key is an argument, so that initial weights are traced too and nothing is drawn.
         params = jax.eval_shape(lambda k, method=method: method.init(k, spec), key)
+        if "autoencoder" in frozen:  # the second, which may train on cached latents
+            batch = build.detector_spec(config, 1) | {"step": batch["step"]}
         jax.eval_shape(method.loss, params, frozen, batch, key)
         jax.eval_shape(method.anomaly_map, params, frozen, spec, key)
         scale = jax.ShapeDtypeStruct((), jnp.float32)
@@ -283,6 +309,11 @@ def _check_values(config: Any) -> None:
         if values[section][name] not in accepted:
             found = values[section][name]
             raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
+    if config.data.latents == "cached" and config.synthesis.share > 0:
+        raise errors.UserError(
+            f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
+            "latents hold no image to change; set synthesis.share=0 or data.latents=live"
+        )
     rate = config.eval.false_positive_rate
     if not 0.0 < rate < 1.0:
         raise errors.UserError(f"eval.false_positive_rate: found {rate}, must lie between 0 and 1")
@@ -314,6 +345,8 @@ def check_inputs(run: Run, mode: str) -> None:
         build.optimizer(section.optim, build.budget(section.train, slices))
     if c.autoencoder.checkpoint:
         _checkpoints_of(run, "autoencoder", "checkpoint")
+    if c.data.latents == "cached" and mode != "train_autoencoder":
+        latent_cache.folder_of(run)
     if c.denoiser.init and mode != "train_autoencoder":
         _checkpoints_of(run, "denoiser", "init")
     if mode == "run" and not c.eval.sets:
@@ -324,9 +357,9 @@ def check_inputs(run: Run, mode: str) -> None:
 
 
 STAGES: dict[str, tuple[Callable[[Run], Any], ...]] = {
-    "run": (train_autoencoder, train_denoiser, evaluate_run, write_report),
+    "run": (train_autoencoder, cache_latents, train_denoiser, evaluate_run, write_report),
     "train_autoencoder": (train_autoencoder,),
-    "train": (train_autoencoder, train_denoiser),
+    "train": (train_autoencoder, cache_latents, train_denoiser),
     "evaluate": (evaluate_run, write_report),
     "report": (write_report,),
 }

@@ -236,6 +236,13 @@ def _without_prefix(values: dict[str, float]) -> dict[str, float]:
     return {k.removeprefix("val/"): v for k, v in values.items()}
 
 
+def latent_spec(batch_size: int, image_size: int, latent: tuple[int, int, int]) -> Batch:
+    """Shapes of a training batch of cached latents (h, w, c)."""
+    moments = jax.ShapeDtypeStruct((batch_size, *latent), jnp.float32)
+    spec = image_spec(batch_size, image_size)
+    return {"latent_mean": moments, "latent_logvar": moments, "brain_mask": spec["brain_mask"]}
+
+
 def image_spec(batch_size: int, image_size: int) -> Batch:
     """Shapes of a training batch of images."""
     side = (batch_size, image_size, image_size)

@@ -15,8 +15,6 @@ import difflib
 import hashlib
 import io
 import json
-import os
-import threading
 import zipfile
 import zlib
 from typing import Any
@@ -26,7 +24,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import anatomy as anatomy_lib
 from madad_jax.data import appearance, lesions, noise
 from madad_jax.data import record as record_lib
@@ -203,6 +201,12 @@ class Cohort:
             f"{self._image_size} px, {sick} slices with a lesion"
         )
 
+    def fingerprint(self) -> str:
+        """Of all that the subjects are drawn from."""
+        options = dataclasses.asdict(self._options) | {"workers": 0}
+        values = (GENERATOR_VERSION, self._split, self._modality, self._image_size, self._seed)
+        return record_lib.digest([*values, options])
+
     def _record(self, number: int, level: int) -> record_lib.Record:
         subject = f"{self._split.replace('_', '-')}{number:04d}"
         sick = bool(self._subjects[number].segmentation[level].any())
@@ -291,13 +295,4 @@ def _write_cached(folder: epath.Path | None, split: str, index: int, subject: Su
     content = io.BytesIO()
     np.savez_compressed(content, **dataclasses.asdict(subject))
     path = _cached_path(folder, split, index)
-    scratch = folder / f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content.getvalue())
-        scratch.replace(path)  # Readers see a whole file or none.
-    except OSError as error:
-        raise errors.UserError(
-            f"cache folder '{folder}' cannot be written: {error.strerror or error}; set "
-            "data.cache_dir to a writable folder"
-        ) from error
+    files.write_bytes(path, content.getvalue(), hint="set data.cache_dir to a writable folder")

@@ -22,6 +22,7 @@ import numpy as np
 
 from madad_jax import errors
 from madad_jax.data import augment as augment_lib
+from madad_jax.data import latents as latents_lib
 from madad_jax.data import record as record_lib
 
 # One thread per OpenCV call: the reading threads are the parallelism, and OpenCV's own
@@ -43,6 +44,16 @@ class _TrainView:
         return {"image": element["image"], "brain_mask": element["brain_mask"]}
 
 
+class _PickDraw:
+    """Slice number -> one of its cached draws, as Grain's `random_map` calls it."""
+
+    def __init__(self, cached: latents_lib.CachedLatents):
+        self._cached = cached
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return self._cached.read(index, int(rng.integers(self._cached.draws)))
+
+
 class TrainIterator:
     """Endless training batches whose position is one number."""
 
@@ -57,7 +68,8 @@ class TrainIterator:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        """`image` float32 [local, H, W, 1] and `brain_mask` bool [local, H, W]."""
+        """`brain_mask` bool [local, H, W] and `image` float32 [local, H, W, 1], or in its place
+        `latent_mean` and `latent_logvar` float32 [local, h, w, c]."""
         batch = next(self._iterator)
         self._batches_read += 1
         return batch
@@ -102,10 +114,11 @@ def train_iterator(
     """Shuffled, augmented, endless batches of this process's share.
 
     Args:
-      source: slices; only `image` and `brain_mask` are read on.
+      source: slices, of which only `image` and `brain_mask` are read on, or cached latents.
       batch_size: global, over all processes.
       seed: of the order and the augmentation.
-      augment: options of `augment.from_options`; None = no augmentation.
+      augment: options of `augment.from_options`; None = no augmentation. Cached latents are
+        augmented already.
       process_index: this process.
       process_count: all processes; must divide `batch_size`.
       num_threads: reading threads.
@@ -117,9 +130,16 @@ def train_iterator(
     local = _local_batch_size(batch_size, process_count)
     if len(source) == 0:
         raise errors.UserError("training data: found 0 slices, at least 1 is needed")
-    transform = augment_lib.from_options(augment)
-    dataset = grain.MapDataset.source(_TrainView(source)).seed(int(seed) % 2**32)
-    dataset = dataset.shuffle().repeat()
+    if isinstance(source, latents_lib.CachedLatents):
+        # Numbers are shuffled and the draw is picked per sample: the order of the slices is
+        # that of the images, however many draws there are.
+        dataset, transform = grain.MapDataset.range(len(source)), _PickDraw(source)
+    else:
+        dataset, transform = (
+            grain.MapDataset.source(_TrainView(source)),
+            augment_lib.from_options(augment),
+        )
+    dataset = dataset.seed(int(seed) % 2**32).shuffle().repeat()
     if transform is not None:
         dataset = dataset.random_map(transform)
     dataset = dataset.batch(local, drop_remainder=True)[process_index::process_count]
@@ -176,8 +196,7 @@ class EvalBatches:
     def _collate(self, number: int, elements: list[dict[str, Any]]) -> dict[str, Any]:
         indices = self._indices(number)
         valid = indices < len(self._source)
-        keys = ("image", "brain_mask", "segmentation", "has_segmentation")
-        batch = {key: np.stack([element[key] for element in elements]) for key in keys}
+        batch = {key: np.stack([element[key] for element in elements]) for key in elements[0]}
         batch["index"] = np.where(valid, indices, -1).astype(np.int32)
         batch["valid"] = valid
         return batch
@@ -194,8 +213,8 @@ def eval_batches(
     """Every slice exactly once over all processes, in order, padded to full batches.
 
     Batches hold `image` float32 [local, H, W, 1], `brain_mask`, `segmentation` bool
-    [local, H, W], `has_segmentation` bool [local], `index` int32 [local] (position in
-    `source.records`; -1 for padding) and `valid` bool [local].
+    [local, H, W], `has_segmentation` bool [local] (or whatever else the elements hold), `index`
+    int32 [local] (position in `source.records`; -1 for padding) and `valid` bool [local].
 
     Raises:
       UserError: `batch_size` (global) not divisible by `process_count`.

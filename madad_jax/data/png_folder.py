@@ -4,9 +4,7 @@
     {root}/{split}/{id}-slice_{k}-brainmask.png        > 0 inside the brain
     {root}/{split}/{id}-slice_{k}-segmentation.png     > 0 on the lesion; may be missing
 
-The subject is the text before `-slice_`. Images of any size: padded with background to a
-square (never stretched), then resized; the area outside the brain mask is set to -1. 8-bit
-values are divided by 255, 16-bit values by 65535.
+The subject is the text before `-slice_`. How bytes become pixels: `encoded.py`.
 
 What the listing shows wrong is raised when the source is made, what the pixels show wrong
 when a slice is read. Differs from the official code: names are parsed, not replaced in the
@@ -16,25 +14,19 @@ are resized by nearest neighbour instead of bicubic.
 
 import dataclasses
 import re
-import struct
-import zlib
 from typing import Any
 
-import cv2
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
 from madad_jax import errors
+from madad_jax.data import encoded as encoded_lib
 from madad_jax.data import record as record_lib
 
 _NAME = re.compile(r"^(?P<subject>.+)-slice_(?P<slice>\d+)-(?P<kind>.+)\.png$", re.IGNORECASE)
 _BRAIN_MASK, _SEGMENTATION = "brainmask", "segmentation"
 _LAYOUT = "{split}/{id}-slice_{k}-{modality|brainmask|segmentation}.png"
-# Splits that may share subjects are of one group: test and test_healthy hold slices with and
-# without lesions of the same people.
-_GROUPS = ("train", "val", "test")
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +73,22 @@ class PngFolder:
         Raises:
           UserError: a file is not a readable PNG, or a mask has another size than its image.
         """
+        return encoded_lib.element(self.encoded(index), self._image_size)
+
+    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+        """The bytes of the slice `index`.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
         files = self._files[index]
-        image = read_grey(files.image)
-        mask = _read_mask(files.brain_mask, like=image, of=files.image)
-        if files.segmentation is None:
-            segmentation = np.zeros_like(mask)
-        else:
-            segmentation = _read_mask(files.segmentation, like=image, of=files.image)
-        size = self._image_size
-        brain = resize_mask(pad_to_square(mask), size)
-        unit = resize_image(pad_to_square(np.where(mask, image, np.float32(0))), size)
-        pixels = np.where(brain, unit * 2.0 - 1.0, -1.0).astype(np.float32)
-        return {
-            "image": pixels[..., None],
-            "brain_mask": brain,
-            "segmentation": resize_mask(pad_to_square(segmentation), size),
-            "has_segmentation": np.bool_(files.segmentation is not None),
-        }
+        truth = files.segmentation
+        return encoded_lib.EncodedSlice(
+            self.records[index],
+            read_part(files.image),
+            read_part(files.brain_mask),
+            None if truth is None else read_part(truth),
+        )
 
     def describe(self) -> str:
         """One line: folder, modality, counts."""
@@ -107,6 +98,11 @@ class PngFolder:
             f"{self._root / self._split}: {len(self)} {self._modality} slices of {subjects} "
             f"subjects, {truth} with a segmentation"
         )
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of the files; of the names alone on a remote store."""
+        used = (path for f in self._files for path in (f.image, f.brain_mask))
+        return record_lib.digest([self._split, self._image_size, record_lib.file_facts(used)])
 
 
 def _list_split(root: epath.Path, split: str) -> list[str]:
@@ -169,24 +165,41 @@ def _select(
     return records, files
 
 
-def _group(split: str) -> str:
-    return next((group for group in _GROUPS if split.startswith(group)), split)
+def contents(root: epath.PathLike) -> dict[str, list[str]]:
+    """Modalities of every split folder of a data set that holds slices, both sorted.
+
+    Raises:
+      UserError: no such folder, or no slice in it.
+    """
+    root = epath.Path(root)
+    found = {}
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if record_lib.group(folder.name) is None or not folder.is_dir():
+            continue
+        kinds = {kind for k in _by_slice(_list_split(root, folder.name)).values() for kind in k}
+        if modalities := sorted(kinds - {_BRAIN_MASK, _SEGMENTATION}):
+            found[folder.name] = modalities
+    if not found:
+        raise errors.UserError(f"'{root}' holds no slices; put them there as {root}/{_LAYOUT}")
+    return found
 
 
 def _check_disjoint(root: epath.Path, split: str, subjects: set[str]) -> None:
-    """A person seen in training and again in testing makes every number worthless."""
+    others = {}
     for folder in sorted(root.iterdir()):
-        other = folder.name
-        if _group(other) == _group(split) or _group(other) not in _GROUPS or not folder.is_dir():
-            continue
-        shared = subjects & {
-            subject for subject, _ in _by_slice([p.name for p in folder.iterdir()])
-        }
-        if shared:
-            raise errors.UserError(
-                f"subject '{min(shared)}' is in both '{root / split}' and '{folder}' "
-                f"({len(shared)} shared); each subject may be in one of {', '.join(_GROUPS)}"
-            )
+        if record_lib.may_not_share(split, folder.name) and folder.is_dir():
+            others[str(folder)] = {
+                subject for subject, _ in _by_slice([p.name for p in folder.iterdir()])
+            }
+    record_lib.check_disjoint(str(root / split), subjects, others)
+
+
+def read_part(path: epath.Path) -> encoded_lib.Part:
+    """A file's bytes. Raises UserError when it cannot be read."""
+    try:
+        return encoded_lib.Part(str(path), path.read_bytes())
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
 
 def read_grey(path: epath.Path) -> Float32[np.ndarray, "H W"]:
@@ -195,78 +208,4 @@ def read_grey(path: epath.Path) -> Float32[np.ndarray, "H W"]:
     Raises:
       UserError: the file is no readable PNG.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    pixels = None
-    # Checked here because decoders differ in what they let through, and print about it.
-    if _is_whole_png(content):
-        flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if pixels is None:
-        raise errors.UserError(
-            f"'{path}' is not a readable PNG ({len(content)} bytes: damaged or another format); "
-            "accepted: 8- or 16-bit grey PNG"
-        )
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-
-
-def _is_whole_png(content: bytes) -> bool:
-    """Whether all chunks up to IEND are there with the checksums they carry."""
-    if not content.startswith(_SIGNATURE):
-        return False
-    position = len(_SIGNATURE)
-    while position + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, position)
-        end = position + 8 + length
-        if end + 4 > len(content):
-            return False
-        (checksum,) = struct.unpack_from(">I", content, end)
-        if zlib.crc32(content[position + 4 : end]) != checksum:
-            return False
-        if kind == b"IEND":
-            return True
-        position = end + 4
-    return False
-
-
-def _read_mask(path: epath.Path, *, like: np.ndarray, of: epath.Path) -> np.ndarray:
-    pixels = read_grey(path)
-    if pixels.shape != like.shape:
-        raise errors.UserError(
-            f"'{path}' is {_size(pixels)} px but its image '{of.name}' is {_size(like)}; "
-            "they must be of one size"
-        )
-    return pixels > 0
-
-
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
-
-
-def pad_to_square(pixels: np.ndarray) -> np.ndarray:
-    """[H, W] -> [S, S] with S = max(H, W), centred on zeros."""
-    height, width = pixels.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = np.zeros((side, side), pixels.dtype)
-    square[top : top + height, left : left + width] = pixels
-    return square
-
-
-def resize_image(pixels: Float32[np.ndarray, "S S"], size: int) -> Float32[np.ndarray, "T T"]:
-    """Area average when shrinking (no aliasing), bicubic when growing; stays in [0, 1]."""
-    if pixels.shape[0] == size:
-        return pixels
-    method = cv2.INTER_AREA if pixels.shape[0] > size else cv2.INTER_CUBIC
-    resized = cv2.resize(pixels, (size, size), interpolation=method)
-    return np.clip(resized, 0.0, 1.0)
-
-
-def resize_mask(pixels: Bool[np.ndarray, "S S"], size: int) -> Bool[np.ndarray, "T T"]:
-    """Nearest neighbour, pixel centres aligned."""
-    if pixels.shape[0] == size:
-        return pixels
-    method = cv2.INTER_NEAREST_EXACT
-    return cv2.resize(pixels.astype(np.uint8), (size, size), interpolation=method) > 0
+    return encoded_lib.decode_grey(read_part(path))

@@ -1,7 +1,15 @@
 """What is known about one slice besides its pixels."""
 
 import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
+
+from etils import epath
+
+from madad_jax import errors
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -21,6 +29,40 @@ class Record:
     slice: int
     modality: str
     lesion_kind: str = ""
+
+
+# Splits that may share subjects are of one group: test and test_healthy hold slices with and
+# without lesions of the same people.
+_GROUPS = ("train", "val", "test")
+
+
+def group(split: str) -> str | None:
+    """`train`, `val` or `test`; None for a folder that is none of them."""
+    return next((name for name in _GROUPS if split.startswith(name)), None)
+
+
+def may_not_share(split: str, other: str) -> bool:
+    """Whether nobody may stand in both."""
+    return group(other) is not None and group(other) != group(split)
+
+
+def check_disjoint(split: str, subjects: set[str], others: Mapping[str, set[str]]) -> None:
+    """A person seen in training and again in testing makes every number worthless.
+
+    Args:
+      split: its name, for the message.
+      subjects: who stands in it.
+      others: who stands in the splits that may share nobody with it.
+
+    Raises:
+      UserError: somebody stands in two.
+    """
+    for other, theirs in others.items():
+        if shared := subjects & theirs:
+            raise errors.UserError(
+                f"subject '{min(shared)}' is in both '{split}' and '{other}' "
+                f"({len(shared)} shared); each subject may be in one of {', '.join(_GROUPS)}"
+            )
 
 
 @runtime_checkable
@@ -50,3 +92,25 @@ class Source(Slices, Protocol):
     def describe(self) -> str:
         """One line for logs and reports: what the data is and how much there is."""
         ...
+
+    def fingerprint(self) -> str:
+        """Digest that changes when the slices do: what a cache made from them is kept under."""
+        ...
+
+
+def digest(value: Any) -> str:
+    """sha256 of the JSON text of plain values, for `Source.fingerprint`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_facts(paths: Iterable[epath.Path]) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change in ns) of files, for `Source.fingerprint`.
+
+    The names alone for paths on a remote store: asking for each file there takes hours.
+    """
+    facts = []
+    for path in paths:
+        local = "://" not in str(path)
+        stat = os.stat(path) if local else None
+        facts.append((path.name, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0))))
+    return facts

@@ -3,12 +3,20 @@
 import difflib
 from typing import Any
 
+from etils import epath
+
 from madad_jax import errors
+from madad_jax.data import array_record, png_folder
 from madad_jax.data import cohort as cohort_lib
-from madad_jax.data import png_folder
 from madad_jax.data import record as record_lib
 
-SOURCES = ("cohort", "png_folder")
+SOURCES = ("cohort", "png_folder", "array_record", "tfds")
+_ROOTS = {
+    "png_folder": "the folder that holds "
+    "{split}/{id}-slice_{k}-{modality|brainmask|segmentation}.png",
+    "array_record": "the folder that holds {split}-{modality}-00000-of-00001.array_record",
+    "tfds": "the data_dir of the TFDS data set, which holds brain_slices/",
+}
 
 
 def make_source(
@@ -27,10 +35,10 @@ def make_source(
     Args:
       split: `train`, `val`, `test`, `test_healthy`; the cohort also has `val_lesion`, the
         folder whatever folders it has.
-      name: `cohort` (synthetic, embedded) or `png_folder`.
+      name: `cohort` (synthetic, embedded), `png_folder`, `array_record` or `tfds`.
       modality: `T1`, `T2`, `FLAIR`, or what the folder's files are called.
       image_size: side, px.
-      root: folder of `png_folder`.
+      root: folder of all but the cohort.
       cache_dir: where drawn cohort subjects are kept; "" = drawn anew each time.
       seed: of the cohort.
       cohort: sizes of the cohort, see `cohort.Options`.
@@ -48,13 +56,32 @@ def make_source(
             seed=seed,
             options=options,
         )
-    if name == "png_folder":
-        if not root:
-            raise errors.UserError(
-                "data.root is empty; set it to the folder that holds "
-                "{split}/{id}-slice_{k}-{modality|brainmask|segmentation}.png"
-            )
-        return png_folder.PngFolder(root, split=split, modality=modality, image_size=image_size)
-    near = difflib.get_close_matches(name, SOURCES, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise errors.UserError(f"data.source: found '{name}'{hint} (accepted: {', '.join(SOURCES)})")
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, 1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        accepted = ", ".join(SOURCES)
+        raise errors.UserError(f"data.source: found '{name}'{hint} (accepted: {accepted})")
+    if not root:
+        raise errors.UserError(f"data.root is empty; set it to {_ROOTS[name]}")
+    reader: Any = png_folder.PngFolder
+    if name == "array_record":
+        reader = array_record.ArrayRecordFolder
+    elif name == "tfds":
+        # Here and not above: TFDS takes seconds to import.
+        from madad_jax.data import tfds_builder
+
+        reader = tfds_builder.TfdsFolder
+    return reader(root, split=split, modality=modality, image_size=image_size)
+
+
+def has_split(split: str, *, name: str, root: str, modality: str) -> bool:
+    """Whether a data set, of which another split was opened, holds this one too."""
+    if name == "cohort":
+        return split in cohort_lib.SPLITS
+    if name == "array_record":
+        return modality in array_record.contents(root).get(split, ())
+    if name == "tfds":
+        from madad_jax.data import tfds_builder
+
+        return tfds_builder.has_split(root, split)
+    return (epath.Path(root) / split).is_dir()

@@ -100,8 +100,11 @@ class MadAd:
             )
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
-        """Parameters of the denoiser for the latents of `batch_spec["image"]`."""
-        h, w = self._latent_shape(batch_spec["image"].shape)
+        """Parameters of the denoiser for the latents of the batch, or of its images."""
+        if "latent_mean" in batch_spec:
+            h, w = batch_spec["latent_mean"].shape[1:3]
+        else:
+            h, w = self._latent_shape(batch_spec["image"].shape)
         masking.check_sides(
             (h, w), self.masking.sides, self.masking.probabilities, self.masking.per
         )

@@ -39,6 +39,8 @@ def _change(config, path, value):
         ("masking.sides", (1, 3), "masking"),
         ("optim.schedule", "linear", "schedule"),
         ("data.augment", "wild", "data.augment: found 'wild', accepted: none, paper, official"),
+        ("data.latents", "cache", "data.latents: found 'cache', accepted: live, cached"),
+        ("data.latent_draws", 0, "data.latent_draws: found 0"),
         ("eval.checkpoint", "newest", "eval.checkpoint: found 'newest', accepted: best, latest"),
         ("eval.false_positive_rate", 1.0, "eval.false_positive_rate: found 1.0"),
         ("eval.batch_size", 7, "eval.batch_size: found 7"),
@@ -64,6 +66,20 @@ def test_one_line_that_names_the_key(tiny, execute, tmp_path, key, value, messag
         execute(tiny, tmp_path / "run", devices=devices)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "run").rglob("checkpoints/*")), "found only after training"
+
+
+def test_synthetic_anomalies_need_images(tiny, execute, tmp_path):
+    tiny.data.latents = "cached"
+    tiny.synthesis.share = 0.5
+    with pytest.raises(errors.UserError, match=r"synthesis.share: found 0.5 with data.latents="):
+        execute(tiny, tmp_path / "run")
+
+
+def test_a_latent_cache_is_local(tiny, execute, tmp_path):
+    tiny.data.latents = "cached"
+    tiny.data.latents_dir = "gs://bucket/latents"
+    with pytest.raises(errors.UserError, match=r"data.latents_dir: found 'gs://bucket/latents'"):
+        execute(tiny, tmp_path, "train")
 
 
 @pytest.mark.parametrize(

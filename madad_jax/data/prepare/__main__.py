@@ -7,8 +7,9 @@
         --out=data/ours
 
 Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152,
-and writes slices in the layout that `data.source=png_folder` reads, with a manifest, a dataset
-card and a contact sheet to look at. The same command again continues a stopped run and changes
+and writes slices in the layout that `data.source=png_folder` reads (--format: and as
+`array_record` and `tfds` read them), with a manifest, a dataset card and a contact sheet to look
+at. The same command again continues a stopped run and changes
 nothing when all is done. docs/preparation.md has the details.
 
 Exit status: 0 done; 1 some scans were refused (each is named with the reason, the rest is
@@ -29,6 +30,17 @@ _TEXT = {
     "cohort_file": ("", "Table of --cohort=folder (YAML)."),
     "modality": ("", "One or more, with commas; the first gives brain mask and registration."),
     "splits": ("", "CSV with subject and split, or train=a.csv,val=b.csv,test=c.csv."),
+    "format": (
+        "png",
+        "png, array_record, tfds, or several with commas: the same slices packed beside the PNG "
+        "files, which are always kept (a later run continues from them).",
+    ),
+    "runner": (
+        "local",
+        "local (--workers processes here), or an Apache Beam runner: DirectRunner, DataflowRunner, "
+        "FlinkRunner, SparkRunner, ... (pip install 'madad_jax[beam]').",
+    ),
+    "beam_options": ("", "Options of Apache Beam, e.g. '--project=p --region=r'."),
     "fractions": ("", "Shares of train, val and test, e.g. 0.8,0.1,0.1; the cohort's own."),
 }
 _CHOICES = {
@@ -101,13 +113,18 @@ def run(argv: Sequence[str]) -> int:
         if not options[name].value:
             raise errors.UserError(f"--{name} is missing; see --help")
     # Here and not above: `--help` and mistyped flags answer at once.
+    from madad_jax.data import pack
     from madad_jax.data.prepare import card, dry_run
     from madad_jax.data.prepare import run as run_lib
 
     job = make_job(options)
+    formats = [name for name in options.format.split(",") if name != "png"]
+    pack.check(formats)
     if options.dry_run:
         return dry_run.show(job)
     summary = run_lib.prepare(job)
+    if summary.rows and formats:
+        print("\n".join(pack.pack(job.out, job.out, formats)))
     print(f"\n{card.screen_text(summary)}\nwritten to {job.out}; look at contact_sheet.png")
     return 1 if summary.refused else 0
 
@@ -171,6 +188,8 @@ def make_job(options: flags.FlagValues):
         lists=splits.read_lists(options.splits) if options.splits else None,
         workers=options.workers,
         prune=options.prune,
+        runner=options.runner,
+        beam_options=options.beam_options,
     )
 
 

@@ -22,7 +22,7 @@ import tqdm
 from etils import epath
 
 from madad_jax import errors
-from madad_jax.data.prepare import card, cohorts, contact_sheet, output, splits, subject
+from madad_jax.data.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
 # Libraries' own threads on top of our processes only get in each other's way.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -41,7 +41,9 @@ class Job:
       fractions: of the people, by split; used without lists.
       seed: of the division.
       lists: {id: split}; None: by hash.
-      workers: processes.
+      workers: processes, where the runner is local.
+      runner: `local`, or an Apache Beam runner by name.
+      beam_options: of Apache Beam, as on a command line.
       prune: remove scans prepared earlier whose files are gone.
     """
 
@@ -55,6 +57,8 @@ class Job:
     lists: dict[str, str] | None = None
     workers: int = 1
     prune: bool = False
+    runner: str = "local"
+    beam_options: str = ""
 
     def settings(self) -> dict[str, Any]:
         """What all scans of one prepared folder must share."""
@@ -97,6 +101,8 @@ def plan(job: Job) -> Plan:
         differently or not by this program.
     """
     subject.check(job.options)
+    if job.runner != "local":
+        beam.check(job.runner, job.beam_options)
     out = epath.Path(job.out)
     output.check_settings(out, job.settings())
     found = cohorts.find(job.cohort, job.root, job.modalities)
@@ -167,7 +173,11 @@ def _prepare_all(job: Job, items: tuple[subject.Item, ...]) -> Iterator[tuple[st
     bar = tqdm.tqdm(total=len(items), desc="prepare", unit="scan", disable=not items)
     failed = 0
     with bar:
-        for scan, error in _results(job.workers, arguments):
+        if job.runner != "local" and arguments:
+            results = beam.results(arguments, _prepare_one, job.runner, job.beam_options)
+        else:
+            results = _results(job.workers, arguments)
+        for scan, error in results:
             failed += bool(error)
             bar.update()
             bar.set_postfix(refused=failed, refresh=False)

@@ -1,0 +1,167 @@
+"""Fills the latent cache of a run: the frozen encoder runs once a slice and draw, not once a step.
+
+Each process encodes its share of the shards on its own devices, so that no process waits for
+another, and a shard on disk is never encoded again: a stopped run continues where it stopped.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from etils import epath
+from jax.experimental import multihost_utils
+
+from madad_jax import digests, runtime, sharding
+from madad_jax.data import augment as augment_lib
+from madad_jax.data import latents, pipeline, shards
+from madad_jax.run import Run
+from madad_jax.typing import Params
+
+_LOG = logging.getLogger(__name__)
+
+# Options of the encoder that its weights alone do not tell.
+_ENCODER = ("channels", "channel_mult", "num_res_blocks", "latent_channels", "num_groups", "dtype")
+
+
+def folder_of(run: Run) -> epath.Path:
+    """Where caches are kept. Raises UserError for a folder that is not local."""
+    named = run.config.data.latents_dir
+    if named:
+        return shards.require_local(named, "data.latents_dir")
+    return shards.require_local(run.workdir / "latents", "data.latents=cached, --workdir")
+
+
+def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedLatents]:
+    """The cached `train` and `val` splits, written first where they are missing or damaged.
+
+    Args:
+      run: the run; its configuration decides draws, augmentation, seed and size.
+      network: the autoencoder.
+      params: its weights.
+
+    Raises:
+      UserError: a folder that cannot be written, or data that cannot be read.
+      runtime.Stopped: a signal asked for the end; whole shards are kept.
+    """
+    layout, draws = _layout(run, network), _draws(run)
+    facts = _facts(run, params, draws)
+    folder = folder_of(run) / digests.json_digest(facts)[:16]
+    counts = {split: len(run.source(split)) * k for split, k in draws.items()}
+    parts = [part for split, n in counts.items() for part in latents.parts(split, n)]
+    ours = parts[jax.process_index() :: jax.process_count()]
+    started = time.monotonic()
+    with latents.writing(folder, jax.process_index()):
+        latents.remove_damaged(folder, ours)
+        left = sum(p.stop - p.start for p in ours if not (folder / p.name).exists())
+        with tqdm.tqdm(
+            total=left, desc="latents", unit="slice", disable=not left or not run.primary
+        ) as bar:
+            encode = _Encoder(run, network, params, layout, draws, bar)
+            written = latents.fill(folder, ours, encode)
+        _wait("latents")
+        if run.primary:
+            latents.finish(folder, parts, facts)
+    _wait("latents_whole")
+    _LOG.info(
+        "latents: %d of train, %d of val, %s (%d encoded in %.0f s)",
+        *(counts["train"], counts["val"], folder, written, time.monotonic() - started),
+    )
+    return {
+        split: latents.CachedLatents(folder, split, draws=k, layout=layout)
+        for split, k in draws.items()
+    }
+
+
+def _wait(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _layout(run: Run, network: Any) -> latents.Layout:
+    size = run.config.data.image_size
+    side = size // network.factor
+    return latents.Layout(size, (side, side, network.latent_channels))
+
+
+def _draws(run: Run) -> dict[str, int]:
+    """Draws by split. Without augmentation they would all be equal."""
+    c = run.config.data
+    return {"train": 1 if c.augment == "none" else c.latent_draws, "val": 1}
+
+
+def _facts(run: Run, params: Params, draws: dict[str, int]) -> dict[str, Any]:
+    """All that decides the content of the cache."""
+    c = run.config
+    return {
+        "format": latents.FORMAT,
+        "autoencoder": digests.json_digest(digests.tree_digests(params)),
+        "encoder": {key: c.autoencoder[key] for key in _ENCODER},
+        "matmul_precision": c.matmul_precision,
+        "image_size": c.data.image_size,
+        "augment": c.data.augment,
+        "seed": c.seed,
+        "draws": draws,
+        "data": {split: run.source(split).fingerprint() for split in draws},
+    }
+
+
+class _Encoder:
+    """Records of a shard, batch by batch."""
+
+    def __init__(self, run, network, params, layout, draws, bar):
+        self._run, self._layout, self._draws, self._bar = run, layout, draws, bar
+        mine = [d for d in run.mesh.devices.flat if d.process_index == jax.process_index()]
+        self._mesh = sharding.make_mesh(devices=mine)
+        whole = sharding.replicated(self._mesh)
+        # One copy of the weights per host, on a mesh of its own devices alone.
+        local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
+        self._params = jax.device_put(local, whole)
+        share = max(1, run.config.eval.batch_size // jax.process_count())
+        self._batch_size = -(-share // len(mine)) * len(mine)
+        self._batches = 0
+
+        def encode(params: Params, image: jax.Array) -> tuple[jax.Array, ...]:
+            moments = network.encode(params, image)
+            return tuple(
+                jax.lax.bitcast_convert_type(m.astype(jnp.bfloat16), jnp.uint16) for m in moments
+            )
+
+        rows = sharding.batch_sharding(self._mesh)
+        self._encode = jax.jit(encode, in_shardings=(whole, rows), out_shardings=(rows, rows))
+
+    def __call__(self, part: latents.Part) -> Iterator[bytes]:
+        c = self._run.config
+        augment = None
+        if part.split == "train" and c.data.augment != "none":
+            augment = augment_lib.from_options({"style": c.data.augment})
+        images = latents.Draws(
+            self._run.source(part.split),
+            draws=self._draws[part.split],
+            augment=augment,
+            seed=c.seed,
+            start=part.start,
+            stop=part.stop,
+        )
+        batches = pipeline.eval_batches(
+            images, batch_size=self._batch_size, num_threads=c.data.num_threads
+        )
+        for batch in batches:
+            self._check_stop()
+            image = jax.device_put(batch["image"], sharding.batch_sharding(self._mesh))
+            mean, logvar = (np.asarray(m) for m in self._encode(self._params, image))
+            for i in np.flatnonzero(batch["valid"]):
+                yield self._layout.pack(mean[i], logvar[i], batch["brain_mask"][i])
+            self._bar.update(int(batch["valid"].sum()))
+
+    def _check_stop(self) -> None:
+        """Between batches. Processes that encode different shards share no step to agree on, so
+        that a job of several hosts stops once it trains."""
+        stop = self._run.stop
+        if jax.process_count() == 1 and stop.requested(self._batches):
+            raise runtime.Stopped(stop.signal, f"latents: stopped after {self._bar.n} slices")
+        self._batches += 1
