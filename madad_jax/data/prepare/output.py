@@ -21,14 +21,14 @@ import cv2
 import numpy as np
 from etils import epath
 
-from madad_jax import errors
-from madad_jax.data.prepare import files, subject
+from madad_jax import errors, files
+from madad_jax.data.prepare import sources, subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
 VERSION = 1
 SPLITS = ("train", "val", "test", "test_healthy")
 _STATES = ".prepare/scans"
-_NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.\d+\.new)?$")
+_NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.[0-9-]+\.new)?$")
 
 
 def key(item: subject.Item, options: subject.Options, root: str) -> str:
@@ -120,7 +120,7 @@ def is_current(
         size, changed, digest = state["inputs"].get(_inside(path, root), (None, None, None))
         stamp = _stamp(path)
         # A copy has another time: then the contents decide.
-        if stamp != (size, changed) and (stamp[0] != size or files.sha256(path) != digest):
+        if stamp != (size, changed) and (stamp[0] != size or sources.sha256(path) != digest):
             return False
     return all(_size(out / name) == length for name, length in state["files"].items())
 
