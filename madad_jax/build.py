@@ -15,6 +15,7 @@ from etils import epath
 
 from madad_jax import errors, optim, sharding, train
 from madad_jax.data import pipeline
+from madad_jax.data import preparation as preparation_lib
 from madad_jax.data import registry as data_registry
 from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import autoencoder as autoencoder_method
@@ -142,6 +143,18 @@ def source(config: Any, split: str) -> Any:
         image_size=c.image_size,
         cache_dir=cache,
         seed=config.seed,
+        cohort=c.cohort.to_dict(),
+    )
+
+
+def preparation(config: Any) -> preparation_lib.Preparation | None:
+    """How the configured slices were made from scans; None when nobody said."""
+    c = config.data
+    return preparation_lib.of_source(
+        name=c.source,
+        root=c.root,
+        modality=c.modality,
+        image_size=c.image_size,
         cohort=c.cohort.to_dict(),
     )
 

@@ -1,11 +1,44 @@
-"""Whole files or none: a file is written beside its place and moved into it."""
+"""Whole files or none: reading with messages, writing beside a file's place and moving into it."""
 
+import hashlib
 import os
 import threading
 
 from etils import epath
 
 from madad_jax import errors
+
+
+def read_bytes(path: epath.Path) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def sha256(path: epath.PathLike) -> str:
+    """Digest of a file's bytes, or of a folder's files' digests, sorted.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        inner = sorted(sha256(p) for p in path.iterdir() if p.is_file())
+        return hashlib.sha256("".join(inner).encode()).hexdigest()
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as handle:
+            while piece := handle.read(1 << 20):  # volumes and shards need not fit in memory
+                digest.update(piece)
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def write_bytes(path: epath.PathLike, content: bytes, hint: str = "") -> None:

@@ -4,8 +4,9 @@
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
-4  train build run evaluate predict report stages compile_only convert/
-5  main
+4  train build run evaluate calibrate report stages compile_only restore convert/
+   prediction/
+5  main predict
 """
 
 import ast
@@ -23,10 +24,10 @@ LAYERS = (
     {"methods"},
     {"train_state", "train_step", "visualize", "runtime"},
     {
-        *("train", "build", "run", "evaluate", "predict", "report", "stages", "compile_only"),
-        *("latent_cache", "convert"),
+        *("train", "build", "run", "evaluate", "calibrate", "report", "stages", "compile_only"),
+        *("latent_cache", "convert", "prediction", "restore"),
     },
-    {"main"},
+    {"main", "predict"},
 )
 LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # Below layer 3 a room knows nothing of its neighbours, but for the parts of one thing.
@@ -134,7 +135,10 @@ def foreign(sources):
                 package in NEVER
                 or (package == "flax" and here != "models")
                 or (package in ("jax", "jaxlib", "optax") and here in ("data", "evaluation"))
-                or (package == "configs" or (package == "ml_collections" and here != "main"))
+                or (
+                    package == "configs"
+                    or (package == "ml_collections" and here not in ("main", "predict"))
+                )
                 or (package == "tests")
             ):
                 wrong.append(f"{module} -> {name}")

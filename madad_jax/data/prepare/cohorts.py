@@ -32,8 +32,8 @@ from typing import Any
 import yaml
 from etils import epath
 
-from madad_jax import errors
-from madad_jax.data.prepare import sources, subject
+from madad_jax import errors, files
+from madad_jax.data.prepare import subject
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"
@@ -96,7 +96,7 @@ def load(name: str, path: str = "") -> Cohort:
         raise errors.UserError(f"--cohort_file belongs to --cohort=folder, not to '{name}'")
     source = epath.Path(path) if path else epath.Path(_TABLES / f"{name}.yaml")
     try:
-        values = yaml.safe_load(sources.read_bytes(source))
+        values = yaml.safe_load(files.read_bytes(source))
     except yaml.YAMLError as error:
         raise errors.UserError(f"'{source}' is no YAML: {' '.join(str(error).split())}") from error
     return from_dict(values, str(source))

@@ -13,8 +13,7 @@ import pydicom
 from etils import epath
 from jaxtyping import Float32, Float64
 
-from madad_jax import errors
-from madad_jax.data.prepare import sources
+from madad_jax import errors, files
 
 _UNEVEN = 0.1  # Of the slice distance; positions are written with few digits.
 _PARALLEL = 1e-3
@@ -60,7 +59,7 @@ def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
     """The images of the folder, which must be of one series, and the digest of all its files."""
     images, digests = [], []
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        content = sources.read_bytes(path)
+        content = files.read_bytes(path)
         digests.append(hashlib.sha256(content).hexdigest())
         try:
             dataset = pydicom.dcmread(io.BytesIO(content))

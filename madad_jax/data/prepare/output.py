@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax import errors, files
-from madad_jax.data.prepare import sources, subject
+from madad_jax.data.prepare import subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
 VERSION = 1
@@ -120,7 +120,7 @@ def is_current(
         size, changed, digest = state["inputs"].get(_inside(path, root), (None, None, None))
         stamp = _stamp(path)
         # A copy has another time: then the contents decide.
-        if stamp != (size, changed) and (stamp[0] != size or sources.sha256(path) != digest):
+        if stamp != (size, changed) and (stamp[0] != size or files.sha256(path) != digest):
             return False
     return all(_size(out / name) == length for name, length in state["files"].items())
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from madad_jax import errors, files
 from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import itk, resample, sources, volumes
+from madad_jax.data.prepare import itk, resample, volumes
 
 METHODS = ("none", "affine")
 # Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.
@@ -102,7 +102,7 @@ def load(path: epath.PathLike) -> Transform:
     """
     path = epath.Path(path)
     try:
-        values = json.loads(sources.read_bytes(path))
+        values = json.loads(files.read_bytes(path))
         matrix = np.array(values["matrix"], np.float64)
         usable = matrix.shape == (4, 4) and abs(np.linalg.det(matrix)) > 1e-6
     except (ValueError, KeyError, TypeError):

@@ -19,7 +19,6 @@ from etils import epath
 from jaxtyping import Bool, Float32, Float64
 
 from madad_jax import errors, files
-from madad_jax.data.prepare import sources
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
@@ -91,11 +90,11 @@ def read(path: epath.PathLike) -> Volume:
     """
     path = epath.Path(path)
     if path.is_dir():
-        from madad_jax.data.prepare import dicom  # pydicom only for those who have series., sources
+        from madad_jax.data.prepare import dicom  # pydicom only for those who have series.
 
         array, affine, digest = dicom.read_series(path)
         return from_array(array, affine, source=str(path), sha256=digest)
-    content = sources.read_bytes(path)
+    content = files.read_bytes(path)
     image = _parse(content, path)
     header = image.header
     shape = _shape(header, path)
@@ -199,7 +198,7 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
       UserError: see `read`; another shape than the scan's, or it lies elsewhere in space.
     """
     path = epath.Path(path)
-    content = sources.read_bytes(path)
+    content = files.read_bytes(path)
     image = _parse(content, path)
     shape = _shape(image.header, path)
     if sorted(shape) != sorted(like.native.shape):

@@ -184,8 +184,8 @@ def test_what_a_kill_leaves_is_mended(prepared, folder, tmp_path):
     stray = out / "train" / "good0-slice_999-T1.png"
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"half")
-    (out / "train" / "good1-slice_080-T1.png.77.new").write_bytes(b"half")
-    (out / "manifest.jsonl.77.new").write_bytes(b"half")
+    (out / "train" / "good1-slice_080-T1.png.77-1403.new").write_bytes(b"half")
+    (out / "manifest.jsonl.77-1403.new").write_bytes(b"half")
     what = run.plan(job(folder, out))
     assert {"good0", "good1", "good5"} <= {item.scan for item in what.todo}
     assert {item.scan for item in what.current} == {"good2", "good3", "good4"}
