@@ -24,7 +24,7 @@ LAYERS = (
     {"train_state", "train_step", "visualize", "runtime"},
     {
         *("train", "build", "run", "evaluate", "predict", "report", "stages", "compile_only"),
-        *("latent_cache", "convert"),
+        *("latent_cache", "convert", "extract_brain"),
     },
     {"main"},
 )
