@@ -33,7 +33,7 @@ def test_convolution_is_that_of_scipy(weights, name, side, stride):
             for c in range(kernel.shape[1])
         ]
         expected = sum(channels)[::stride, ::stride, ::stride]
-        expected = expected + (float(weights[f"{name}.bias"][o]) if "conv.0" == name else 0.0)
+        expected = expected + (float(weights[f"{name}.bias"][o]) if name == "conv.0" else 0.0)
         np.testing.assert_allclose(ours[..., o], expected, atol=2e-4)
 
 
