@@ -123,7 +123,8 @@ def _autoencoder():
     """LDM's kl-f8 with one channel, 83.6 M parameters."""
     return config_dict.create(
         channels=128,
-        channel_mult=(1, 2, 4, 4),  # f = 2 ** (len - 1)
+        channel_mult=(1, 2, 4, 4),  # f = patch * 2 ** (len - 1)
+        patch=1,  # pixels a side folded into channels first (ours; the published nets have 1)
         num_res_blocks=2,
         decoder_channels=0,  # 0: as the encoder
         decoder_channel_mult=(),  # empty: as the encoder

@@ -1,4 +1,4 @@
-"""Any folder of healthy slices at 128 pixels, on two CPU cores in about half an hour.
+"""Any folder of healthy slices at 128 pixels, on two CPU cores in about an hour.
 
     python -m madad_jax.main --config=configs/slices_cpu.py:T1 --workdir=runs/slices \
         --config.data.root=data/my_slices
@@ -17,9 +17,10 @@ def get_config(modality: str = "T1"):
     c.data.modality = modality
     c.data.image_size = 128
     demo.small_autoencoder(c, crop=64)
-    c.autoencoder.train.update(steps=800, batch_size=6)
+    c.autoencoder.train.update(steps=1500, batch_size=6)
     demo.small_dit(c)
-    c.train.update(steps=450, batch_size=16, ema_decay=0.997)
-    c.log.update(every_steps=20, validate_every_steps=225)
-    c.checkpoint.update(every_steps=225, every_minutes=5.0)
+    c.denoiser.update(hidden_size=192, depth=6, num_heads=6)
+    c.train.update(steps=1600, batch_size=16, ema_decay=0.997)
+    c.log.update(every_steps=20, validate_every_steps=400)
+    c.checkpoint.update(every_steps=200, every_minutes=5.0)
     return c

@@ -15,6 +15,7 @@ from etils import epath
 
 from madad_jax import errors, optim, sharding, train
 from madad_jax.data import pipeline
+from madad_jax.data import preparation as preparation_lib
 from madad_jax.data import registry as data_registry
 from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import autoencoder as autoencoder_method
@@ -43,6 +44,7 @@ def autoencoder(config: Any) -> registry.Autoencoder:
         channels=c.channels,
         channel_mult=tuple(c.channel_mult),
         num_res_blocks=c.num_res_blocks,
+        patch=c.patch,
         latent_channels=c.latent_channels,
         num_groups=c.num_groups,
         mid_attention=c.mid_attention,
@@ -141,6 +143,18 @@ def source(config: Any, split: str) -> Any:
         image_size=c.image_size,
         cache_dir=cache,
         seed=config.seed,
+        cohort=c.cohort.to_dict(),
+    )
+
+
+def preparation(config: Any) -> preparation_lib.Preparation | None:
+    """How the configured slices were made from scans; None when nobody said."""
+    c = config.data
+    return preparation_lib.of_source(
+        name=c.source,
+        root=c.root,
+        modality=c.modality,
+        image_size=c.image_size,
         cohort=c.cohort.to_dict(),
     )
 

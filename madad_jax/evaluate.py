@@ -128,8 +128,11 @@ class Evaluation:
             numbers = [train.records[i].slice for i in batch["index"]]
             self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)
 
-    def choose_thresholds(self, val: record_lib.Source) -> None:
-        """One threshold and alarm size a row, on healthy validation slices alone."""
+    def choose_thresholds(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """One threshold and alarm size a row, on healthy validation slices alone.
+
+        Returns the detector's maps of them by signal [n,H,W], and their brain masks.
+        """
         maps: dict[str, list[np.ndarray]] = {}
         brains = []
         for batch, out in scored(self._scorer, self._batches_of(val), "healthy validation"):
@@ -137,14 +140,16 @@ class Evaluation:
             for name, values in self._all_maps(val, batch, out).items():
                 maps.setdefault(name, []).append(values)
         brain = np.concatenate(brains)
-        for name, parts in maps.items():
-            values = np.concatenate(parts)
+        whole_maps = {name: np.concatenate(parts) for name, parts in maps.items()}
+        for name, values in whole_maps.items():
             threshold = thresholds.healthy_threshold(
                 values, brain, self._options.false_positive_rate
             )
             pixels = thresholds.alarm_pixels(values, brain, threshold)
             self.thresholds[name] = (threshold, pixels)
             _LOG.info("threshold of %s: %.4f, alarm from %d pixels", name, threshold, pixels)
+        rows = {signal: self._scorer.name + suffix for signal, suffix in SIGNALS.items()}
+        return {k: whole_maps[row] for k, row in rows.items() if row in whole_maps}, brain
 
     def _all_maps(
         self, source: record_lib.Source, batch: Batch, out: dict[str, np.ndarray]

@@ -25,7 +25,10 @@ from madad_jax.typing import Params
 _LOG = logging.getLogger(__name__)
 
 # Options of the encoder that its weights alone do not tell.
-_ENCODER = ("channels", "channel_mult", "num_res_blocks", "latent_channels", "num_groups", "dtype")
+_ENCODER = (
+    *("patch", "channels", "channel_mult", "num_res_blocks", "latent_channels", "num_groups"),
+    "dtype",
+)
 
 
 def folder_of(run: Run) -> epath.Path:

@@ -22,7 +22,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from madad_jax import errors
+from madad_jax import errors, files
 
 _LOG = logging.getLogger(__name__)
 
@@ -140,9 +140,7 @@ class MetricWriter:
             os.close(descriptor)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        new = self._path.with_name(FILE_NAME + ".new")
-        new.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        new.replace(self._path)
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _board(self, stage: str, split: str) -> tensorboardX.SummaryWriter | None:
         if (stage, split) not in self._boards:

@@ -110,6 +110,18 @@ def decay_matrices(params: Any) -> Any:
     return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
 
 
+def _matrices(params: Any) -> Any:
+    """How muon reads each kernel as a matrix: (in, out), or (height width in, out) for HWIO."""
+
+    def numbers(p: Any) -> Any:
+        rank = jnp.ndim(p)
+        if rank not in (2, 4):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(rank - 1)), (rank - 1,))
+
+    return jax.tree.map(numbers, params)
+
+
 def make_optimizer(
     *,
     name: str = "adamw",
@@ -133,8 +145,8 @@ def make_optimizer(
 
     Args:
       name: "adamw" (decoupled decay), "adam" (no decay) or "muon" (orthogonalised momentum for
-        matrices, AdamW with Nesterov momentum for all else, convolutions among it; learns a
-        small transformer in about half the steps).
+        matrices and convolution kernels, those as matrices of inputs by outputs, AdamW with
+        Nesterov momentum for all else; learns a small transformer in about half the steps).
       lr: peak learning rate.
       schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant".
       warmup_steps: of `warmup_cosine`, as are `total_steps` (optimiser steps of the run) and
@@ -183,6 +195,7 @@ def make_optimizer(
         tx = optax.contrib.muon(
             lambda step: muon_lr_ratio * rate(step),
             adam_learning_rate=rate,
+            muon_weight_dimension_numbers=_matrices,
             weight_decay=weight_decay,
             adam_weight_decay=weight_decay,
             adam_b1=beta1,

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.evaluation import metrics, tables
 
 _INCLUDES_NONE = "which includes none at all"
@@ -38,7 +38,7 @@ def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
     path = epath.Path(path)
     kept = [old for old in read_results(path) if _identity(old) != _identity(row)]
     lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in [*kept, dict(row)]]
-    _write(path, "".join(lines))
+    files.write_text(path, "".join(lines))
 
 
 def read_results(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def write_report(
     out += _pictures("Slices", panels, path.parent)
     out += _pictures("Curves", curves, path.parent)
     out += _summary(config_summary, rows)
-    _write(path, "\n".join(out).rstrip() + "\n")
+    files.write_text(path, "\n".join(out).rstrip() + "\n")
 
 
 def floor_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -214,11 +214,11 @@ def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, An
     return out
 
 
-def _pictures(heading: str, files: Sequence[epath.PathLike], folder: epath.Path) -> list[str]:
-    if not files:
+def _pictures(heading: str, paths: Sequence[epath.PathLike], folder: epath.Path) -> list[str]:
+    if not paths:
         return []
     out = [f"## {heading}", ""]
-    for file in files:
+    for file in paths:
         name = epath.Path(file).stem.replace("_", " ")
         link = os.path.relpath(os.fspath(file), os.fspath(folder)).replace(os.sep, "/")
         out += [f"![{name}](<{link}>)", ""]
@@ -258,15 +258,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
-
-
-def _write(path: epath.Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".new")
-        scratch.write_text(content)
-        scratch.replace(path)
-    except OSError as error:
-        raise errors.UserError(
-            f"{path}: found '{error.strerror or error}' while writing, accepted: a writable folder"
-        ) from error

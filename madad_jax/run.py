@@ -18,6 +18,7 @@ from etils import epath
 from madad_jax import (
     build,
     errors,
+    files,
     metric_writer,
     runtime,
     sharding,
@@ -90,7 +91,7 @@ class Run:
                     "choose another --workdir, or remove that folder"
                 )
         elif self.primary:
-            _write(marker, json.dumps(now, indent=1, sort_keys=True))
+            files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
         return (self.workdir / stage / "complete.json").exists()
 
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
@@ -101,7 +102,7 @@ class Run:
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
             }
-            _write(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
+            files.write_text(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded. Raises UserError when it is not finished."""
@@ -177,17 +178,6 @@ def _make_writable(workdir: epath.Path) -> None:
         raise errors.UserError(
             f"--workdir={workdir}: {error.strerror or error}; give a folder that can be written"
         ) from error
-
-
-def _write(path: epath.Path, text: str) -> None:
-    """Whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".new")
-        scratch.write_text(text)
-        scratch.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror or error}") from error
 
 
 def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:

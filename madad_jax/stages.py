@@ -2,6 +2,8 @@
 done and resumes what is not (`run.py` says how it knows).
 """
 
+import dataclasses
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +15,14 @@ from etils import epath
 
 from madad_jax import (
     build,
-    checkpoint,
+    calibrate,
+    digests,
     errors,
     evaluate,
+    files,
     latent_cache,
     report,
+    restore,
     runtime,
     sharding,
     train,
@@ -25,6 +30,7 @@ from madad_jax import (
     visualize,
 )
 from madad_jax.data import augment
+from madad_jax.data import preparation as preparation_lib
 from madad_jax.data import registry as data_registry
 from madad_jax.evaluation import tables
 from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
@@ -55,30 +61,13 @@ def train_autoencoder(run: Run) -> None:
     run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
 
 
-def autoencoder_weights(run: Run) -> tuple[Any, Params]:
-    """(network, its averaged weights) of this run or of `autoencoder.checkpoint`."""
-    network = build.autoencoder(run.config)
-    method = build.autoencoder_training(run.config)
-    spec = train.image_spec(1, run.config.data.image_size)
-    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
-    whole = sharding.replicated(run.mesh)
-    abstract = sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
-    folder = run.workdir / "autoencoder" / "checkpoints"
-    if run.config.autoencoder.checkpoint:
-        folder = _checkpoints_of(run, "autoencoder", "checkpoint")
-    if "converted_from" in checkpoint.read_config(folder):  # files of others hold no discriminator
-        abstract = {"autoencoder": abstract["autoencoder"]}
-    params, _ = checkpoint.restore_ema(folder, abstract)
-    return network, params["autoencoder"]
-
-
 def measure_latents(run: Run) -> dict[str, Any]:
     """The frozen part of the detector: autoencoder weights and the scaling factor.
 
     A factor of 0 in the config is measured: 1 / the posterior's spread over brain cells of
     the training slices, so that the noise schedule meets latents of unit variance.
     """
-    network, params = autoencoder_weights(run)
+    network, params = restore.autoencoder(run.config, run.workdir, run.mesh)
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
         if run.complete("latents", AUTOENCODER_KEYS):
@@ -117,7 +106,9 @@ def _measure(run: Run, network: Any, params: Params) -> float:
 def cache_latents(run: Run) -> None:
     """Every training and validation slice encoded once, where `data.latents` asks for it."""
     if run.config.data.latents == "cached" and not run.complete("denoiser", DENOISER_KEYS):
-        run.latents = latent_cache.prepare(run, *autoencoder_weights(run))
+        run.latents = latent_cache.prepare(
+            run, *restore.autoencoder(run.config, run.workdir, run.mesh)
+        )
 
 
 def train_denoiser(run: Run) -> None:
@@ -143,30 +134,10 @@ def train_denoiser(run: Run) -> None:
     run.mark("denoiser", DENOISER_KEYS, steps=steps)
 
 
-def _abstract_denoiser(run: Run, method: Any) -> Params:
-    """Shapes of the denoiser's weights, whole on every device."""
-    spec = train.image_spec(1, run.config.data.image_size)
-    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
-    whole = sharding.replicated(run.mesh)
-    return sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
-
-
 def _initial_weights(run: Run, method: Any) -> Params:
     """The averaged denoiser of the run that `denoiser.init` names."""
-    folder = _checkpoints_of(run, "denoiser", "init")
-    return checkpoint.restore_ema(folder, _abstract_denoiser(run, method))[0]
-
-
-def _checkpoints_of(run: Run, stage: str, key: str) -> epath.Path:
-    """Checkpoints of `stage` in the other run that the config names under `key`."""
-    other = run.config[stage][key]
-    folder = epath.Path(other) / stage / "checkpoints"
-    if not folder.is_dir():
-        raise errors.UserError(
-            f"{stage}.{key}: found {other!r}, which has no {stage}/checkpoints; give the workdir "
-            "of a run"
-        )
-    return folder
+    folder = restore.checkpoints_of(run.config, "denoiser", "init")
+    return restore.denoiser(run.config, folder, run.mesh, method)
 
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
@@ -176,9 +147,11 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     sets = {name: (run.source(name), _healthy(run, name)) for name in run.config.eval.sets}
     frozen = measure_latents(run)
     method = build.detector(run.config)
-    params, _ = checkpoint.restore_ema(
+    params = restore.denoiser(
+        run.config,
         run.workdir / "denoiser" / "checkpoints",
-        _abstract_denoiser(run, method),
+        run.mesh,
+        method,
         run.config.eval.checkpoint,
     )
     c = run.config
@@ -194,7 +167,8 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     )
     evaluation = evaluate.Evaluation(scorer, options, run.batches_of)
     evaluation.fit_floor(run.source("train"))
-    evaluation.choose_thresholds(run.source("val"))
+    maps, brain = evaluation.choose_thresholds(run.source("val"))
+    _calibrate(run, maps, brain, params)
     rows = []
     for name, (test, healthy) in sets.items():
         extra = {"preset": c.preset, "name": c.name, "step": trained["steps"]}
@@ -205,6 +179,39 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
         for row in rows:
             report.append_result(run.workdir / "results.jsonl", row)
     return rows
+
+
+def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> None:
+    """Keeps what healthy validation scans score, for operating points on new scans."""
+    preparation = build.preparation(run.config)
+    if preparation is None:
+        _LOG.info("no calibration for whole scans: the slices do not say where they lie")
+        return
+    facts = {
+        "config": json.loads(run.config.to_json()),
+        "weights": digests.json_digest(digests.tree_digests(params)),
+        "preparation": preparation.to_dict(),
+        "source": "healthy validation subjects of the run",
+        "version": version.VERSION,
+    }
+    records = run.source("val").records
+    if run.primary:
+        found = calibrate.from_slices(maps, brain, records, preparation.geometry, facts)
+        calibrate.save(run.workdir, found)
+
+
+def _keep_preparation(run: Run) -> None:
+    """Says in the run how its slices were made; its data may be elsewhere when scans come."""
+    preparation = build.preparation(run.config)
+    path = run.workdir / preparation_lib.FILE
+    if run.primary and preparation is not None and not path.exists():
+        numbers: dict[str, list[int]] = {}
+        for record in run.source("train").records:
+            numbers.setdefault(record.subject, []).append(record.slice)
+        found = calibrate.stack_numbers(list(numbers.values()))
+        preparation = dataclasses.replace(preparation, numbers=found)
+        text = json.dumps(preparation.to_dict(), indent=1) + "\n"
+        files.write_text(path, text)
 
 
 def _healthy(run: Run, name: str) -> Any:
@@ -344,11 +351,11 @@ def check_inputs(run: Run, mode: str) -> None:
         sharding.check_batch_size(*sizes, key=f"{key}.batch_size")
         build.optimizer(section.optim, build.budget(section.train, slices))
     if c.autoencoder.checkpoint:
-        _checkpoints_of(run, "autoencoder", "checkpoint")
+        restore.checkpoints_of(c, "autoencoder", "checkpoint")
     if c.data.latents == "cached" and mode != "train_autoencoder":
         latent_cache.folder_of(run)
     if c.denoiser.init and mode != "train_autoencoder":
-        _checkpoints_of(run, "denoiser", "init")
+        restore.checkpoints_of(c, "denoiser", "init")
     if mode == "run" and not c.eval.sets:
         raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
     for name in c.eval.sets if mode == "run" else ():
@@ -381,6 +388,7 @@ def execute(
     run = Run(config, workdir, stop, devices)
     if mode != "report":
         check_inputs(run, mode)
+        _keep_preparation(run)
     for stage in STAGES[mode]:
         stage(run)
     return run

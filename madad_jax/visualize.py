@@ -19,6 +19,8 @@ from matplotlib import ticker
 from matplotlib.backends import backend_agg
 from matplotlib.figure import Figure
 
+from madad_jax import files
+
 _GROUND, _TEXT, _FAINT = "#0e1116", "#e8eaed", "#5f6670"
 # Apart for the colour-blind too: amber, blue, red.
 _PREDICTED, _TRUE, _MISSED = "#ffb000", "#4cc9f0", "#ff4d52"
@@ -300,10 +302,6 @@ def threshold_curve(
 
 def _save(figure: Figure, path: epath.PathLike) -> None:
     """PNG through memory and a neighbour file, so that a reader sees all of it or none."""
-    path = epath.Path(path)
     buffer = io.BytesIO()
     backend_agg.FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".new")
-    scratch.write_bytes(buffer.getvalue())
-    scratch.replace(path)
+    files.write_bytes(path, buffer.getvalue())

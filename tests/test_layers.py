@@ -1,11 +1,12 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors version
+0  typing rng errors files version
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
-4  train build run evaluate predict report stages compile_only convert/
-5  main
+4  train build run evaluate calibrate report stages compile_only restore convert/
+   prediction/
+5  main predict
 """
 
 import ast
@@ -15,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"typing", "rng", "errors", "version"},
+    {"typing", "rng", "errors", "files", "version"},
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
         *("checkpoint_reader", "digests", "metric_writer"),
@@ -23,14 +24,15 @@ LAYERS = (
     {"methods"},
     {"train_state", "train_step", "visualize", "runtime"},
     {
-        *("train", "build", "run", "evaluate", "predict", "report", "stages", "compile_only"),
-        *("latent_cache", "convert", "extract_brain"),
+        *("train", "build", "run", "evaluate", "calibrate", "report", "stages", "compile_only"),
+        *("latent_cache", "convert", "extract_brain", "prediction", "restore"),
     },
-    {"main"},
+    {"main", "predict"},
 )
 LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # Below layer 3 a room knows nothing of its neighbours, but for the parts of one thing.
 NEIGHBOURS = {
+    ("files", "errors"),
     ("checkpoint", "checkpoint_reader"),
     ("checkpoint", "digests"),
     ("checkpoint_reader", "digests"),
@@ -133,7 +135,10 @@ def foreign(sources):
                 package in NEVER
                 or (package == "flax" and here != "models")
                 or (package in ("jax", "jaxlib", "optax") and here in ("data", "evaluation"))
-                or (package == "configs" or (package == "ml_collections" and here != "main"))
+                or (
+                    package == "configs"
+                    or (package == "ml_collections" and here not in ("main", "predict"))
+                )
                 or (package == "tests")
             ):
                 wrong.append(f"{module} -> {name}")

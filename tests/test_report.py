@@ -154,5 +154,5 @@ def test_damaged_results_name_the_line(tmp_path):
 
 def test_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.UserError, match="while writing, accepted: a writable folder"):
+    with pytest.raises(errors.UserError, match=r"report\.md. cannot be written"):
         report.write_report(tmp_path / "file" / "report.md", title="t", rows=[])

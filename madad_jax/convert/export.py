@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from madad_jax import checkpoint, errors
+from madad_jax import checkpoint, errors, files
 from madad_jax import checkpoint_reader as reader
 from madad_jax.convert import networks, tensors
 
@@ -97,13 +97,7 @@ def write(out: epath.PathLike, kind: str, state: Mapping[str, np.ndarray]) -> No
         data = safetensors.numpy.save(dict(state), metadata={"format": "pt"})
     else:
         data = torch_zip(state, wrapper="" if kind == "autoencoder" else "model")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".new")
-        scratch.write_bytes(data)
-        scratch.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"--out={path}: {error.strerror or error}") from error
+    files.write_bytes(path, data)
 
 
 def check_out(out: epath.PathLike) -> None:

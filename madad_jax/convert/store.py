@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import checkpoint, errors, train_state, version
+from madad_jax import checkpoint, errors, files, train_state, version
 from madad_jax.convert import networks
 
 STEP = 0
@@ -67,9 +67,9 @@ def write(out: epath.PathLike, converted: networks.Converted, source: str) -> st
             saver.save(STEP, state, {}, config)
             saver.wait()
         known[converted.section] = converted.values
-        _write_text(folder / "config.json", json.dumps(known, indent=1))
+        files.write_text(folder / "config.json", json.dumps(known, indent=1))
         if converted.complete:
-            _write_text(stage / "complete.json", json.dumps(facts, indent=1))
+            files.write_text(stage / "complete.json", json.dumps(facts, indent=1))
     except BaseException:
         if stage.exists():
             stage.rmtree()
@@ -117,14 +117,3 @@ def _read_config(folder: epath.Path) -> dict[str, Any]:
     if not isinstance(known, dict):
         raise errors.UserError(f"{path}: no table of config values")
     return known
-
-
-def _write_text(path: epath.Path, text: str) -> None:
-    """Whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".new")
-        scratch.write_text(text)
-        scratch.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror or error}") from error

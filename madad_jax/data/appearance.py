@@ -92,9 +92,17 @@ def add_noise(
     return np.hypot(real, imaginary)
 
 
+def white_level(
+    image: Float32[np.ndarray, "z h w"], healthy: Bool[np.ndarray, "z h w"], modality: str
+) -> float:
+    """The intensity that becomes 1: the 99.5th percentile of the `healthy` brain stands at the
+    modality's level in [0, 1]."""
+    return float(np.percentile(image[healthy], _PERCENTILE)) / _TOP[modality]
+
+
 def scale(
     image: Float32[np.ndarray, "z h w"], healthy: Bool[np.ndarray, "z h w"], modality: str
 ) -> Float32[np.ndarray, "z h w"]:
-    """Brings the 99.5th percentile of the `healthy` brain to the modality's level in [0, 1]."""
+    """Brings an image to [0, 1] by `white_level`."""
     top = np.percentile(image[healthy], _PERCENTILE)
     return np.clip(image * np.float32(_TOP[modality] / top), 0.0, 1.0)

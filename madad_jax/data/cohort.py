@@ -15,8 +15,6 @@ import difflib
 import hashlib
 import io
 import json
-import os
-import threading
 import zipfile
 import zlib
 from typing import Any
@@ -26,7 +24,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import anatomy as anatomy_lib
 from madad_jax.data import appearance, lesions, noise
 from madad_jax.data import record as record_lib
@@ -36,7 +34,7 @@ from madad_jax.data import template as template_lib
 GENERATOR_VERSION = 4
 SPLITS = ("train", "val", "val_lesion", "test", "test_healthy")
 _LESION_SPLITS = ("val_lesion", "test")
-_MIDDLE_LEVEL = 18.0  # MNI height of the middle slice, mm: the bodies of the ventricles.
+MIDDLE_LEVEL = 18.0  # MNI height of the middle slice, mm: the bodies of the ventricles.
 _WORKING_PIXEL = 0.85  # Largest pixel that anatomy is drawn on, mm.
 
 
@@ -100,33 +98,63 @@ def draw_subject(
     split: str, index: int, *, modality: str, image_size: int, seed: int, options: Options
 ) -> Subject:
     """Draws one subject; the same arguments give the same bits."""
+    factor = max(1, round(options.field_of_view / image_size / _WORKING_PIXEL))
+    middle = (options.slices - 1) / 2
+    levels = tuple(
+        MIDDLE_LEVEL + (k - middle) * options.slice_spacing for k in range(options.slices)
+    )
+    drawn = draw_parts(
+        split,
+        index,
+        modality=modality,
+        seed=seed,
+        grid=noise.Grid(image_size * factor, options.field_of_view, levels),
+        lesion=lesion_of(index) if split in _LESION_SPLITS else None,
+    )
+    image = appearance.add_noise(drawn.rng, _shrink(drawn.image, image_size))
+    brain = _shrink(drawn.brain.astype(np.float32), image_size) >= 0.5
+    segmentation = (_shrink(drawn.lesion.astype(np.float32), image_size) >= 0.5) & brain
+    unit = np.where(brain, appearance.scale(image, brain & ~segmentation, modality), 0.0)
+    return Subject(np.round(unit * 65535).astype(np.uint16), brain, segmentation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A subject on its working grid [z, h, w]: picture without noise, masks, and the generator
+    of its scan, from which the noise is still to be drawn."""
+
+    image: np.ndarray
+    brain: np.ndarray
+    lesion: np.ndarray
+    rng: np.random.Generator
+
+
+def draw_parts(
+    split: str,
+    index: int,
+    *,
+    modality: str,
+    seed: int,
+    grid: noise.Grid,
+    lesion: tuple[str, str] | None,
+) -> Parts:
+    """Draws a subject on a grid; `lesion` is (kind, size) or None."""
     streams = np.random.SeedSequence([seed, zlib.crc32(split.encode()), index]).spawn(4)
     shape_rng, lesion_rng = (np.random.default_rng(s) for s in streams[:2])
     # Another modality of the same subject: same anatomy and lesion, own scan.
     scan_rng = np.random.default_rng(
         np.random.SeedSequence([*streams[2].generate_state(2), zlib.crc32(modality.encode())])
     )
-    factor = max(1, round(options.field_of_view / image_size / _WORKING_PIXEL))
-    middle = (options.slices - 1) / 2
-    levels = tuple(
-        _MIDDLE_LEVEL + (k - middle) * options.slice_spacing for k in range(options.slices)
-    )
-    grid = noise.Grid(image_size * factor, options.field_of_view, levels)
     anatomy = anatomy_lib.draw(shape_rng, template_lib.load(), grid)
     contrast = appearance.draw_contrast(scan_rng, modality)
-    if split in _LESION_SPLITS:
-        kind, size = lesion_of(index)
-        planted = lesions.plant(lesion_rng, kind, size, anatomy, contrast)
-        clean, lesion = planted.clean, planted.mask
+    if lesion is not None:
+        planted = lesions.plant(lesion_rng, *lesion, anatomy, contrast)
+        clean, mask = planted.clean, planted.mask
     else:
         clean = contrast.mix(anatomy.fluid, anatomy.grey, anatomy.white)
-        lesion = np.zeros(grid.shape, bool)
-    image = _shrink(appearance.render(scan_rng, anatomy, clean), image_size)
-    image = appearance.add_noise(scan_rng, image)
-    brain = _shrink(anatomy.brain.astype(np.float32), image_size) >= 0.5
-    segmentation = (_shrink(lesion.astype(np.float32), image_size) >= 0.5) & brain
-    unit = np.where(brain, appearance.scale(image, brain & ~segmentation, modality), 0.0)
-    return Subject(np.round(unit * 65535).astype(np.uint16), brain, segmentation)
+        mask = np.zeros(grid.shape, bool)
+    image = appearance.render(scan_rng, anatomy, clean)
+    return Parts(image, anatomy.brain, mask, scan_rng)
 
 
 def lesion_of(index: int) -> tuple[str, str]:
@@ -297,13 +325,4 @@ def _write_cached(folder: epath.Path | None, split: str, index: int, subject: Su
     content = io.BytesIO()
     np.savez_compressed(content, **dataclasses.asdict(subject))
     path = _cached_path(folder, split, index)
-    scratch = folder / f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content.getvalue())
-        scratch.replace(path)  # Readers see a whole file or none.
-    except OSError as error:
-        raise errors.UserError(
-            f"cache folder '{folder}' cannot be written: {error.strerror or error}; set "
-            "data.cache_dir to a writable folder"
-        ) from error
+    files.write_bytes(path, content.getvalue(), hint="set data.cache_dir to a writable folder")

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, UInt16
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import record as record_lib
 from madad_jax.data import shards
@@ -200,9 +200,7 @@ def finish(folder: epath.Path, wanted: Iterable[Part], facts: dict[str, Any]) ->
     if digests == whole(folder):
         return
     text = json.dumps({"facts": facts, "shards": digests}, indent=1, sort_keys=True)
-    scratch = folder / "manifest.json.new"
-    scratch.write_text(text)
-    scratch.replace(folder / "manifest.json")
+    files.write_text(folder / "manifest.json", text)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,10 @@ the mirror image with one block more per level and nearest-neighbour doubling. A
 stands on each side of the latent. Down-sampling pads one zero on the right and at the bottom
 only; GroupNorm's eps is 1e-6; the log-variance is clamped to [-30, 20].
 
+`patch` > 1 folds squares of so many pixels into channels before the first level and unfolds them
+after the last convolution (ours, for light members: most of a small autoencoder's time goes to
+wide maps of few channels). The factor between the sides is patch * 2**(levels - 1).
+
 The decoder may be sized apart from the encoder: it is most of the inference cost of the
 published model (622 of 894 GFLOP per 256x256 slice), and it runs twice per slice.
 Submodules bear the published names with "_" for ".": `encoder.down.0.block.1.conv2` is
@@ -70,6 +74,7 @@ class _Stack(nn.Module):
     channel_mult: tuple[int, ...]
     num_res_blocks: int
     out_channels: int
+    patch: int
     num_groups: int
     mid_attention: bool
     attention: str
@@ -97,12 +102,12 @@ class _Stack(nn.Module):
 
 
 class Encoder(_Stack):
-    """Image -> `out_channels` feature maps at 1 / 2**(levels-1) of the side."""
+    """Image -> `out_channels` feature maps at 1 / f of the side, f = patch * 2**(levels-1)."""
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b H W c"]) -> Shaped[jax.Array, "b h w d"]:
         """[b, H, W, c] -> [b, H/f, W/f, out_channels]."""
-        h = self._conv(self.channels, "conv_in")(x)
+        h = self._conv(self.channels, "conv_in")(layers.space_to_depth(x, self.patch))
         for i, mult in enumerate(self.channel_mult):
             for j in range(self.num_res_blocks):
                 h = self._block(h, self.channels * mult, f"down_{i}_block_{j}")
@@ -116,11 +121,11 @@ class Decoder(_Stack):
 
     def setup(self) -> None:
         """The output layer is a member of its own, so that it can be called alone."""
-        self.conv_out = layers.Conv(self.out_channels, dtype="float32")
+        self.conv_out = layers.Conv(self.out_channels * self.patch**2, dtype="float32")
 
     @nn.compact
-    def features(self, z: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b H W d"]:
-        """Everything but the last convolution."""
+    def features(self, z: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww d"]:
+        """Everything but the last convolution; sides H / patch."""
         h = self._conv(self.channels * self.channel_mult[-1], "conv_in")(z)
         h = self._middle(h)
         for i in reversed(range(len(self.channel_mult))):
@@ -130,9 +135,9 @@ class Decoder(_Stack):
                 h = _Upsample(self.dtype, name=f"up_{i}_upsample")(h)
         return self._norm_out(h)
 
-    def output(self, h: Shaped[jax.Array, "b H W d"]) -> Float[jax.Array, "b H W c"]:
+    def output(self, h: Shaped[jax.Array, "b hh ww d"]) -> Float[jax.Array, "b H W c"]:
         """The last convolution, in float32; no tanh."""
-        return self.conv_out(h)
+        return layers.depth_to_space(self.conv_out(h), self.patch)
 
 
 class _Downsample(nn.Module):
@@ -165,6 +170,7 @@ class AutoencoderKL(nn.Module):
     decoder_channels: int = 128
     decoder_channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     decoder_num_res_blocks: int = 2
+    patch: int = 1
     num_groups: int = 32
     mid_attention: bool = True
     attention: str = "chunked"
@@ -174,6 +180,7 @@ class AutoencoderKL(nn.Module):
     def setup(self) -> None:
         """Members bear the published names."""
         shared = {
+            "patch": self.patch,
             "num_groups": self.num_groups,
             "mid_attention": self.mid_attention,
             "attention": self.attention,
@@ -209,11 +216,13 @@ class AutoencoderKL(nn.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
-    def decode_features(self, latent: Float[jax.Array, "b h w z"]) -> Shaped[jax.Array, "b H W d"]:
+    def decode_features(
+        self, latent: Float[jax.Array, "b h w z"]
+    ) -> Shaped[jax.Array, "b hh ww d"]:
         """Decoder up to, and without, its last convolution."""
         return self.decoder.features(self.post_quant_conv(latent))
 
-    def output_layer(self, h: Shaped[jax.Array, "b H W d"]) -> Float[jax.Array, "b H W c"]:
+    def output_layer(self, h: Shaped[jax.Array, "b hh ww d"]) -> Float[jax.Array, "b H W c"]:
         """The decoder's last convolution."""
         return self.decoder.output(h)
 

@@ -85,11 +85,11 @@ class Autoencoder:
 
     def decode_features(
         self, params: Params, latent: Float[Array, "b h w z"]
-    ) -> Float[Array, "b H W d"]:
+    ) -> Float[Array, "b hh ww d"]:
         """The decoder without its last convolution."""
         return self._module.apply({"params": params}, latent, method="decode_features")
 
-    def output_layer(self, params: Params, h: Float[Array, "b H W d"]) -> Float[Array, "b H W c"]:
+    def output_layer(self, params: Params, h: Float[Array, "b hh ww d"]) -> Float[Array, "b H W c"]:
         """The last convolution: decode = output_layer after decode_features."""
         return self._module.apply({"params": params}, h, method="output_layer")
 
@@ -139,8 +139,9 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     """A KL autoencoder. Defaults are the published kl-f8 with one channel.
 
     in_channels=1, out_channels=1, channels=128, channel_mult=(1, 2, 4, 4) (the factor is
-    2**(levels - 1)), num_res_blocks=2, latent_channels=4, embed_dim=None (the latent's depth
-    outside, as latent_channels when None), decoder_channels=None, decoder_channel_mult=None,
+    patch * 2**(levels - 1)), num_res_blocks=2, patch=1 (pixels a side folded into channels
+    first), latent_channels=4, embed_dim=None (the latent's depth outside, as latent_channels when
+    None), decoder_channels=None, decoder_channel_mult=None,
     decoder_num_res_blocks=None (as the encoder when None; each decoder level has one block
     more than this number, as published), num_groups=32, mid_attention=True,
     attention="chunked", remat=False, dtype="float32".
@@ -164,6 +165,8 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
             f"autoencoder.decoder_channel_mult: found {len(module.decoder_channel_mult)} levels, "
             f"the encoder has {len(module.channel_mult)}"
         )
+    if module.patch < 1:
+        raise errors.UserError(f"autoencoder.patch: found {module.patch}, at least 1")
     # The encoder has layers of its base width too, the decoder only of its multiples.
     for mult in (1, *module.channel_mult):
         layers.check_groups("autoencoder.channels", module.channels * mult, module.num_groups)
@@ -171,7 +174,7 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
         width = module.decoder_channels * mult
         layers.check_groups("autoencoder.decoder_channels", width, module.num_groups)
     return Autoencoder(
-        factor=2 ** (len(module.channel_mult) - 1),
+        factor=module.patch * 2 ** (len(module.channel_mult) - 1),
         latent_channels=module.embed_dim,
         output_kernel_path=("decoder", "conv_out", "kernel"),
         _module=module,

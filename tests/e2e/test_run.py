@@ -8,7 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, checkpoint, errors, report, runtime, sharding, train
+from madad_jax import (
+    build,
+    calibrate,
+    checkpoint,
+    errors,
+    report,
+    runtime,
+    sharding,
+    train,
+)
+from madad_jax.data import preparation
 
 
 class StopAfter(runtime.GracefulStop):
@@ -186,3 +196,28 @@ def test_nan_stops_with_the_step_and_saves_nothing_broken(tiny, execute, tmp_pat
     for step in [p for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []:
         state = restored(tiny, tmp_path, "autoencoder").state
         assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params)), step
+
+
+def test_evaluation_calibrates_where_slices_say_where_they_lie(
+    finished, tiny, execute, tmp_path, png_root
+):
+    """`dataset.json` in the folder is all that it takes; without it there is no calibration."""
+    assert not (finished / "calibration.npz").exists()
+    root = tmp_path / "data"
+    shutil.copytree(png_root, root)
+    geometry = {"image_size": 256, "field_of_view": 192.0, "level_step": 2.0}
+    (root / "dataset.json").write_text(json.dumps({"geometry": geometry, "low": 2.0}))
+    shutil.copytree(finished, tmp_path / "run")
+    tiny.data.root = str(root)
+    execute(tiny, tmp_path / "run", "evaluate")
+    found = calibrate.load(tmp_path / "run")
+    scans = found.select("map", "none").scans
+    assert [s.subject for s in scans] == [f"val0{i}" for i in range(5)]
+    assert found.facts["spacing"] == [2.0, 6.0, 6.0] and found.facts["numbers"] == [0, 4, 1]
+    assert set(found.healthy) == {
+        (s, p) for s in ("map", "mask_map", "latent_map") for p in ("none", "pddpm", "dae")
+    }
+    assert found.facts["config"]["name"] == "tiny"
+    kept = preparation.read(tmp_path / "run" / "preparation.json")
+    assert kept.low == 2.0 and kept.geometry.image_size == 32 and kept.modality == "T1"
+    assert len(scans[0].histogram) == 4096 and 0 < scans[0].score <= 1

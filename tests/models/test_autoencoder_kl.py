@@ -49,6 +49,17 @@ def test_shapes(mult, factor, attention):
     assert jax.eval_shape(autoencoder.decode, params, mean).shape == image.shape
 
 
+def test_folded_pixels_multiply_the_factor_and_do_not_change_the_image_size():
+    config = TINY | {"channel_mult": (1, 2), "patch": 2}
+    autoencoder = registry.autoencoder(**config)
+    assert autoencoder.factor == 4
+    params = autoencoder.init(jax.random.key(0), (1, 16, 16, 1))
+    assert params["encoder"]["conv_in"]["kernel"].shape[2] == 4
+    mean, _ = autoencoder.encode(params, jnp.ones((1, 16, 24, 1)))
+    assert mean.shape == (1, 4, 6, 4)
+    assert autoencoder.decode(params, mean).shape == (1, 16, 24, 1)
+
+
 @pytest.fixture(scope="module")
 def tiny():
     autoencoder = registry.autoencoder(**TINY)
@@ -117,6 +128,7 @@ def test_bfloat16_is_close_and_outputs_stay_float32(tiny):
         ({"channels": 48}, r"autoencoder\.channels: 48 .*num_groups=32"),
         ({"decoder_channels": 40}, r"autoencoder\.decoder_channels: 40"),
         ({"decoder_channel_mult": (1, 2)}, r"decoder_channel_mult: found 2 .* 4"),
+        ({"patch": 0}, r"autoencoder\.patch: found 0"),
         ({"chanels": 32}, "'channels'"),
         ({"dtype": "float16"}, r"autoencoder\.dtype: .*float16.*bfloat16"),
         ({"attention": "fast"}, r"autoencoder\.attention: .*'fast'.*chunked"),

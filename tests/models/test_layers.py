@@ -79,6 +79,23 @@ def test_upsample_repeats_each_cell():
     np.testing.assert_array_equal(layers.upsample_nearest(jnp.asarray(x))[0, :, :, 0], wanted)
 
 
+def test_space_to_depth_keeps_a_square_in_a_cell_and_is_undone():
+    x = np.random.default_rng(0).standard_normal((2, 6, 9, 2)).astype(np.float32)
+    folded = layers.space_to_depth(jnp.asarray(x), 3)
+    assert folded.shape == (2, 2, 3, 18)
+    np.testing.assert_array_equal(folded[1, 1, 2], x[1, 3:6, 6:9].ravel())
+    np.testing.assert_array_equal(layers.depth_to_space(folded, 3), x)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3), (2, 4, 5, 3)])
+def test_linear_maps_the_last_axis_whatever_stands_before_it(shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    layer = layers.Linear(7)
+    params = layer.init(jax.random.key(0), jnp.asarray(x))
+    kernel, bias = (np.asarray(params["params"][k]) for k in ("kernel", "bias"))
+    np.testing.assert_allclose(layer.apply(params, jnp.asarray(x)), x @ kernel + bias, atol=1e-5)
+
+
 def test_timestep_embedding_is_cosine_first():
     t = np.array([0, 1, 9])
     f = 10000.0 ** (-np.arange(3) / 3)

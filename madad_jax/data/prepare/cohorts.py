@@ -32,8 +32,8 @@ from typing import Any
 import yaml
 from etils import epath
 
-from madad_jax import errors
-from madad_jax.data.prepare import files, subject
+from madad_jax import errors, files
+from madad_jax.data.prepare import subject
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"

@@ -13,8 +13,7 @@ import pydicom
 from etils import epath
 from jaxtyping import Float32, Float64
 
-from madad_jax import errors
-from madad_jax.data.prepare import files
+from madad_jax import errors, files
 
 _UNEVEN = 0.1  # Of the slice distance; positions are written with few digits.
 _PARALLEL = 1e-3

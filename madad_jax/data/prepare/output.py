@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from etils import epath
 
-from madad_jax import errors
-from madad_jax.data.prepare import files, subject
+from madad_jax import errors, files
+from madad_jax.data.prepare import subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
 VERSION = 1

@@ -16,9 +16,9 @@ from etils import epath
 from jaxtyping import Bool, Float64
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import files, itk, resample, volumes
+from madad_jax.data.prepare import itk, resample, volumes
 
 METHODS = ("none", "affine")
 # Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.

@@ -8,11 +8,12 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Iterable
+from typing import Any
 
 from etils import epath
 
-from madad_jax import errors
-from madad_jax.data.prepare import files, subject
+from madad_jax import errors, files
+from madad_jax.data.prepare import subject
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {
@@ -42,7 +43,7 @@ def by_hash(person: str, fractions: dict[str, float], seed: int) -> str:
     return max(fractions, key=lambda split: fractions[split])  # Rounding of the shares.
 
 
-def check_fractions(fractions: dict[str, float], where: str) -> dict[str, float]:
+def check_fractions(fractions: dict[str, Any], where: str) -> dict[str, float]:
     """The shares as floats.
 
     Raises:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax import errors
+from madad_jax import errors, files
 from madad_jax.data import geometry as geometry_lib
 from madad_jax.data.prepare import brain_mask as brain_mask_lib
 from madad_jax.data.prepare import (
-    files,
     intensity,
     registration,
     resample,

@@ -18,8 +18,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, Float64
 
-from madad_jax import errors
-from madad_jax.data.prepare import files
+from madad_jax import errors, files
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"

@@ -1,0 +1,90 @@
+"""Calibration of a run on healthy scans: maps of its slices, grouped by scan, to operating points.
+
+Stored as `<run>/calibration.npz` with the config that made the maps; see
+`evaluation/calibration.py`.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from etils import epath
+from jaxtyping import Bool, Float32
+
+from madad_jax import errors, files
+from madad_jax.data import geometry as geometry_lib
+from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.evaluation import stacks
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "calibration.npz"
+
+
+def from_slices(
+    maps: Mapping[str, Float32[np.ndarray, "n H W"]],
+    brain: Bool[np.ndarray, "n H W"],
+    records: Sequence[Any],
+    geometry: geometry_lib.Geometry,
+    facts: Mapping[str, Any],
+    options: Mapping[str, stacks.Options] | None = None,
+) -> calibration_lib.Calibration:
+    """Calibrates every signal under every post-processing.
+
+    Args:
+      maps: by signal, in [0, 1].
+      brain: brain masks.
+      records: of the slices, with `subject` and `slice`.
+      geometry: where slices lie.
+      facts: JSON-able, kept beside.
+      options: post-processing by name; the published ones when None.
+    """
+    options = dict(stacks.PRESETS if options is None else options)
+    scans: dict[str, list[int]] = {}
+    for i in sorted(range(len(records)), key=lambda i: (records[i].subject, records[i].slice)):
+        scans.setdefault(records[i].subject, []).append(i)
+    numbers = [[records[i].slice for i in order] for order in scans.values()]
+    first, last, step = stack_numbers(numbers)
+    spacing = (step * geometry.level_step, geometry.pixel, geometry.pixel)
+    found: dict[calibration_lib.Key, list[calibration_lib.Scan]] = {}
+    for subject, order in tqdm.tqdm(scans.items(), desc="calibration", unit="scan"):
+        for signal, values in maps.items():
+            for name, option in options.items():
+                found.setdefault((signal, name), []).append(
+                    calibration_lib.measure(subject, values[order], brain[order], spacing, option)
+                )
+    facts = {**facts, "spacing": list(spacing), "numbers": [first, last, step]}
+    healthy = {key: calibration_lib.Healthy(tuple(entries)) for key, entries in found.items()}
+    return calibration_lib.Calibration(healthy, options, facts)
+
+
+def stack_numbers(numbers: Sequence[Sequence[int]]) -> tuple[int, int, int]:
+    """(first, last, step) of the slices that scans have: the whole range, the usual step."""
+    every = [n for one in numbers for n in one]
+    gaps = [g for one in numbers for g in np.diff(sorted(one)).tolist() if g > 0]
+    step = int(np.median(gaps)) if gaps else 1
+    first = min(every)
+    return first, first + (max(every) - first) // step * step, step
+
+
+def save(workdir: epath.PathLike, calibration: calibration_lib.Calibration) -> None:
+    """Writes `<workdir>/calibration.npz`, whole or not at all."""
+    files.write_bytes(epath.Path(workdir) / FILE, calibration_lib.to_bytes(calibration))
+
+
+def load(workdir: epath.PathLike) -> calibration_lib.Calibration | None:
+    """The run's calibration; None when it has none.
+
+    Raises:
+      UserError: a damaged file.
+    """
+    path = epath.Path(workdir) / FILE
+    if not path.exists():
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise errors.UserError(f"{path}: {error.strerror or error}") from error
+    return calibration_lib.from_bytes(content, str(path))

@@ -1,0 +1,80 @@
+"""Names for places in ICBM152 space, from files inside the nilearn wheel: nothing is downloaded.
+
+A place gets its side, its tissue (ICBM152 tissue probabilities, 2009a) and the nearest of the 160
+functional regions of Dosenbach et al. 2010. It is a help for finding the place again, not a
+parcellation: a lesion displaces what it is named after.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+_MIDLINE_MM = 4.0
+_FAR_MM = 20.0  # beyond, a region's name says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class _Atlas:
+    centres: Float64[np.ndarray, "n 3"]
+    names: tuple[str, ...]
+    tissues: dict[str, np.ndarray]
+    to_voxel: Float64[np.ndarray, "4 4"]
+
+
+def describe(point: tuple[float, float, float]) -> dict[str, Any]:
+    """`side`, `tissue`, `nearest` region and its `distance_mm`, and a `name` of them all.
+
+    Args:
+      point: (x, y, z) in ICBM152 mm, x to the subject's right.
+    """
+    atlas = _load()
+    x = point[0]
+    side = "midline" if abs(x) <= _MIDLINE_MM else ("right" if x > 0 else "left")
+    voxel = np.round(atlas.to_voxel @ np.array([*point, 1.0]))[:3].astype(int)
+    tissue = _tissue(atlas, voxel)
+    distances = np.linalg.norm(atlas.centres - np.asarray(point), axis=1)
+    nearest = int(distances.argmin())
+    distance = float(distances[nearest])
+    name = f"{side} {tissue}" if side != "midline" else f"{tissue}, midline"
+    known = distance <= _FAR_MM
+    if known:
+        name += f", near {atlas.names[nearest]}"
+    return {
+        "name": name,
+        "side": side,
+        "tissue": tissue,
+        "nearest": atlas.names[nearest] if known else None,
+        "distance_mm": round(distance, 1),
+        "atlas": "Dosenbach 2010 (nearest of 160 regions) and ICBM152 2009a tissue maps",
+    }
+
+
+def _tissue(atlas: _Atlas, voxel: np.ndarray) -> str:
+    shape = next(iter(atlas.tissues.values())).shape
+    if (voxel < 0).any() or (voxel >= shape).any():
+        return "outside the template"
+    share = {name: float(values[tuple(voxel)]) for name, values in atlas.tissues.items()}
+    if sum(share.values()) < 0.5:
+        return "fluid"
+    return max(share, key=share.__getitem__)
+
+
+@functools.lru_cache(maxsize=1)
+def _load() -> _Atlas:
+    from nilearn import datasets  # Three seconds to import: only when a place is named.
+
+    found = datasets.fetch_coords_dosenbach_2010()
+    rois = found["rois"]
+    centres = np.stack([np.asarray(rois[axis], np.float64) for axis in "xyz"], axis=1)
+    # Labels are 'name number' in the order of the paper; numbers tell neighbours apart.
+    names = tuple(str(label).rsplit(" ", 1)[0] for label in found["labels"])
+    grey = datasets.load_mni152_gm_template(resolution=2)
+    white = datasets.load_mni152_wm_template(resolution=2)
+    tissues = {}
+    for name, image in (("grey matter", grey), ("white matter", white)):
+        values = np.asarray(image.dataobj, np.float32)
+        tissues[name] = values / values.max()
+    return _Atlas(centres, names, tissues, np.linalg.inv(grey.affine))

@@ -1,0 +1,254 @@
+"""Operating points without labels: what healthy scans score, kept beside the weights.
+
+For each signal and post-processing the calibration holds, per healthy scan: a histogram of the
+map's scored voxels, the scan's score, and the number of candidates at every threshold
+(`stacks.count_curve`). From these a threshold follows from the rate of false positives that a
+user can bear, with a bootstrap interval over the scans, as a person is the unit of chance.
+
+Stored as one `.npz` of plain arrays and one JSON text; reading it runs nothing.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from madad_jax import errors
+from madad_jax.evaluation import bootstrap, histogram, stacks
+
+FORMAT = 1
+N_BINS = bootstrap.N_BINS
+DRAWS = 1000
+_EDGES = np.array([histogram.lower_edge(i, N_BINS) for i in range(N_BINS)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One healthy scan: `histogram` int [N_BINS] of its voxels, and `stacks.count_curve`."""
+
+    subject: str
+    score: float
+    histogram: np.ndarray
+    levels: np.ndarray
+    counts: np.ndarray
+
+    def share_above(self, threshold: float) -> float:
+        """Share of its voxels in bins from the threshold's own on, within a bin of the truth."""
+        first = int(np.searchsorted(_EDGES, threshold))
+        return float(self.histogram[first:].sum() / max(1, self.histogram.sum()))
+
+
+def measure(
+    subject: str,
+    maps: np.ndarray,
+    brain: np.ndarray,
+    spacing: stacks.Spacing,
+    options: stacks.Options,
+) -> Scan:
+    """A healthy scan's entry; maps float32 and brain bool [z, h, w]."""
+    maps, inside = stacks.processed(maps, brain, spacing, options)
+    bins = histogram.bin_of(maps[inside], N_BINS)
+    levels, counts = stacks.count_curve(maps, spacing, options)
+    return Scan(
+        subject=subject,
+        score=stacks.score(maps, inside),
+        histogram=np.bincount(bins, minlength=N_BINS).astype(np.int64),
+        levels=levels,
+        counts=counts,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A threshold and how it was chosen: `chosen_by` voxel_fpr, false_positives_per_scan or
+    threshold, and the value asked for."""
+
+    threshold: float
+    chosen_by: str
+    asked: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Healthy:
+    """The healthy scans under one signal and one post-processing."""
+
+    scans: tuple[Scan, ...]
+
+    def by_voxel_fpr(self, rate: float) -> Point:
+        """The lowest threshold that a share of at most `rate` of healthy voxels lies above.
+
+        Raises:
+          UserError: a rate outside (0, 1).
+        """
+        if not 0.0 < rate < 1.0:
+            raise errors.UserError(f"voxel_fpr: found {rate}, accepted: between 0 and 1")
+        # Scans count alike whatever their size: the rate is that of a scan to come.
+        shares = np.mean([s.histogram / max(1, s.histogram.sum()) for s in self.scans], axis=0)
+        above = shares[::-1].cumsum()[::-1]  # share in bins >= i
+        fits = np.flatnonzero(above <= rate + 1e-12)
+        first = int(fits[0]) if len(fits) else N_BINS
+        threshold = float(_EDGES[first]) if first < N_BINS else 1.0
+        return Point(threshold, "voxel_fpr", rate)
+
+    def by_false_positives(self, rate: float) -> Point:
+        """The lowest threshold from which on healthy scans have at most `rate` candidates each.
+
+        Raises:
+          UserError: a rate that so few scans cannot tell from none, or past their curves.
+        """
+        least = 1.0 / len(self.scans)
+        if not rate >= least:
+            raise errors.UserError(
+                f"false_positives_per_scan: found {rate}, accepted: {least:.3g} or more; "
+                f"{len(self.scans)} healthy scans cannot tell less from none, calibrate with more"
+            )
+        # Counts change at levels only. At a threshold equal to a level it is not counted yet.
+        at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
+        at = at[at >= self._reach()]
+        means = np.array([self.false_positives(float(t)) for t in at])
+        if not len(means) or means.max() <= rate:
+            raise errors.UserError(
+                f"false_positives_per_scan: found {rate}, but healthy scans never have so many; "
+                f"accepted: below {means.max() if len(means) else 0:.3g}"
+            )
+        crossed = int(np.flatnonzero(means > rate)[0])
+        # Constant between levels: just at the level above the first that has too many.
+        threshold = float(at[crossed - 1]) if crossed else 1.0
+        return Point(threshold, "false_positives_per_scan", rate)
+
+    def _reach(self) -> float:
+        """The lowest threshold that every scan's curve knows the number at."""
+        return max(float(s.levels[-1]) if len(s.levels) else 0.0 for s in self.scans)
+
+    def false_positives(self, threshold: float) -> float:
+        """Candidates per healthy scan above a threshold."""
+        return float(np.mean([stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]))
+
+    def expected(self, threshold: float, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+        """What a threshold does on healthy scans: two rates with 95 % intervals over scans.
+
+        `draws=0` leaves the intervals out.
+        """
+        counts = [stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]
+        shares = [s.share_above(threshold) for s in self.scans]
+        out: dict[str, Any] = {"healthy_scans": len(self.scans)}
+        # Below the curves' reach the number is not known, and is not guessed.
+        known = threshold >= self._reach()
+        for name, values in (("voxel_fpr", shares), ("false_positives_per_scan", counts)):
+            if name == "false_positives_per_scan" and not known:
+                out[name] = out[f"{name}_interval"] = None
+                continue
+            out[name] = float(np.mean(values))
+            if draws:
+                weights = bootstrap.draw_weights(len(self.scans), draws, seed) / len(self.scans)
+                low, high = np.percentile(weights @ np.array(values, np.float64), (2.5, 97.5))
+                out[f"{name}_interval"] = [float(low), float(high)]
+        return out
+
+    def percentile(self, score: float) -> float:
+        """Share of healthy scans that score no more than this one, in percent."""
+        return 100.0 * float(np.mean([s.score <= score for s in self.scans]))
+
+
+Key = tuple[str, str]  # signal, name of the post-processing
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Every signal and post-processing that was calibrated.
+
+    Attributes:
+      healthy: the scans by (signal, post-processing).
+      options: post-processing by name.
+      facts: JSON-able; what the maps were made with: `config`, `step`, `spacing` (mm),
+        `numbers` (slice numbers of the stack), `source` (which healthy scans).
+    """
+
+    healthy: dict[Key, Healthy]
+    options: dict[str, stacks.Options]
+    facts: dict[str, Any]
+
+    def select(self, signal: str, postprocess: str) -> Healthy:
+        """The scans of one choice.
+
+        Raises:
+          UserError: it was not calibrated; says what was, and how to.
+        """
+        found = self.healthy.get((signal, postprocess))
+        if found is None:
+            have = ", ".join(sorted(f"{s} with {p}" for s, p in self.healthy))
+            raise errors.UserError(
+                f"signal '{signal}' with post-processing '{postprocess}' has no calibration; "
+                f"found: {have}"
+            )
+        return found
+
+
+def to_bytes(calibration: Calibration) -> bytes:
+    """The file's content."""
+    arrays, entries = {}, []
+    for i, ((signal, name), healthy) in enumerate(calibration.healthy.items()):
+        scans = healthy.scans
+        entries.append(
+            {"signal": signal, "postprocess": name, "subjects": [s.subject for s in scans]}
+        )
+        arrays[f"scores_{i}"] = np.array([s.score for s in scans], np.float64)
+        arrays[f"histograms_{i}"] = np.stack([s.histogram for s in scans]).astype(np.int64)
+        arrays[f"ends_{i}"] = np.cumsum([len(s.levels) for s in scans]).astype(np.int64)
+        arrays[f"levels_{i}"] = np.concatenate([s.levels for s in scans]).astype(np.float32)
+        arrays[f"counts_{i}"] = np.concatenate([s.counts for s in scans]).astype(np.int64)
+    meta = {
+        "format": FORMAT,
+        "entries": entries,
+        "options": {k: dataclasses.asdict(v) for k, v in calibration.options.items()},
+        "facts": calibration.facts,
+    }
+    content = io.BytesIO()
+    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    np.savez_compressed(content, meta=text, **arrays)
+    return content.getvalue()
+
+
+def from_bytes(content: bytes, name: str) -> Calibration:
+    """The inverse of `to_bytes`; `name` is the file's, for messages.
+
+    Raises:
+      UserError: damaged, or of another format.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            meta = json.loads(bytes(file["meta"]))
+            if meta["format"] != FORMAT:
+                raise errors.UserError(
+                    f"{name}: calibration format {meta['format']}, this version reads {FORMAT}"
+                )
+            healthy = {
+                (entry["signal"], entry["postprocess"]): _healthy(file, i, entry["subjects"])
+                for i, entry in enumerate(meta["entries"])
+            }
+        options = {k: stacks.Options(**v) for k, v in meta["options"].items()}
+        return Calibration(healthy, options, meta["facts"])
+    except (
+        *(OSError, EOFError, KeyError, TypeError, ValueError, IndexError),
+        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    ) as error:
+        raise errors.UserError(f"{name}: not a readable calibration: {error}") from error
+
+
+def _healthy(file: Any, i: int, subjects: list[str]) -> Healthy:
+    ends = file[f"ends_{i}"].tolist()
+    starts = [0, *ends[:-1]]
+    levels, counts = file[f"levels_{i}"], file[f"counts_{i}"]
+    scores, histograms = file[f"scores_{i}"], file[f"histograms_{i}"]
+    if not len(subjects) == len(ends) == len(scores) == len(histograms) > 0:
+        raise ValueError("entries of different lengths")
+    return Healthy(
+        tuple(
+            Scan(subject, float(scores[k]), histograms[k], levels[a:b], counts[a:b])
+            for k, (subject, a, b) in enumerate(zip(subjects, starts, ends, strict=True))
+        )
+    )

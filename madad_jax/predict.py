@@ -1,0 +1,346 @@
+"""Scans in, anomaly maps in the scanner's own space out.
+
+    python -m madad_jax.predict --checkpoint=runs/x --input=scan.nii.gz --output=out/
+    python -m madad_jax.predict --checkpoint=runs/x --input=folder/ --output=out/ --voxel_fpr=0.005
+    python -m madad_jax.predict --checkpoint=runs/x --mode=calibrate --input=healthy/ \
+        --output=site.npz
+    python -m madad_jax.predict --checkpoint=runs/x --mode=export --output=model/
+    python -m madad_jax.predict --checkpoint=runs/x --task=pixel --input=in/ --output=out/  (MOOD)
+
+Per scan: anomaly.nii.gz, anomaly_mask.nii.gz, reconstruction.nii.gz, summary.json, report.html.
+In Python:
+
+    from madad_jax import predict
+    detector = predict.load("runs/x")
+    result = detector(nibabel.load("scan.nii.gz"))
+    result.anomaly_image, result.mask_image, result.score, result.candidates
+
+Research software, not a medical device. Exit status: 0 done; 1 some scans of a folder failed;
+2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM after the scans in work.
+"""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from madad_jax import errors, files
+
+MODES = ("predict", "calibrate", "export")
+TASKS = ("files", "sample", "pixel")
+_CHANGES = ("smooth_mm", "median_mm", "erode_mm", "min_volume_ml")
+_RATES = ("voxel_fpr", "false_positives_per_scan", "threshold")
+
+
+def load(
+    checkpoint: str,
+    *,
+    voxel_fpr: float | None = None,
+    false_positives_per_scan: float | None = None,
+    threshold: float | None = None,
+    signal: str = "map",
+    postprocess: str = "none",
+    changes: dict[str, float] | None = None,
+    registration: str = "",
+    brain_mask: str = "",
+    slices: str = "",
+    calibration: str = "",
+    batch_size: int = 16,
+) -> Any:
+    """A `prediction.detector.Detector` of a run's folder.
+
+    Args:
+      checkpoint: workdir of a run.
+      voxel_fpr: share of healthy brain voxels that may lie above the threshold.
+      false_positives_per_scan: candidates that a healthy scan may have on average.
+      threshold: the threshold itself, 0 to 1. At most one of the three; without any a calibrated
+        run takes `voxel_fpr` from its config (`eval.false_positive_rate`).
+      signal: `map` (image difference), `mask_map` (mask head) or `latent_map`.
+      postprocess: `none`, `pddpm` or `dae`: published settings, see `evaluation.stacks`.
+      changes: single fields of the post-processing.
+      registration: `none` or `affine`; "" as the run was trained with.
+      brain_mask: a method of `data.prepare.brain_mask`; "" as the run was trained with.
+      slices: `first:last:step` numbers; "" those of the calibration or of training.
+      calibration: file made by `--mode=calibrate`; "" the run's own.
+      batch_size: slices on the device at a time.
+
+    Raises:
+      UserError: no run, an unknown value, or a rate without calibration.
+    """
+    from madad_jax.prediction import detector, operating
+
+    model = _model(checkpoint, calibration)
+    setting = operating.setting(
+        model.calibration,
+        where=checkpoint,
+        signal=signal,
+        postprocess=postprocess,
+        changes=changes or {},
+        rates={
+            "voxel_fpr": voxel_fpr,
+            "false_positives_per_scan": false_positives_per_scan,
+            "threshold": threshold,
+        },
+        default_rate=model.config.eval.false_positive_rate,
+    )
+    return _detector(detector, model, setting, registration, brain_mask, slices, batch_size)
+
+
+def _model(checkpoint: str, calibration: str) -> Any:
+    """The run, restored, with its config as the one ConfigDict of this command."""
+    import jax
+    from etils import epath
+    from ml_collections import config_dict
+
+    from madad_jax.prediction import model
+
+    workdir = epath.Path(checkpoint)
+    found = model.calibration_of(workdir, calibration)
+    config = config_dict.ConfigDict(model.read_config(workdir, found))
+    if "matmul_precision" in config:
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    return model.load(workdir, config, found)
+
+
+def _detector(
+    detector: Any,
+    model: Any,
+    setting: Any,
+    registration: str,
+    brain_mask: str,
+    slices: str,
+    batch_size: int,
+) -> Any:
+    from madad_jax.prediction import model as model_lib
+
+    if model.preparation is None:
+        raise errors.UserError(
+            f"--checkpoint={model.where}: nobody said where its training slices lie, so that no "
+            "scan can be cut alike; put a preparation.json there, with 'geometry' and 'modality' "
+            "(see data/preparation.py), or train on slices made by madad_jax.data.prepare"
+        )
+    changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
+    preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})
+    facts = None if model.calibration is None else model.calibration.facts
+    numbers = _numbers(slices, preparation, facts)
+    if setting.healthy is not None and slices and list(facts["numbers"]) != list(numbers):
+        raise errors.UserError(
+            f"slices: found {slices}, but the calibration holds for "
+            f"{':'.join(map(str, facts['numbers']))}; leave it out, or calibrate with it"
+        )
+    first, last, step = numbers
+    return detector.Detector(
+        model.scorer,
+        preparation,
+        tuple(range(first, last + 1, step)),
+        setting,
+        batch_size=model_lib.compiled_for(model, batch_size),
+        facts=model.facts,
+    )
+
+
+def _numbers(text: str, preparation: Any, facts: dict[str, Any] | None) -> tuple[int, int, int]:
+    """(first, last, step) of the slices to score."""
+    if text:
+        try:
+            first, last, step = (int(part) for part in text.split(":"))
+        except ValueError:
+            first, last, step = 0, -1, 0
+        if step < 1 or last < first:
+            raise errors.UserError(f"slices: found '{text}', accepted: first:last:step, as 60:90:2")
+        return first, last, step
+    if facts is not None:
+        return tuple(facts["numbers"])
+    if preparation.numbers is not None:
+        return preparation.numbers
+    from madad_jax.data.prepare import slices
+
+    every = slices.numbers("volume", preparation.geometry)
+    return every[0], every[-1], 1
+
+
+def make_flags() -> flags.FlagValues:
+    """The options, apart from absl's global ones."""
+    values = flags.FlagValues()
+    text = {
+        "checkpoint": "Workdir of a trained run.",
+        "input": "NIfTI file, folder with one DICOM series, or folder of these.",
+        "output": "Folder to write; with --mode=calibrate a .npz file.",
+        "signal": "map | mask_map | latent_map; map when left out.",
+        "postprocess": "none | pddpm | dae: published settings; none when left out.",
+        "registration": "none | affine; as in training when left out.",
+        "brain_mask": "How the brain is found; as in training when left out.",
+        "brain_mask_file": "A brain mask on the scan's grid (one scan).",
+        "slices": "first:last:step numbers of the slices; as calibrated when left out.",
+        "calibration": "File made by --mode=calibrate; the run's own when left out.",
+    }
+    for name, meaning in text.items():
+        flags.DEFINE_string(name, "", meaning, flag_values=values)
+    numbers = {
+        "voxel_fpr": "Share of healthy brain voxels above the threshold.",
+        "false_positives_per_scan": "Candidates that a healthy scan may have.",
+        "threshold": "The threshold itself, 0 to 1.",
+        "smooth_mm": "Sigma of a Gaussian in 3-D.",
+        "median_mm": "Side of a median filter.",
+        "erode_mm": "Rim of the brain that is not scored.",
+        "min_volume_ml": "Smaller candidates are dropped.",
+    }
+    for name, meaning in numbers.items():
+        flags.DEFINE_float(name, None, meaning, flag_values=values)
+    flags.DEFINE_enum("mode", "predict", MODES, "What to do.", flag_values=values)
+    flags.DEFINE_enum(
+        "task", "files", TASKS, "sample | pixel: the MOOD challenge's.", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 16, "Slices at a time.", 1, flag_values=values)
+    flags.DEFINE_integer("workers", 1, "Scans at a time.", 1, 64, flag_values=values)
+    flags.DEFINE_bool("report", True, "Write report.html.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
+    flags.DEFINE_bool("traceback", False, "Show tracebacks of user errors.", flag_values=values)
+    return values
+
+
+def run(argv: Sequence[str]) -> int:
+    """Does what the command line says; returns the exit status.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    options = make_flags()
+    try:
+        rest = options(list(argv))[1:]
+    except (flags.Error, ValueError) as error:
+        raise errors.UserError(" ".join(str(error).split())) from error
+    if options.help:
+        print(f"{__doc__}\n{options.get_help()}")
+        return 0
+    if rest:
+        raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
+    needed = ("checkpoint", "output") if options.mode == "export" else None
+    for name in needed or ("checkpoint", "input", "output"):
+        if not options[name].value:
+            raise errors.UserError(f"--{name} is missing; see --help")
+    # Here and not above: `--help` and mistyped flags answer without starting JAX.
+    from madad_jax import runtime
+
+    runtime.start()
+    if options.mode == "export":
+        from madad_jax.prediction import export
+
+        print(export.write(_model(options.checkpoint, options.calibration), options.output))
+        return 0
+    with runtime.GracefulStop() as stop:
+        work = _calibrate if options.mode == "calibrate" else _predict
+        return work(options, lambda: stop.signal is not None) or stop.exit_status
+
+
+def _predict(options: flags.FlagValues, stopped: Any) -> int:
+    from etils import epath
+
+    from madad_jax.prediction import folder
+
+    found, single = folder.discover(options.input)
+    if options.brain_mask_file and not single:
+        raise errors.UserError("--brain_mask_file belongs to one scan; give one as --input")
+    detector = load(
+        options.checkpoint,
+        **{name: options[name].value for name in _RATES},
+        signal=options.signal or "map",
+        postprocess=options.postprocess or "none",
+        changes=_changes(options),
+        registration=options.registration,
+        brain_mask=options.brain_mask,
+        slices=options.slices,
+        calibration=options.calibration,
+        batch_size=options.batch_size,
+    )
+    point, out = detector.setting.point, epath.Path(options.output)
+    print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
+    common = {"workers": options.workers, "stopped": stopped}
+    if options.task == "files":
+        rows = folder.predict(
+            detector,
+            found,
+            out,
+            single=single,
+            brain_mask=options.brain_mask_file,
+            report=options.report,
+            **common,
+        )
+    else:
+        rows = folder.mood(detector, found, out, options.task, **common)
+    for row in rows:
+        if row["status"] != "failed":
+            said = "" if row["percentile"] is None else f", percentile {row['percentile']:.0f}"
+            print(
+                f"{row['scan']}: score {row['score']:.4f}{said}, {row['candidates']} candidate(s), "
+                f"{row['candidates_ml']:.2f} ml ({row['status']})"
+            )
+    failed = sum(row["status"] == "failed" for row in rows)
+    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
+    print("Research software: not a medical device.")
+    return 1 if failed else 0
+
+
+def _changes(options: flags.FlagValues) -> dict[str, float]:
+    found = {name: options[name].value for name in _CHANGES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
+    """Healthy scans -> a calibration file, under every post-processing and the one asked for."""
+    from madad_jax.prediction import folder, from_scans
+
+    if not options.output.endswith(".npz"):
+        raise errors.UserError(f"--output={options.output}: must end in .npz")
+    found, _ = folder.discover(options.input)
+    model = _model(options.checkpoint, "")
+    made = from_scans.calibrate(
+        model,
+        lambda setting, detector: _detector(
+            detector,
+            model,
+            setting,
+            options.registration,
+            options.brain_mask,
+            options.slices,
+            options.batch_size,
+        ),
+        found,
+        postprocess=options.postprocess or "none",
+        changes=_changes(options),
+        workers=options.workers,
+        stopped=stopped,
+    )
+    if made is None:
+        return 0  # stopped: the status says so
+    content, scans, failed = made
+    from etils import epath
+
+    files.write_bytes(epath.Path(options.output), content)
+    print(f"{options.output}: {scans} healthy scans; {failed} failed")
+    return 1 if failed else 0
+
+
+def main() -> None:
+    """Entry point of `python -m madad_jax.predict`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("madad_jax")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        status = run(sys.argv)
+    except errors.UserError as error:
+        if "--traceback" in sys.argv:
+            raise
+        print(f"madad_jax.predict: error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

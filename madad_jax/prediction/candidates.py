@@ -1,0 +1,83 @@
+"""The list of places above the threshold: volume, where, how strong, what is near."""
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from madad_jax.data import geometry as geometry_lib
+from madad_jax.data import regions
+from madad_jax.data.prepare import registration, volumes
+
+
+def listed(
+    in_scan: np.ndarray,
+    in_stack: np.ndarray,
+    maps: np.ndarray,
+    volume: volumes.Volume,
+    transform: registration.Transform,
+    grid: geometry_lib.VoxelGrid,
+) -> list[dict[str, Any]]:
+    """Candidates, largest first.
+
+    A candidate too thin for the scan's own voxels is measured in the stack instead.
+
+    Args:
+      in_scan: int [X, Y, Z] labels on the scan's canonical grid.
+      in_stack: int [k, H, W] the same labels where they were found.
+      maps: [k, H, W] the processed map, for scores.
+      volume: the scan.
+      transform: scan mm -> ICBM152 mm.
+      grid: of the stack, ICBM152 mm.
+
+    Returns:
+      Per candidate `number`, `volume_ml` (in the scan), `centre_mm` (scanner, RAS+),
+      `centre_mni_mm`, `voxel` (canonical grid; inside the candidate, nearest to its centre),
+      `mean_score`, `max_score`, `region`.
+    """
+    places = ndimage.find_objects(in_stack)
+    there = ndimage.find_objects(in_scan, max_label=len(places))
+    stack_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000.0 / transform.volume_ratio
+    back = np.linalg.inv(transform.matrix)
+    found = []
+    for number, place in enumerate(places, start=1):
+        inside = in_stack[place] == number
+        scores = maps[place][inside]
+        if there[number - 1] is not None:
+            points = _voxels(in_scan, there[number - 1], number)
+            volume_ml = len(points) * volume.voxel_ml
+            middle = _nearest(points, points.mean(axis=0))
+            centre = _moved(volume.affine, middle)
+        else:
+            points = _voxels(in_stack, place, number)
+            volume_ml = len(points) * stack_ml
+            centre = _moved(back @ grid.affine, _nearest(points, points.mean(axis=0)))
+            middle = np.round(_moved(np.linalg.inv(volume.affine), centre)).astype(int)
+            middle = np.clip(middle, 0, np.array(volume.data.shape) - 1)
+        mni = _moved(transform.matrix, centre)
+        found.append(
+            {
+                "number": number,
+                "volume_ml": round(volume_ml, 4),
+                "centre_mm": [round(float(v), 1) for v in centre],
+                "centre_mni_mm": [round(float(v), 1) for v in mni],
+                "voxel": [int(v) for v in middle],
+                "mean_score": round(float(scores.mean(dtype=np.float64)), 4),
+                "max_score": round(float(scores.max()), 4),
+                "region": regions.describe(tuple(float(v) for v in mni)),
+            }
+        )
+    return found
+
+
+def _voxels(labels: np.ndarray, place: tuple[slice, ...], number: int) -> np.ndarray:
+    start = np.array([s.start for s in place])
+    return np.argwhere(labels[place] == number) + start
+
+
+def _nearest(points: np.ndarray, to: np.ndarray) -> np.ndarray:
+    return points[int(np.square(points - to).sum(axis=1).argmin())]
+
+
+def _moved(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
+    return (matrix @ np.array([*point, 1.0]))[:3]

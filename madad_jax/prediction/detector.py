@@ -1,0 +1,236 @@
+"""One scan in, maps on the scan's own grid out.
+
+scan -> stack of slices (`scan.py`) -> maps in batches on the device -> post-processing in 3-D ->
+threshold -> candidates -> back onto the scan's grid. Everything that depends on the healthy scans
+(threshold, percentile) comes from the calibration of the same signal and post-processing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from madad_jax import errors
+from madad_jax.data import preparation as preparation_lib
+from madad_jax.data.prepare import slices, volumes
+from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.evaluation import stacks
+from madad_jax.prediction import candidates as candidates_lib
+from madad_jax.prediction import result as result_lib
+from madad_jax.prediction import scan as scan_lib
+
+SIGNALS = ("map", "mask_map", "latent_map")
+
+Score = Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a detector does with the maps.
+
+    Attributes:
+      signal: one of `SIGNALS`.
+      postprocess: name of the post-processing, for the summary.
+      options: its steps.
+      point: the threshold and how it was chosen; None: calibration alone, no masks.
+      healthy: healthy scans under the same signal and options; None: not calibrated.
+    """
+
+    signal: str
+    postprocess: str
+    options: stacks.Options
+    point: calibration_lib.Point | None
+    healthy: calibration_lib.Healthy | None
+
+
+class Detector:
+    """A trained run, ready for scans. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        score: Score,
+        preparation: preparation_lib.Preparation,
+        numbers: tuple[int, ...],
+        setting: Setting,
+        *,
+        batch_size: int,
+        facts: dict[str, Any],
+    ):
+        """Takes the parts; `predict.load` puts them together.
+
+        Args:
+          score: batch number and batch (`image` [b,H,W,1] in [-1,1], `brain_mask`) -> maps.
+          preparation: how the training slices were made.
+          numbers: slice numbers to score, rising by a constant step.
+          setting: signal, post-processing, operating point.
+          batch_size: slices on the device at a time.
+          facts: of the model, for summaries.
+        """
+        self._score = score
+        self.preparation = preparation
+        self.numbers = numbers
+        self.setting = setting
+        self._batch_size = batch_size
+        self.facts = facts
+
+    @property
+    def spacing(self) -> stacks.Spacing:
+        """mm between slices, rows, columns of the stack."""
+        g = self.preparation.geometry
+        step = self.numbers[1] - self.numbers[0] if len(self.numbers) > 1 else 1
+        return (step * g.level_step, g.pixel, g.pixel)
+
+    def __call__(self, scan: Any, affine: Any = None, brain_mask: str = "") -> result_lib.Result:
+        """Scores a scan.
+
+        Args:
+          scan: path of a NIfTI file or of a folder with one DICOM series, a nibabel image, a
+            `volumes.Volume`, or an array [X, Y, Z] with `affine`.
+          affine: voxel -> mm (RAS+) [4, 4] of an array.
+          brain_mask: path of a mask on the scan's grid; "" finds it.
+
+        Raises:
+          UserError: the scan is unusable; the message names it and says why.
+        """
+        volume = as_volume(scan, affine)
+        stack = scan_lib.prepare(volume, self.preparation, self.numbers, brain_mask_file=brain_mask)
+        maps, reconstruction = self.maps(stack)
+        return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
+
+    def maps(self, stack: scan_lib.Stack) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """({signal: maps [k,H,W] in [0,1]}, reconstruction [k,H,W] in [0,1]) of a stack.
+
+        Slices without enough brain are skipped; their maps are 0.
+        """
+        chosen = np.flatnonzero(stack.scored)
+        shape = stack.images.shape
+        maps = {signal: np.zeros(shape, np.float32) for signal in SIGNALS}
+        reconstruction = np.zeros(shape, np.float32)
+        for number, start in enumerate(range(0, len(chosen), self._batch_size)):
+            part = chosen[start : start + self._batch_size]
+            # Always whole batches: one compiled program. The last slice fills the last one.
+            rows = np.resize(part, self._batch_size)
+            rows[len(part) :] = part[-1]
+            image = stack.images[rows, :, :, None] * np.float32(2.0) - np.float32(1.0)
+            out = self._score(number, {"image": image, "brain_mask": stack.brain[rows]})
+            for signal in SIGNALS:
+                if signal in out:
+                    maps[signal][part] = np.clip(out[signal][: len(part)], 0.0, 1.0)
+            unit = (out["reconstruction"][: len(part), ..., 0] + 1.0) * 0.5
+            reconstruction[part] = np.clip(unit, 0.0, 1.0)
+        return maps, reconstruction
+
+    def measure(
+        self, scan: Any, subject: str, options: dict[str, stacks.Options]
+    ) -> Iterator[tuple[calibration_lib.Key, calibration_lib.Scan]]:
+        """What a healthy scan adds to a calibration, by signal and post-processing."""
+        stack = scan_lib.prepare(as_volume(scan), self.preparation, self.numbers)
+        maps, _ = self.maps(stack)
+        for signal, values in maps.items():
+            for name, option in options.items():
+                entry = calibration_lib.measure(
+                    subject, values, _scored(stack), self.spacing, option
+                )
+                yield (signal, name), entry
+
+    def _judge(self, volume, stack, maps, reconstruction) -> result_lib.Result:
+        s, g = self.setting, self.preparation.geometry
+        if s.point is None:
+            raise errors.UserError("no operating point was chosen; accepted: a rate or a threshold")
+        final, inside = stacks.processed(maps, _scored(stack), self.spacing, s.options)
+        labels, _ = stacks.candidates(final, s.point.threshold, self.spacing, s.options)
+
+        def to_scan(array: np.ndarray, order: int) -> np.ndarray:
+            return slices.to_scan(array, self.numbers, volume, stack.transform, g, order=order)
+
+        brain = stack.brain_in_scan
+        anomaly = np.where(brain, np.clip(to_scan(final, 1), 0.0, 1.0), np.float32(0.0))
+        scored = to_scan(_scored(stack), 0) & brain
+        there = np.where(scored, to_scan(labels.astype(np.int32), 0), 0)
+        low, high = stack.scale.low, stack.scale.high
+        again = np.where(scored, to_scan(reconstruction, 1) * (high - low) + low, 0.0)
+        found = candidates_lib.listed(
+            there, labels, final, volume, stack.transform, g.grid(self.numbers)
+        )
+        score = stacks.score(final, inside)
+        return result_lib.Result(
+            volume=volume,
+            anomaly=anomaly.astype(np.float32),
+            labels=there.astype(np.int32),
+            reconstruction=again.astype(np.float32),
+            transform=stack.transform,
+            summary=self._summary(volume, stack, score, found, scored),
+            healthy=s.healthy,
+        )
+
+    def _summary(self, volume, stack, score, found, scored) -> dict[str, Any]:
+        s, g = self.setting, self.preparation.geometry
+        brain = stack.brain_in_scan
+        used = [n for n, yes in zip(stack.numbers, stack.scored, strict=True) if yes]
+        overlap = stack.transform.overlap
+        scan = {
+            "source": volume.source,
+            "sha256": volume.sha256,
+            "shape": list(volume.native.shape),
+            "voxel_mm": [round(float(v), 4) for v in volume.voxel_mm],
+            "brain_ml": round(float(brain.sum()) * volume.voxel_ml, 1),
+            "registration": self.preparation.registration,
+            "registration_overlap": None if math.isnan(overlap) else round(overlap, 3),
+            "slices_scored": len(used),
+            "levels_mm": [g.level(used[0]), g.level(used[-1])],
+            "brain_scored": round(float(scored.sum()) / max(1, int(brain.sum())), 4),
+        }
+        judged = {
+            "score": score,
+            "score_is": "mean of the map over its highest 1 % of scored brain voxels",
+            "percentile": None if s.healthy is None else s.healthy.percentile(score),
+            "healthy_scans": 0 if s.healthy is None else len(s.healthy.scans),
+        }
+        expected = None if s.healthy is None else s.healthy.expected(s.point.threshold)
+        point = dataclasses.asdict(s.point) | {"expected_on_healthy_scans": expected}
+        post = {"name": s.postprocess, **dataclasses.asdict(s.options)}
+        return {
+            "scan": scan,
+            "scan_score": judged,
+            "operating_point": point,
+            "candidates": found,
+            "signal": s.signal,
+            "postprocess": post,
+            "model": self.facts,
+            "warnings": list(stack.warnings),
+            "not_a_medical_device": result_lib.NOT_A_DEVICE,
+        }
+
+
+def _scored(stack: scan_lib.Stack) -> np.ndarray:
+    return stack.brain & stack.scored[:, None, None]
+
+
+def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
+    """A `Volume` of whatever a person has in hand.
+
+    Raises:
+      UserError: something else, or an array without `affine`.
+    """
+    if isinstance(scan, volumes.Volume):
+        return scan
+    if isinstance(scan, np.ndarray):
+        if affine is None:
+            raise errors.UserError("an array needs affine=, its voxel -> mm (RAS+) matrix [4, 4]")
+        return volumes.from_array(scan, np.asarray(affine, np.float64), source="array")
+    if hasattr(scan, "dataobj") and hasattr(scan, "affine"):
+        shape = tuple(n for i, n in enumerate(scan.shape) if i < 3 or n != 1)
+        data = np.asarray(scan.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
+        name = scan.get_filename() or "image"
+        return volumes.from_array(
+            data, np.asarray(scan.affine, np.float64), source=str(name), header=scan.header
+        )
+    if isinstance(scan, str) or hasattr(scan, "__fspath__"):
+        return volumes.read(epath.Path(scan))
+    raise errors.UserError(
+        f"scan: found {type(scan).__name__}, accepted: a path, a nibabel image, an array with "
+        "affine="
+    )

@@ -1,0 +1,116 @@
+"""A detector as files that need no code of this package: `jax.export`, weights beside.
+
+    OUT/detector-cpu.jaxexport (-cuda, -tpu)   the compiled function, one file per device kind
+    OUT/weights.safetensors                    its first argument, flat
+    OUT/model.json                             inputs, outputs, preparation, thresholds
+    OUT/run.py                                 how to call it: needs jax, numpy, safetensors
+
+The function is (weights, image [b,H,W,1] in [-1,1], brain_mask [b,H,W], number) -> maps; b is free,
+`number` counts batches (the sampler's noise follows it, where there is any).
+"""
+
+import importlib.resources
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from etils import epath
+from jax import export as jax_export
+
+from madad_jax import digests, errors, files, rng
+from madad_jax.prediction import detector as detector_lib
+from madad_jax.prediction import model as model_lib
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+OUTPUTS = (*detector_lib.SIGNALS, "reconstruction")
+
+
+def write(model: model_lib.Model, out: str) -> str:
+    """Writes the files; returns a line that says what.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    folder = epath.Path(out)
+    weights = flat_weights(model)
+    names = {}
+    for platform in PLATFORMS:
+        names[platform] = f"detector-{platform}.jaxexport"
+        files.write_bytes(folder / names[platform], exported(model, weights, platform))
+    files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
+    text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
+    files.write_bytes(folder / "model.json", text.encode())
+    script = importlib.resources.files("madad_jax.prediction").joinpath("assets", "run_exported.py")
+    files.write_bytes(folder / "run.py", script.read_bytes())
+    count = sum(a.size for a in weights.values())
+    return f"{out}: {', '.join(names.values())}, weights.safetensors ({count:,} numbers), run.py"
+
+
+def flat_weights(model: model_lib.Model) -> dict[str, np.ndarray]:
+    """{path: array} of all weights, as the exported function takes them."""
+    tree = {"denoiser": model.params, **model.frozen}
+    return {
+        name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in digests.flatten(tree).items()
+    }
+
+
+def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: str) -> bytes:
+    """The serialised function for one device kind; that device need not be here."""
+    tree = {"denoiser": model.params, **model.frozen}
+    structure = jax.tree.structure(tree)
+    order = list(digests.flatten(tree))
+    root = rng.stream(rng.root_key(model.config.seed), "evaluate")
+
+    def detect(flat, image, brain_mask, number):
+        parts = jax.tree.unflatten(structure, [flat[name] for name in order])
+        params = parts.pop("denoiser")
+        batch = {"image": image, "brain_mask": brain_mask}
+        key = jax.random.fold_in(root, number)
+        found = model.method.anomaly_map(params, parts, batch, key)
+        return {name: found[name] for name in OUTPUTS}
+
+    (batch,) = jax_export.symbolic_shape("b")
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
+    number = jax.ShapeDtypeStruct((), np.uint32)
+    try:
+        made = jax_export.export(jax.jit(detect), platforms=[platform])(
+            shapes, *model_lib.abstract_inputs(model, batch), number
+        )
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise errors.UserError(
+            f"export for {platform}: {reason} (attention=cudnn exports for cuda alone; use "
+            "chunked or xla)"
+        ) from error
+    return bytes(made.serialize())
+
+
+def _description(model: model_lib.Model, names: dict[str, str]) -> dict[str, Any]:
+    size = model.config.data.image_size
+    thresholds = {}
+    if model.calibration is not None:
+        rate = model.config.eval.false_positive_rate
+        for (signal, post), healthy in model.calibration.healthy.items():
+            point = healthy.by_voxel_fpr(rate)
+            thresholds[f"{signal}, {post}"] = {"threshold": point.threshold, "voxel_fpr": rate}
+    return {
+        "files": names,
+        "weights": "weights.safetensors",
+        "inputs": {
+            "image": f"float32 [b, {size}, {size}, 1] in [-1, 1], -1 outside the brain",
+            "brain_mask": f"bool [b, {size}, {size}]",
+            "number": "uint32: which batch",
+        },
+        "outputs": {
+            **{name: f"float32 [b, {size}, {size}]" for name in detector_lib.SIGNALS},
+            "reconstruction": f"float32 [b, {size}, {size}, 1] in about [-1, 1]",
+        },
+        "image_size": size,
+        "preparation": None if model.preparation is None else model.preparation.to_dict(),
+        "thresholds": thresholds,
+        "model": model.facts,
+        "jax": jax.__version__,
+        "note": "Research software: not a medical device.",
+    }

@@ -1,0 +1,247 @@
+"""Many scans: finding them, one after another or a few at a time, and what each became.
+
+One bad scan is a line in `scans.csv` and never the end of the others. The same command again
+skips scans whose `summary.json` is of the same file and settings.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from madad_jax import digests, errors, files
+from madad_jax.data.prepare import volumes
+from madad_jax.prediction import detector as detector_lib
+from madad_jax.prediction import result as result_lib
+
+_LOG = logging.getLogger(__name__)
+
+TABLE = "scans.csv"
+_COLUMNS = (
+    *("scan", "status", "score", "percentile", "candidates", "candidates_ml", "seconds"),
+    *("source", "message"),
+)
+_NIFTI = (".nii", ".nii.gz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A scan to be read: `name` is its output folder's."""
+
+    name: str
+    path: epath.Path
+
+
+def discover(path: str) -> tuple[list[Found], bool]:
+    """(scans under `path`, whether it is one scan and not a folder of them).
+
+    A NIfTI file, a folder with one DICOM series, or a folder of these at any depth.
+
+    Raises:
+      UserError: nothing there.
+    """
+    root = epath.Path(path)
+    if not root.exists():
+        raise errors.UserError(f"--input={path}: no such file or folder")
+    if not root.is_dir():
+        return [Found(_stem(root.name), root)], True
+    found = list(_inside(root, root))
+    if not found:
+        raise errors.UserError(
+            f"--input={path}: no scan in it; accepted: NIfTI files (.nii, .nii.gz) and DICOM series"
+        )
+    if len(found) == 1 and found[0].path == root:
+        return found, True
+    names = [f.name for f in found]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise errors.UserError(f"--input={path}: two scans are called '{min(twice)}'; rename one")
+    return found, False
+
+
+def _inside(folder: epath.Path, root: epath.Path) -> Iterator[Found]:
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    scans = [p for p in entries if p.name.lower().endswith(_NIFTI) and not p.is_dir()]
+    for path in scans:
+        name = str(path)[len(str(root)) :].strip("/")
+        yield Found(_stem(name).replace("/", "_"), path)
+    if not scans and any(_is_dicom(p) for p in entries if not p.is_dir()):
+        name = str(folder)[len(str(root)) :].strip("/")
+        yield Found(name.replace("/", "_") or folder.name, folder)
+    for path in entries:
+        if path.is_dir() and not (path / result_lib.SUMMARY).exists():
+            yield from _inside(path, root)
+
+
+def _stem(name: str) -> str:
+    for ending in (".nii.gz", ".nii"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def _is_dicom(path: epath.Path) -> bool:
+    if path.name.lower().endswith((".dcm", ".ima")):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def predict(
+    detector: detector_lib.Detector,
+    found: list[Found],
+    out: epath.Path,
+    *,
+    single: bool,
+    brain_mask: str = "",
+    report: bool = True,
+    workers: int = 1,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+    """Scores scans into `out/<name>/` (`single`: `out/` itself); rows of `scans.csv`.
+
+    Raises:
+      UserError: `out` cannot be written, or the scan is unusable (`single`).
+    """
+    settings = settings_digest(detector)
+
+    def one(scan: Found) -> dict[str, Any]:
+        folder = out if single else out / scan.name
+        done = _done(folder, scan.path, settings)
+        if done is not None:
+            return {**_row(scan, done), "status": "done before"}
+        result_lib.start_over(folder)
+        result = detector(scan.path, brain_mask=brain_mask)
+        result.summary["settings_sha256"] = settings
+        result.save(folder, report=report)
+        return {**_row(scan, result.summary), "status": "done"}
+
+    return each(one, found, out, single=single, workers=workers, stopped=stopped)
+
+
+def mood(
+    detector: detector_lib.Detector, found: list[Found], out: epath.Path, task: str, **options: Any
+) -> list[dict[str, Any]]:
+    """The MOOD challenge's interface: `out/<file>` with a map, or `out/<file>.txt` with a score.
+
+    `sample` writes one number in [0, 1] a scan, `pixel` a map of the scan's shape.
+    """
+
+    def one(scan: Found) -> dict[str, Any]:
+        result = detector(scan.path)
+        if task == "sample":
+            text = f"{min(max(result.score, 0.0), 1.0)}"
+            files.write_bytes(out / f"{scan.path.name}.txt", text.encode())
+        else:
+            volumes.write_nifti(out / scan.path.name, result.anomaly, like=result.volume)
+        return {**_row(scan, result.summary), "status": "done"}
+
+    return each(one, found, out, single=False, table=False, **options)
+
+
+def each(
+    one: Callable[[Found], dict[str, Any]],
+    found: list[Found],
+    out: epath.Path,
+    *,
+    single: bool,
+    workers: int = 1,
+    stopped: Callable[[], bool] = lambda: False,
+    table: bool = True,
+) -> list[dict[str, Any]]:
+    """Runs `one` on every scan, `workers` at a time; at most so many are in memory.
+
+    What a scan cannot do is its row's message. After `stopped` no further scan is begun.
+    """
+    if single:
+        return [one(found[0])]
+    rows: list[dict[str, Any]] = []
+    with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
+        futures = [pool.submit(_guarded, one, scan, stopped) for scan in found]
+        bar = tqdm.tqdm(
+            concurrent.futures.as_completed(futures), total=len(found), desc="scans", unit="scan"
+        )
+        for future in bar:
+            row = future.result()
+            if row is None:
+                continue
+            rows.append(row)
+            if row["status"] == "failed":
+                tqdm.tqdm.write(f"{row['scan']}: {row['message']}")
+            if table:
+                _write_table(out, rows)
+    return sorted(rows, key=lambda row: row["scan"])
+
+
+def _guarded(one, scan: Found, stopped: Callable[[], bool]) -> dict[str, Any] | None:
+    if stopped():
+        return None
+    start = time.monotonic()
+    try:
+        row = one(scan)
+    except errors.UserError as error:
+        row = {"status": "failed", "message": str(error)}
+    except Exception as error:  # A defect of ours on one scan must not cost the night's others.
+        _LOG.exception("%s: unexpected", scan.path)
+        row = {"status": "failed", "message": f"unexpected {type(error).__name__}: {error}"}
+    seconds = round(time.monotonic() - start, 2)
+    return {"scan": scan.name, "source": str(scan.path), "seconds": seconds, **row}
+
+
+def _row(scan: Found, summary: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "scan": scan.name,
+        "source": str(scan.path),
+        "score": summary["scan_score"]["score"],
+        "percentile": summary["scan_score"]["percentile"],
+        "candidates": len(summary["candidates"]),
+        "candidates_ml": round(sum(p["volume_ml"] for p in summary["candidates"]), 3),
+        "message": "; ".join(summary["warnings"]),
+    }
+
+
+def _write_table(out: epath.Path, rows: list[dict[str, Any]]) -> None:
+    content = io.StringIO()
+    writer = csv.DictWriter(content, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["scan"]))
+    files.write_bytes(out / TABLE, content.getvalue().encode())
+
+
+def settings_digest(detector: detector_lib.Detector) -> str:
+    """Of everything that decides what comes out for a scan."""
+    s = detector.setting
+    return digests.json_digest(
+        {
+            "facts": detector.facts,
+            "preparation": detector.preparation.to_dict(),
+            "numbers": list(detector.numbers),
+            "signal": s.signal,
+            "options": dataclasses.asdict(s.options),
+            "point": None if s.point is None else dataclasses.asdict(s.point),
+        }
+    )
+
+
+def _done(folder: epath.Path, path: epath.Path, settings: str) -> dict[str, Any] | None:
+    """The summary of the same file under the same settings, if it is there."""
+    summary = folder / result_lib.SUMMARY
+    if path.is_dir() or not summary.exists():
+        return None
+    try:
+        found = json.loads(summary.read_text())
+        same = found["settings_sha256"] == settings
+        return found if same and found["scan"]["sha256"] == files.sha256(str(path)) else None
+    except (ValueError, KeyError, TypeError):
+        return None

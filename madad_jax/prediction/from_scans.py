@@ -1,0 +1,80 @@
+"""Calibration on healthy scans of one's own: another scanner, another range of what is normal."""
+
+from collections.abc import Callable
+from typing import Any
+
+from madad_jax import errors
+from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.evaluation import stacks
+from madad_jax.prediction import detector as detector_lib
+from madad_jax.prediction import folder, operating
+from madad_jax.prediction import model as model_lib
+
+FEWEST = 2
+
+
+def calibrate(
+    model: model_lib.Model,
+    detector_of: Callable[[detector_lib.Setting, Any], detector_lib.Detector],
+    found: list[folder.Found],
+    *,
+    postprocess: str,
+    changes: dict[str, float],
+    workers: int,
+    stopped: Callable[[], bool],
+) -> tuple[bytes, int, int] | None:
+    """(the file's content, healthy scans in it, scans that failed); None when stopped.
+
+    Raises:
+      UserError: fewer than two usable scans.
+    """
+    options = dict(stacks.PRESETS)
+    if changes:
+        chosen = operating.setting(
+            None,
+            where=model.where,
+            signal="map",
+            postprocess=postprocess,
+            changes=changes,
+            rates={"threshold": 1.0},
+            default_rate=0.5,
+        )
+        options["custom"] = chosen.options
+    plain = detector_lib.Setting("map", "none", stacks.Options(), None, None)
+    detector = detector_of(plain, detector_lib)
+    measured: dict[str, dict[calibration_lib.Key, calibration_lib.Scan]] = {}
+
+    def one(scan: folder.Found) -> dict[str, Any]:
+        measured[scan.name] = dict(detector.measure(scan.path, scan.name, options))
+        return {"status": "done"}
+
+    rows = folder.each(
+        one, found, None, single=False, workers=workers, stopped=stopped, table=False
+    )
+    if stopped():
+        return None
+    if len(measured) < FEWEST:
+        reasons = "; ".join(row["message"] for row in rows if row["status"] == "failed")
+        raise errors.UserError(
+            f"calibration: found {len(measured)} usable healthy scans, at least {FEWEST} are "
+            f"needed (failed: {reasons or 'none'})"
+        )
+    names = sorted(measured)
+    healthy = {
+        key: calibration_lib.Healthy(tuple(measured[name][key] for name in names))
+        for key in measured[names[0]]
+    }
+    first, last = detector.numbers[0], detector.numbers[-1]
+    step = detector.numbers[1] - first if len(detector.numbers) > 1 else 1
+    facts = {
+        "config": model.config.to_dict(),
+        "weights": model.weights,
+        "preparation": detector.preparation.to_dict(),
+        "source": f"{len(names)} healthy scans given by the user",
+        "version": model.facts["version"],
+        "spacing": list(detector.spacing),
+        "numbers": [first, last, step],
+    }
+    made = calibration_lib.Calibration(healthy, options, facts)
+    failed = sum(row["status"] == "failed" for row in rows)
+    return calibration_lib.to_bytes(made), len(names), failed

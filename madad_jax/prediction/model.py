@@ -1,0 +1,200 @@
+"""A run's folder to a scorer: config, weights, preparation, calibration, all checked to belong
+together. Nothing is written there."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from madad_jax import (
+    build,
+    calibrate,
+    checkpoint,
+    digests,
+    errors,
+    evaluate,
+    restore,
+    sharding,
+    version,
+)
+from madad_jax.data import preparation as preparation_lib
+from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained run.
+
+    Attributes:
+      where: its folder, for messages.
+      config: its config.
+      method: the detector.
+      params, frozen: its weights.
+      scorer: batches -> maps.
+      preparation: how its training slices were made; None: nobody said.
+      calibration: None: it has none.
+      shards: that a batch is divided over.
+      weights: digest of `params`.
+      facts: for summaries.
+    """
+
+    where: str
+    config: Any
+    method: Any
+    params: Params
+    frozen: Params
+    scorer: evaluate.Scorer
+    preparation: preparation_lib.Preparation | None
+    calibration: calibration_lib.Calibration | None
+    shards: int
+    weights: str
+    facts: dict[str, Any]
+
+
+def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | None) -> dict:
+    """The config that the run was calibrated with, else the one that it was trained with.
+
+    Raises:
+      UserError: no run there.
+    """
+    if not workdir.is_dir():
+        raise errors.UserError(f"--checkpoint={workdir}: no such folder; give the workdir of a run")
+    if not (workdir / "denoiser" / "checkpoints").is_dir():
+        raise errors.UserError(
+            f"--checkpoint={workdir}: no denoiser/checkpoints in it; give the workdir of a run "
+            "that was trained"
+        )
+    if calibration is not None and "config" in calibration.facts:
+        return calibration.facts["config"]
+    config = checkpoint.read_config(workdir / "denoiser" / "checkpoints")
+    if "data" not in config:
+        raise errors.UserError(
+            f"--checkpoint={workdir}: converted weights carry no config; run python -m "
+            "madad_jax.main --mode=evaluate on them first, which keeps it"
+        )
+    return config
+
+
+def calibration_of(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
+    """The calibration file at `path`, or the run's own when that is empty.
+
+    Raises:
+      UserError: missing or damaged.
+    """
+    if not path:
+        return calibrate.load(workdir)
+    try:
+        content = epath.Path(path).read_bytes()
+    except OSError as error:
+        raise errors.UserError(f"--calibration={path}: {error.strerror or error}") from error
+    return calibration_lib.from_bytes(content, path)
+
+
+def load(
+    workdir: epath.Path, config: Any, calibration: calibration_lib.Calibration | None
+) -> Model:
+    """Restores the weights and puts the parts together.
+
+    Raises:
+      UserError: an unfinished run, or a calibration of other weights.
+    """
+    mesh = sharding.make_mesh()
+    try:
+        _, autoencoder = restore.autoencoder(config, workdir, mesh)
+        method = build.detector(config)
+        preparation = _preparation(workdir, config)
+        factor = config.autoencoder.scaling_factor
+        step = config.eval.checkpoint
+    except (AttributeError, KeyError) as error:
+        raise errors.UserError(
+            f"--checkpoint={workdir}: its config lacks {error}; it was made by another version, "
+            "evaluate it with this one"
+        ) from error
+    folder = workdir / "denoiser" / "checkpoints"
+    params = restore.denoiser(config, folder, mesh, method, step)
+    frozen = {
+        "autoencoder": autoencoder,
+        "scaling_factor": np.float32(factor if factor > 0 else _measured(workdir)),
+    }
+    weights = digests.json_digest(digests.tree_digests(params))
+    if calibration is not None and calibration.facts.get("weights") != weights:
+        raise errors.UserError(
+            f"{workdir}: its calibration was made with other weights (trained on since?); "
+            "evaluate it again"
+        )
+    _check_prepared_alike(workdir, preparation, calibration)
+    facts = {
+        "run": os.fspath(workdir),
+        "name": config.name,
+        "preset": config.preset,
+        "modality": config.data.modality,
+        "image_size": config.data.image_size,
+        "denoiser": f"{config.denoiser.name} {config.denoiser.size}",
+        "weights": weights[:16],
+        "version": version.VERSION,
+        "calibrated_on": calibration.facts.get("source") if calibration else None,
+        "synthetic_training_data": config.data.source == "cohort",
+    }
+    return Model(
+        where=os.fspath(workdir),
+        config=config,
+        method=method,
+        params=params,
+        frozen=frozen,
+        scorer=evaluate.Scorer(method, params, frozen, mesh, config.seed),
+        preparation=preparation,
+        calibration=calibration,
+        shards=sharding.batch_shards(mesh),
+        weights=weights,
+        facts=facts,
+    )
+
+
+def _preparation(workdir: epath.Path, config: Any) -> preparation_lib.Preparation | None:
+    path = workdir / preparation_lib.FILE
+    return preparation_lib.read(path) if path.exists() else build.preparation(config)
+
+
+def _check_prepared_alike(workdir, preparation, calibration) -> None:
+    """A threshold means nothing on pictures that were made otherwise."""
+    if preparation is None or calibration is None:
+        return
+    ours, theirs = preparation.to_dict(), calibration.facts.get("preparation", {})
+    for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
+        if key in theirs and theirs[key] != ours[key]:
+            raise errors.UserError(
+                f"{workdir}: calibrated on slices with {key} {theirs[key]}, trained on "
+                f"{ours[key]}; evaluate it on slices prepared as its training slices were"
+            )
+
+
+def _measured(workdir: epath.Path) -> float:
+    """The scaling factor that the run measured."""
+    path = workdir / "latents" / "complete.json"
+    try:
+        return float(json.loads(path.read_text())["scaling_factor"])
+    except (OSError, ValueError, KeyError) as error:
+        raise errors.UserError(
+            f"{path}: no measured scaling factor; run --mode=train on the run to its end"
+        ) from error
+
+
+def compiled_for(model: Model, batch_size: int) -> int:
+    """`batch_size` rounded up to what the devices divide evenly."""
+    if batch_size < 1:
+        raise errors.UserError(f"batch_size: found {batch_size}, accepted: 1 or more")
+    return -(-batch_size // model.shards) * model.shards
+
+
+def abstract_inputs(model: Model, batch: Any) -> tuple[Any, ...]:
+    """Shapes of an image batch and of its brain masks; `batch` may be symbolic."""
+    size = model.config.data.image_size
+    return (
+        jax.ShapeDtypeStruct((batch, size, size, 1), np.float32),
+        jax.ShapeDtypeStruct((batch, size, size), np.bool_),
+    )

@@ -1,0 +1,109 @@
+"""What came out for one scan, as images and as files."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from etils import epath
+
+from madad_jax import files
+from madad_jax.data.prepare import registration, volumes
+from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.prediction import page
+
+NOT_A_DEVICE = (
+    "Research software: not a medical device. Not for diagnosis or treatment; a map that shows "
+    "nothing does not mean that nothing is there."
+)
+SUMMARY = "summary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Arrays are on the scan's canonical grid [X, Y, Z]; images on the scan's own.
+
+    Attributes:
+      volume: the scan.
+      anomaly: the processed map, [0, 1]; 0 where nothing was scored.
+      labels: number of the candidate, 0 for none.
+      reconstruction: the scan as the model would have it, in the scan's units; 0 unscored.
+      transform: scan mm -> ICBM152 mm.
+      summary: JSON-able.
+      healthy: healthy scans of the calibration; None: not calibrated.
+    """
+
+    volume: volumes.Volume
+    anomaly: np.ndarray
+    labels: np.ndarray
+    reconstruction: np.ndarray
+    transform: registration.Transform
+    summary: dict[str, Any]
+    healthy: calibration_lib.Healthy | None = None
+
+    @property
+    def score(self) -> float:
+        """The scan's score."""
+        return self.summary["scan_score"]["score"]
+
+    @property
+    def candidates(self) -> list[dict[str, Any]]:
+        """Places above the threshold, largest first; see `candidates.listed`."""
+        return self.summary["candidates"]
+
+    @property
+    def anomaly_image(self) -> nib.Nifti1Image:
+        """The map on the scan's own grid."""
+        return self._image(self.anomaly)
+
+    @property
+    def mask_image(self) -> nib.Nifti1Image:
+        """1 where a candidate is, on the scan's own grid."""
+        return self._image((self.labels > 0).astype(np.uint8))
+
+    @property
+    def reconstruction_image(self) -> nib.Nifti1Image:
+        """The healthy version of the scan, on its own grid."""
+        return self._image(self.reconstruction)
+
+    def _image(self, array: np.ndarray) -> nib.Nifti1Image:
+        native = volumes.to_native(array, self.volume)
+        return nib.Nifti1Image(native, self.volume.native.affine)
+
+    def save(self, folder: epath.PathLike, report: bool = True) -> None:
+        """Writes the three volumes, `report.html`, and last of all `summary.json`.
+
+        Each file is whole or not there; while `summary.json` is missing, the set is not complete.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        folder = epath.Path(folder)
+        start_over(folder)
+        volumes.write_nifti(folder / "anomaly.nii.gz", self.anomaly, like=self.volume)
+        volumes.write_nifti(folder / "anomaly_mask.nii.gz", self.labels > 0, like=self.volume)
+        volumes.write_nifti(folder / "reconstruction.nii.gz", self.reconstruction, like=self.volume)
+        if report:
+            files.write_bytes(folder / "report.html", page.html(self).encode())
+        text = json.dumps(_plain(self.summary), indent=1, allow_nan=False) + "\n"
+        files.write_bytes(folder / SUMMARY, text.encode())
+
+
+def start_over(folder: epath.Path) -> None:
+    """Takes the summary of an earlier run away, and what a killed one left half written."""
+    if folder.is_dir():
+        for path in (folder / SUMMARY, *folder.glob("*.new")):
+            path.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what is not known is null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,63 @@
+"""Transforms: to the template and back, on disk, the same on every run."""
+
+import numpy as np
+import pytest
+
+from madad_jax import errors
+from madad_jax.data import geometry
+from madad_jax.data.prepare import registration
+from tests.input.prepare import scans
+
+
+def transform():
+    matrix = np.eye(4)
+    matrix[:3] = [[1.1, 0.1, 0, 3], [-0.1, 1.05, 0.2, -4], [0, -0.2, 1.2, 5]]
+    return registration.Transform(matrix, "affine", 0.95)
+
+
+def test_to_the_template_and_back():
+    grid = scans.box((2.0, 2.0, 3.0))
+    image, brain, _ = scans.see(grid, transform().matrix)
+    volume = scans.volume(image, grid.affine)
+    there = transform().to_template(volume.data, volume, order=1)
+    assert there.shape == geometry.TEMPLATE_GRID.shape
+    expected = scans.see(geometry.TEMPLATE_GRID)[0]
+    assert np.abs(there - expected)[expected > 0].mean() < 60  # Of about 700.
+    back = transform().to_scan(there, volume, order=1)
+    assert np.abs(back - volume.data)[brain].mean() < 60
+    assert scans.dice(transform().to_scan(there > 0, volume, order=0), brain) > 0.97
+
+
+def test_labels_stay_labels():
+    volume = scans.volume(np.random.default_rng(0).integers(0, 5, (20, 20, 20)))
+    moved = transform().to_template(volume.data.astype(np.int16), volume, order=0)
+    assert moved.dtype == np.int16 and set(np.unique(moved)) <= set(range(5))
+
+
+def test_kept_on_disk(tmp_path):
+    transform().save(tmp_path / "t.json")
+    again = registration.load(tmp_path / "t.json")
+    np.testing.assert_array_equal(again.matrix, transform().matrix)
+    assert again.method == "affine" and again.overlap == 0.95
+    (tmp_path / "t.json").write_text('{"matrix": [[1, 2], [3, 4]]}')
+    with pytest.raises(errors.UserError, match="4 x 4"):
+        registration.load(tmp_path / "t.json")
+
+
+def test_none_is_the_header_and_the_shift():
+    volume = scans.volume(np.ones((10, 10, 10)))
+    found = registration.register(volume, "none", shift=(1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(found.matrix[:3, 3], (1, 2, 3))
+    assert found.volume_ratio == 1.0
+    with pytest.raises(errors.UserError, match="none, affine"):
+        registration.register(volume, "rigid")
+
+
+@pytest.mark.slow
+def test_the_same_to_the_bit():
+    grid = scans.box((3.0, 3.0, 3.0))
+    image, brain, _ = scans.see(grid, transform().matrix)
+    volume = scans.volume(image, grid.affine)
+    first, second = (registration.register(volume, "affine", brain=brain) for _ in range(2))
+    np.testing.assert_array_equal(first.matrix, second.matrix)
+    assert first.overlap > 0.96

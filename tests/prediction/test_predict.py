@@ -1,0 +1,106 @@
+"""The command itself, on a run whose networks were never trained."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from madad_jax import errors, predict
+from tests.prediction import conftest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    image, _, affine = conftest.brain_scan()
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(image.astype(np.int16), affine), path)
+    return path
+
+
+def _run(*flags):
+    return predict.run(["predict", *(str(f) for f in flags)])
+
+
+def test_calibrates_then_predicts_at_the_rate(untrained, scan, tmp_path, capsys):
+    """From healthy scans of one's own to a map, through the command alone."""
+    healthy = tmp_path / "healthy"
+    healthy.mkdir()
+    for seed in range(2):
+        image, _, affine = conftest.brain_scan(lesion=False, seed=seed)
+        nib.save(nib.Nifti1Image(image.astype(np.int16), affine), healthy / f"{seed}.nii.gz")
+    common = (f"--checkpoint={untrained}", "--batch_size=8")
+    site = tmp_path / "site.npz"
+    with pytest.raises(errors.UserError, match="--mode=calibrate"):
+        _run(*common, f"--input={scan}", f"--output={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+    assert _run(*common, "--mode=calibrate", f"--input={healthy}", f"--output={site}") == 0
+    rate = ("--voxel_fpr=0.02", f"--calibration={site}", f"--output={tmp_path / 'out'}")
+    assert _run(*common, f"--input={scan}", *rate, "--report=false") == 0
+    said = capsys.readouterr().out
+    assert "2 healthy scans" in said and "1 of 1 scans" in said and "not a medical" in said
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    expected = summary["operating_point"]["expected_on_healthy_scans"]
+    assert 0.01 < expected["voxel_fpr"] <= 0.02 and expected["healthy_scans"] == 2
+    assert summary["model"]["calibrated_on"] == "2 healthy scans given by the user"
+    with pytest.raises(errors.UserError, match="slices: found 4:8:2, but the calibration"):
+        predict.load(str(untrained), calibration=str(site), slices="4:8:2")
+    # Weights that were trained on since are not those that were calibrated.
+    other = tmp_path / "other"
+    shutil.copytree(untrained, other)
+    shutil.rmtree(other / "denoiser")
+    shutil.copytree(untrained / "denoiser", other / "denoiser")
+    (other / "latents" / "complete.json").write_text("{}")
+    with pytest.raises(errors.UserError, match="scaling factor"):
+        predict.load(str(other), calibration=str(site))
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--treshold=0.1"], "treshold"),
+        (["--threshold=high"], "threshold"),
+        (["--mode=predcit"], "predict"),
+        (["scan.nii"], "unexpected argument"),
+        ([], "--checkpoint is missing"),
+        (["--checkpoint=x", "--output=y"], "--input is missing"),
+        (["--checkpoint=/no/run", "--input={scan}", "--output=y"], "no such folder"),
+        (["--checkpoint=x", "--input=/no/scan", "--output=y"], "/no/scan"),
+        (["--checkpoint={run}", "--input={scan}", "--output=y", "--slices=9:1:1"], "first:last"),
+        (["--checkpoint={run}", "--input={scan}", "--output=y", "--calibration=/no"], "/no"),
+        (["--checkpoint={run}", "--input={scan}", "--output=y", "--mode=calibrate"], ".npz"),
+    ],
+)
+def test_one_line_for_what_the_user_can_mend(untrained, scan, flags, message):
+    given = [f.format(run=untrained, scan=scan) for f in flags]
+    if any(f.startswith("--slices") for f in given):
+        given.append("--threshold=0.5")
+    with pytest.raises(errors.UserError, match=message) as caught:
+        _run(*given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_does_not_say_where_its_slices_lie(untrained, tmp_path):
+    shutil.copytree(untrained, tmp_path / "run")
+    (tmp_path / "run" / "preparation.json").unlink()
+    with pytest.raises(errors.UserError, match="where its training slices lie"):
+        predict.load(str(tmp_path / "run"), threshold=0.5)
+
+
+def test_status_and_line_of_the_process():
+    done = subprocess.run(
+        [sys.executable, "-m", "madad_jax.predict", "--checkpoint=/no/run", "--input=x"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "madad_jax.predict: error: --output is missing; see --help\n"
