@@ -31,7 +31,14 @@ def sha256(path: epath.PathLike) -> str:
     if path.is_dir():
         inner = sorted(sha256(p) for p in path.iterdir() if p.is_file())
         return hashlib.sha256("".join(inner).encode()).hexdigest()
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as handle:
+            while piece := handle.read(1 << 20):  # volumes and shards need not fit in memory
+                digest.update(piece)
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def write_bytes(path: epath.PathLike, content: bytes, hint: str = "") -> None:

@@ -168,7 +168,7 @@ def remove_damaged(folder: epath.Path, wanted: Iterable[Part]) -> None:
     digests = whole(folder)
     for part in wanted:
         path = folder / part.name
-        if part.name in digests and path.exists() and shards.sha256(path) != digests[part.name]:
+        if part.name in digests and path.exists() and files.sha256(path) != digests[part.name]:
             _LOG.warning("latents: '%s' is damaged (its sha256 differs); written anew", path)
             path.unlink()
 
@@ -196,7 +196,7 @@ def finish(folder: epath.Path, wanted: Iterable[Part], facts: dict[str, Any]) ->
             raise errors.UserError(
                 f"'{path}' is missing; data.latents_dir must be one folder that all hosts see"
             )
-        digests[part.name] = shards.sha256(path)
+        digests[part.name] = files.sha256(path)
     if digests == whole(folder):
         return
     text = json.dumps({"facts": facts, "shards": digests}, indent=1, sort_keys=True)

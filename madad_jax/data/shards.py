@@ -10,7 +10,6 @@ Local paths only: the library knows no `gs://`.
 
 import bisect
 import contextlib
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Sequence
@@ -90,15 +89,6 @@ def _is_whole(path: epath.Path, count: int) -> bool:
         return reader.ok() and reader.num_records() == count
     finally:
         reader.close()
-
-
-def sha256(path: epath.PathLike) -> str:
-    """Digest of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with epath.Path(path).open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def list_shards(folder: epath.Path, name: str) -> list[epath.Path]:
