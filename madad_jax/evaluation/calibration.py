@@ -150,8 +150,9 @@ class Healthy:
         return out
 
     def percentile(self, score: float) -> float:
-        """Share of healthy scans that score no more than this one, in percent."""
-        return 100.0 * float(np.mean([s.score <= score for s in self.scans]))
+        """Where a score stands among the healthy scans', 0 to 100; ties count half."""
+        below = np.mean([s.score < score for s in self.scans])
+        return 100.0 * float(below + 0.5 * np.mean([s.score == score for s in self.scans]))
 
 
 Key = tuple[str, str]  # signal, name of the post-processing

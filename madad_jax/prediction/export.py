@@ -3,7 +3,8 @@
     OUT/detector-cpu.jaxexport (-cuda, -tpu)   the compiled function, one file per device kind
     OUT/weights.safetensors                    its first argument, flat
     OUT/model.json                             inputs, outputs, preparation, thresholds
-    OUT/run.py                                 how to call it: needs jax, numpy, safetensors
+    OUT/run.py                                 how to call it: needs jax, flatbuffers, numpy,
+                                               safetensors
 
 The function is (weights, image [b,H,W,1] in [-1,1], brain_mask [b,H,W], number) -> maps; b is free,
 `number` counts batches (the sampler's noise follows it, where there is any).

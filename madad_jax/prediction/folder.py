@@ -115,6 +115,8 @@ def predict(
       UserError: `out` cannot be written, or the scan is unusable (`single`).
     """
     settings = settings_digest(detector)
+    for path in out.glob("*.new") if out.is_dir() else ():
+        path.unlink(missing_ok=True)  # what a killed run left of the table
 
     def one(scan: Found) -> dict[str, Any]:
         folder = out if single else out / scan.name
@@ -147,22 +149,22 @@ def mood(
             volumes.write_nifti(out / scan.path.name, result.anomaly, like=result.volume)
         return {**_row(scan, result.summary), "status": "done"}
 
-    return each(one, found, out, single=False, table=False, **options)
+    return each(one, found, None, single=False, **options)
 
 
 def each(
     one: Callable[[Found], dict[str, Any]],
     found: list[Found],
-    out: epath.Path,
+    out: epath.Path | None,
     *,
     single: bool,
     workers: int = 1,
     stopped: Callable[[], bool] = lambda: False,
-    table: bool = True,
 ) -> list[dict[str, Any]]:
     """Runs `one` on every scan, `workers` at a time; at most so many are in memory.
 
-    What a scan cannot do is its row's message. After `stopped` no further scan is begun.
+    What a scan cannot do is its row's message; `out` (None: nowhere) gets the table. After
+    `stopped` no further scan is begun.
     """
     if single:
         return [one(found[0])]
@@ -179,7 +181,7 @@ def each(
             rows.append(row)
             if row["status"] == "failed":
                 tqdm.tqdm.write(f"{row['scan']}: {row['message']}")
-            if table:
+            if out is not None:
                 _write_table(out, rows)
     return sorted(rows, key=lambda row: row["scan"])
 

@@ -48,9 +48,7 @@ def calibrate(
         measured[scan.name] = dict(detector.measure(scan.path, scan.name, options))
         return {"status": "done"}
 
-    rows = folder.each(
-        one, found, None, single=False, workers=workers, stopped=stopped, table=False
-    )
+    rows = folder.each(one, found, None, single=False, workers=workers, stopped=stopped)
     if stopped():
         return None
     if len(measured) < FEWEST:

@@ -154,7 +154,7 @@ def _headline(summary: dict[str, Any]) -> str:
     said = f"Scan score {score['score']:.3f}"
     if score["percentile"] is not None:
         said += (
-            f", at or above {score['percentile']:.0f} % of the {score['healthy_scans']} healthy "
+            f", percentile {score['percentile']:.0f} among the {score['healthy_scans']} healthy "
             "scans that the run was calibrated with"
         )
     count = "no candidate" if not places else f"{len(places)} candidate(s)"

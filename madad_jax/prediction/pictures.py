@@ -83,7 +83,7 @@ def healthy_range(healthy: Any, score: dict[str, Any]) -> str:
     )
     said = (
         f"Scores of {len(values)} healthy scans, {values[0]:.3f} to {values[-1]:.3f}; this scan "
-        f"{own:.3f}, at or above {score['percentile']:.0f} % of them"
+        f"{own:.3f}, percentile {score['percentile']:.0f} among them"
     )
     x, side = at(own), "end" if at(own) > 500 else "start"
     return (

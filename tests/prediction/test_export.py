@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from madad_jax import predict
 from madad_jax.prediction import export
 
+ROOT = pathlib.Path(__file__).parents[2]
 ALONE = """
 import sys
 sys.path.insert(0, {folder!r})
@@ -22,9 +24,18 @@ assert not [m for m in sys.modules if m.split(".")[0] in ("madad_jax", "flax")]
 
 @pytest.fixture(scope="module")
 def exported(untrained, tmp_path_factory):
-    model = predict._model(str(untrained), "")
+    """By the command, in its own process: the shape checks of tests know no free batch size."""
     out = tmp_path_factory.mktemp("exported")
-    return model, out, export.write(model, str(out))
+    flags = ["--mode=export", f"--checkpoint={untrained}", f"--output={out}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "madad_jax.predict", *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return predict._model(str(untrained), ""), out, done.stdout
 
 
 def test_predicts_the_same_without_this_package(exported, tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -104,3 +105,32 @@ def test_status_and_line_of_the_process():
     )
     assert done.returncode == 2
     assert done.stderr == "madad_jax.predict: error: --output is missing; see --help\n"
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_leaves_whole_files_and_goes_on(untrained, scan, tmp_path):
+    """SIGKILL while files of a scan are being written; then the same command again."""
+    scans, out = tmp_path / "in", tmp_path / "out"
+    scans.mkdir()
+    for i in range(4):
+        shutil.copy(scan, scans / f"{i}.nii.gz")
+    flags = [f"--checkpoint={untrained}", f"--input={scans}", f"--output={out}"]
+    command = [sys.executable, "-m", "madad_jax.predict", *flags, "--threshold=0.01"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    whole = ("anomaly.nii.gz", "anomaly_mask.nii.gz", "reconstruction.nii.gz")
+    for kill in range(3):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
+        # Somewhere inside the writing of the next scan that is not there yet.
+        while process.poll() is None and not (out / f"{kill}" / whole[kill]).exists():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        for path in out.rglob("*.nii.gz"):
+            assert np.isfinite(nib.load(path).get_fdata()).all(), path
+        for path in out.rglob("*.json"):
+            json.loads(path.read_text())
+            assert all((path.parent / name).exists() for name in whole), "summary comes last"
+    assert subprocess.run(command, cwd=ROOT, env=environment, **quiet).returncode == 0
+    assert len(list(out.glob("*/summary.json"))) == 4 and not list(out.rglob("*.new"))
+    assert (out / "scans.csv").read_text().count("\n") == 5

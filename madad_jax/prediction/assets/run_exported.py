@@ -1,4 +1,5 @@
-"""Slices to anomaly maps with an exported detector: needs jax, numpy and safetensors, no more.
+"""Slices to anomaly maps with an exported detector: needs jax, flatbuffers, numpy and
+safetensors, no more.
 
     python run.py slices.npz maps.npz
 
