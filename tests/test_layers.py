@@ -25,7 +25,7 @@ LAYERS = (
     {"train_state", "train_step", "visualize", "runtime"},
     {
         *("train", "build", "run", "evaluate", "calibrate", "report", "stages", "compile_only"),
-        *("latent_cache", "convert", "prediction", "restore"),
+        *("latent_cache", "convert", "extract_brain", "prediction", "restore"),
     },
     {"main", "predict"},
 )

@@ -134,6 +134,26 @@ def walk(name: str, module: unpickle.Inert) -> Iterator[tuple[str, Any]]:
                 waiting.append((f"{prefix}{key}.", value, depth + 1))
 
 
+def walk_scripted(name: str, module: unpickle.Inert) -> Iterator[tuple[str, tensors.Tensor]]:
+    """(dotted name, tensor) of a module of TorchScript, whose attributes they are.
+
+    Raises:
+        UserError: a module that contains itself.
+    """
+    waiting = [("", module, 0)]
+    seen = 0
+    while waiting:
+        prefix, current, depth = waiting.pop()
+        seen += 1
+        if depth > _MAX_DEPTH or seen > _MAX_MODULES:
+            raise errors.UserError(f"{name}: damaged: its modules are nested without end")
+        for key, value in (pair for state in current.states for pair in state.items()):
+            if isinstance(value, tensors.Tensor):
+                yield f"{prefix}{key}", value
+            elif isinstance(value, unpickle.Inert):
+                waiting.append((f"{prefix}{key}.", value, depth + 1))
+
+
 def _dict(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 

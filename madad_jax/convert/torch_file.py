@@ -72,12 +72,14 @@ _ZIP_ERRORS = (
 
 
 @contextlib.contextmanager
-def opened(name: str, stream: Any) -> Iterator[Any]:
+def opened(name: str, stream: Any, scripted: bool = False) -> Iterator[Any]:
     """The object in a file of `torch.save`, with `tensors.Tensor` for tensors.
 
     Args:
         name: of the file, for complaints.
         stream: a seekable binary file, open while the context is.
+        scripted: take a TorchScript archive too: its modules come out as `unpickle.Inert`, their
+            tensors and submodules as attributes; its code is not looked at.
 
     Raises:
         UserError: not such a file, damaged, or one that asks to run something.
@@ -88,7 +90,7 @@ def opened(name: str, stream: Any) -> Iterator[Any]:
     stream.seek(0)
     if start == b"PK\x03\x04":
         with _zip_opened(name, stream) as archive:
-            yield _load_zip(name, archive, size)
+            yield _load_zip(name, archive, size, scripted)
     else:
         yield _Legacy(name, stream, size).load()
 
@@ -103,7 +105,7 @@ def _zip_opened(name: str, stream: Any) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _load_zip(name: str, archive: zipfile.ZipFile, size: int) -> Any:
+def _load_zip(name: str, archive: zipfile.ZipFile, size: int, scripted: bool) -> Any:
     entries = {info.filename: info for info in archive.infolist()}
     folders = [entry[: -len("data.pkl")] for entry in entries if entry.split("/")[-1] == "data.pkl"]
     if len(folders) != 1 or len(entries) != len(archive.infolist()):
@@ -112,7 +114,7 @@ def _load_zip(name: str, archive: zipfile.ZipFile, size: int) -> Any:
             f"{len(archive.infolist())}"
         )
     folder = folders[0]
-    if f"{folder}constants.pkl" in entries:
+    if f"{folder}constants.pkl" in entries and not scripted:
         raise errors.UserError(
             f"{name}: TorchScript archive; accepted are state dicts and modules of torch.save"
         )

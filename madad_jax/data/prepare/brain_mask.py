@@ -73,10 +73,9 @@ def find(
 
 def is_stripped(volume: volumes.Volume) -> bool:
     """Whether the skull was removed before: 0 all around no more than a brain."""
-    size = np.count_nonzero(volume.data) * volume.voxel_ml
-    return _STRIPPED_ML[0] <= size <= _STRIPPED_ML[1] and size < 0.6 * volume.data.size * (
-        volume.voxel_ml
-    )
+    voxels = int(np.count_nonzero(volume.data))
+    size = voxels * float(volume.voxel_ml)
+    return _STRIPPED_ML[0] <= size <= _STRIPPED_ML[1] and voxels < 0.6 * volume.data.size
 
 
 def _choose(volume: volumes.Volume, given: str) -> str:

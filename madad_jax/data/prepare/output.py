@@ -28,7 +28,7 @@ from madad_jax.data.prepare import subject
 VERSION = 1
 SPLITS = ("train", "val", "test", "test_healthy")
 _STATES = ".prepare/scans"
-_NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.\d+\.new)?$")
+_NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.[0-9-]+\.new)?$")
 
 
 def key(item: subject.Item, options: subject.Options, root: str) -> str:

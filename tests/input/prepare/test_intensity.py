@@ -44,6 +44,7 @@ def test_constant_brains_and_bad_names():
         intensity.find_scale(data, mask, "minmax")
 
 
+@pytest.mark.slow
 def test_n4_flattens_a_bias_field():
     grid = scans.box((4.0, 4.0, 4.0))
     image, brain, _ = scans.see(grid)

@@ -13,6 +13,7 @@ import pytest
 
 from madad_jax import errors
 from madad_jax.data import geometry, png_folder
+from madad_jax.data.prepare import __main__ as main
 from madad_jax.data.prepare import cohorts, run, subject
 from tests.input.prepare import scans
 
@@ -134,7 +135,7 @@ def test_what_is_written_is_what_training_reads(prepared):
 def test_again_changes_nothing(prepared, folder):
     out, _ = prepared
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert command(folder, out).returncode == 1  # The bad scans are still bad.
+    assert set(run.prepare(job(folder, out)).refused) == set(BAD)  # The bad are still bad.
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert after == before
 
@@ -183,8 +184,8 @@ def test_what_a_kill_leaves_is_mended(prepared, folder, tmp_path):
     stray = out / "train" / "good0-slice_999-T1.png"
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"half")
-    (out / "train" / "good1-slice_080-T1.png.77.new").write_bytes(b"half")
-    (out / "manifest.jsonl.77.new").write_bytes(b"half")
+    (out / "train" / "good1-slice_080-T1.png.77-1403.new").write_bytes(b"half")
+    (out / "manifest.jsonl.77-1403.new").write_bytes(b"half")
     what = run.plan(job(folder, out))
     assert {"good0", "good1", "good5"} <= {item.scan for item in what.todo}
     assert {item.scan for item in what.current} == {"good2", "good3", "good4"}
@@ -207,30 +208,27 @@ def test_a_file_that_changed_is_prepared_anew_and_one_that_went_bad_disappears(
     what = run.plan(job(source, out))
     assert {"good1"} == {item.scan for item in what.todo if item.scan.startswith("good")}
     assert what.gone == ("good2",)
-    done = command(source, out)
-    assert "good1: 'good1_T1.nii.gz' is no NIfTI" in done.stdout
+    summary = run.prepare(job(source, out))
+    assert summary.refused["good1"].startswith("'good1_T1.nii.gz' is no NIfTI")
     assert not list(out.rglob("good1-*"))
     assert list(out.rglob("good2-*")), "kept until --prune says otherwise"
     summary = run.prepare(job(source, out, prune=True))
     assert not list(out.rglob("good2-*")) and not summary.gone
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(folder, tmp_path):
-    done = command(folder, tmp_path / "out", "--dry_run")
-    assert done.returncode == 1
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(folder, tmp_path, capsys):
+    assert main.run(["prepare", *arguments(folder, tmp_path / "out", "--dry_run")]) == 1
     assert not (tmp_path / "out").exists()
-    assert "prepare  good0" in done.stdout and "64 x 77 x 64 voxels of 3.00" in done.stdout
-    assert "refuse   four: " in done.stdout and "refuse   lone: " in done.stdout
+    said = capsys.readouterr().out
+    assert "prepare  good0" in said and "64 x 77 x 64 voxels of 3.00" in said
+    assert "refuse   four: " in said and "refuse   lone: " in said
 
 
 def test_a_person_in_two_splits_is_an_error(folder, tmp_path):
     lists = tmp_path / "lists.csv"
     lists.write_text("subject,split\ngood0,train\ngood1,val\ngood0,test\n")
-    done = command(folder, tmp_path / "out", f"--splits={lists}")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(
-        "'good0' is in both 'train' and 'test'; each may be in one"
-    )
+    with pytest.raises(errors.UserError, match="'good0' is in both 'train' and 'test'"):
+        main.run(["prepare", *arguments(folder, tmp_path / "out", f"--splits={lists}")])
     assert not (tmp_path / "out").exists()
 
 
@@ -244,9 +242,7 @@ def test_a_person_in_two_splits_is_an_error(folder, tmp_path):
         (("--image_size=0",), "above 0"),
     ],
 )
-def test_bad_flags_end_in_one_line(folder, tmp_path, more, text, capsys):
-    from madad_jax.data.prepare import __main__ as main
-
+def test_bad_flags_end_in_one_line(folder, tmp_path, more, text):
     with pytest.raises(errors.UserError, match=text) as error:
         main.run(["prepare", *arguments(folder, tmp_path / "out", *more)])
     assert "\n" not in str(error.value)

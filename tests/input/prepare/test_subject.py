@@ -40,7 +40,7 @@ def test_ten_orientations_give_the_same_slices(tmp_path, voxel):
 
 @pytest.mark.parametrize(
     ("voxel", "turn", "most"),
-    [((2.0, 2.0, 2.0), 18.0, 0.03), ((1.5, 1.5, 5.0), 0.0, 0.06), ((4.0, 1.5, 2.0), -9.0, 0.05)],
+    [((2.0, 2.0, 2.0), 18.0, 0.01), ((1.5, 1.5, 5.0), 0.0, 0.03), ((4.0, 1.5, 2.0), -9.0, 0.02)],
 )
 def test_other_voxels_and_angles_give_nearly_the_same_slices(tmp_path, voxel, turn, most):
     exact = scans.write(tmp_path / "exact", "a")
@@ -53,8 +53,11 @@ def test_other_voxels_and_angles_give_nearly_the_same_slices(tmp_path, voxel, tu
     assert np.abs(first - second)[brain].mean() < most
     masks = [np.stack([s[n].brain_mask for n in common]) for s in (one, two)]
     assert scans.dice(*masks) > 0.96
-    # A flip of left and right, or one slice too many, would cost several times as much.
-    assert np.abs(first - second[:, :, ::-1])[brain & brain[:, :, ::-1]].mean() > 1.5 * most
+    # One slice too many costs more, and left taken for right loses the lesions.
+    assert np.abs(first[1:] - second[:-1])[brain[1:] & brain[:-1]].mean() > 2 * most
+    lesions = [np.stack([s[n].segmentation for n in common]) for s in (one, two)]
+    assert scans.dice(*lesions) > 0.85
+    assert scans.dice(lesions[0], lesions[1][:, :, ::-1]) < 0.3
 
 
 @pytest.mark.parametrize("voxel", [(2.0, 2.0, 2.0), (1.2, 1.5, 4.0)])
@@ -64,7 +67,7 @@ def test_a_lesions_volume_survives(tmp_path, voxel):
     prepared = subject.prepare_subject(item, whole)
     pixels = sum(int(piece.segmentation.sum()) for piece in prepared.slices)
     before, after = prepared.facts["lesion_ml"], pixels / 1000.0
-    assert before == pytest.approx(7.0, abs=0.4)
+    assert before == pytest.approx(7.0, abs=0.5)
     assert after == pytest.approx(before, rel=0.02)
     assert after == pytest.approx(prepared.facts["lesion_ml_in_slices"], rel=0.01)
 
@@ -87,8 +90,8 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
     assert np.linalg.norm(there - corners @ moved.T, axis=1).max() < 3.0
     # ml of the scan: registration makes this head larger by 1.12 cubed.
     facts = prepared.facts
-    assert facts["volume_ratio"] == pytest.approx(1.12**3, rel=0.02)
-    assert facts["lesion_ml_in_slices"] == pytest.approx(facts["lesion_ml"], rel=0.02)
+    assert facts["volume_ratio"] == pytest.approx(1.12**3, rel=0.06)
+    assert facts["lesion_ml_in_slices"] == pytest.approx(facts["lesion_ml"], rel=0.03)
     # Maps go back onto the scan: the lesion as marked there is the lesion as seen on the slices.
     volume = volumes.read(item.images["T1"])
     truth = volumes.read_labels(item.segmentation, volume) > 0
@@ -97,8 +100,7 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
         maps = np.stack([getattr(piece, kind) for piece in prepared.slices]).astype(np.float32)
         back = slices.to_scan(maps, numbers, volume, prepared.transform, SMALL) >= 0.5
         assert back.shape == volume.data.shape
-        # Two interpolations on pixels of 2 mm; finer below.
-        assert scans.dice(back, original) > (0.98 if kind == "brain_mask" else 0.9)
+        assert scans.dice(back, original) > 0.98, kind
 
 
 def test_map_to_the_scans_space_and_compare(tmp_path):
@@ -127,7 +129,7 @@ def test_other_modalities_follow_the_first_through_their_headers(tmp_path):
         pairs.setdefault(piece.number, {})[piece.modality] = piece
     assert all(list(pair) == ["T1", "T2"] for pair in pairs.values())
     for pair in pairs.values():
-        assert pair["T1"].brain_mask is pair["T2"].brain_mask
+        np.testing.assert_array_equal(pair["T1"].brain_mask, pair["T2"].brain_mask)
         change = np.abs(pair["T1"].image.astype(int) - pair["T2"].image)
         assert change[pair["T1"].brain_mask].mean() < 25
     far = np.eye(4)

@@ -1,0 +1,174 @@
+"""The brain mask of a head scan, by the networks of deepbet run through JAX.
+
+    pip install --no-deps deepbet          # 10 MB: weights, MIT licence; PyTorch is not needed
+    python -m madad_jax.extract_brain --in=scan.nii.gz --out=mask.nii.gz
+
+Two passes of one small network (models/brain_extraction.py): the whole volume at 128^3 finds a
+box, the box at 256^3 finds the brain; then the largest component, its holes filled. Method and
+weights: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845. Any contrast that shows the head
+does; it was trained on T1.
+
+`--serve` takes requests on standard input, one a line: the path of a `.npy` volume in canonical
+orientation and the path of the mask to write (JSON list); it answers `ok` or `error: ...`. The
+preparation of data starts it so, as nothing there may load JAX.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import json
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float, Float32, Shaped
+from scipy import ndimage
+
+from madad_jax import errors, runtime
+from madad_jax.convert import containers, torch_file
+from madad_jax.data.prepare import volumes
+from madad_jax.models import brain_extraction
+
+_SMALL, _LARGE = 128, 256
+_LOW, _HIGH = 0.005, 0.995  # quantiles that become 0 and 1
+_MEAN, _SPREAD = 0.449, 0.226  # what the networks were trained on
+_MARGIN = 0.1  # of the box, on every side
+_LEAST_SHARE = 0.02  # of a plane, for it to belong to the box
+_INSTALL = "pip install --no-deps deepbet"
+
+
+def weights_folder() -> epath.Path:
+    """Where deepbet was installed to. Raises UserError when it was not."""
+    try:
+        distribution = importlib.metadata.distribution("deepbet")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise errors.UserError(
+            f"the built-in brain extraction needs the weights of deepbet; accepted: {_INSTALL}"
+        ) from error
+    return epath.Path(str(distribution.locate_file("data/models")))
+
+
+@functools.cache
+def load(name: str) -> dict[str, jax.Array]:
+    """Weights of `model.pt` or `bbox_model.pt`.
+
+    Raises:
+      UserError: not installed, damaged, or of another network.
+    """
+    path = weights_folder() / name
+    if not path.exists():
+        raise errors.UserError(f"'{path}' does not exist; accepted: {_INSTALL}")
+    with path.open("rb") as stream, torch_file.opened(str(path), stream, scripted=True) as root:
+        found = dict(containers.walk_scripted(str(path), root))
+        brain_extraction.check(str(path), found)
+        return {key: jax.numpy.asarray(tensor.read()) for key, tensor in found.items()}
+
+
+_probability = jax.jit(brain_extraction.probability)
+
+
+def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
+    """The brain mask of a volume in canonical orientation (RAS+), whatever its voxels.
+
+    Raises:
+      UserError: no weights, or nothing that looks like a head.
+    """
+    small = resize(data, (_SMALL,) * 3)
+    limits = np.quantile(small, (_LOW, _HIGH))
+    if not limits[1] > limits[0]:
+        raise errors.UserError("the volume is constant: there is no head in it")
+    rough = np.asarray(_probability(load("bbox_model.pt"), _normalise(small, limits))) > 0.5
+    if not rough.any():
+        raise errors.UserError("no brain was found in the volume")
+    box = _box(_largest(rough), data.shape)
+    large = resize(data[box], (_LARGE,) * 3)
+    fine = np.asarray(_probability(load("model.pt"), _normalise(large, limits)))
+    inside = resize(fine, data[box].shape) > 0.5
+    mask = np.zeros(data.shape, bool)
+    if inside.any():
+        mask[box] = ndimage.binary_fill_holes(_largest(inside))
+    return mask
+
+
+def resize(data: Shaped[np.ndarray, "X Y Z"], shape: Sequence[int]) -> Shaped[np.ndarray, "A B C"]:
+    """Nearest neighbour by voxel centres."""
+    for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
+        index = np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(int), old - 1)
+        data = data.take(index, axis)
+    return data
+
+
+def _normalise(data: np.ndarray, limits: np.ndarray) -> Float[np.ndarray, "X Y Z"]:
+    unit = np.clip((data - limits[0]) / (limits[1] - limits[0]), 0.0, 1.0)
+    scaled = (unit - unit.mean()) / max(float(unit.std(ddof=1)), 1e-6)
+    return (_SPREAD * scaled + _MEAN).astype(np.float32)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest component, neighbours at corners included."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    return labels == np.bincount(labels[mask]).argmax()
+
+
+def _box(rough: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where the rough brain lies in a volume of `shape`, with a margin."""
+    found = []
+    for axis, length in enumerate(shape):
+        others = tuple(a for a in range(3) if a != axis)
+        planes = np.flatnonzero(rough.mean(others) > _LEAST_SHARE)
+        if not planes.size:
+            raise errors.UserError("no brain was found in the volume, only specks")
+        scale = length / rough.shape[axis]
+        low, high = planes[0], planes[-1] + 1
+        centre = np.round(scale * (low + high) / 2)
+        size = np.round(scale * (high - low) * (1 + 2 * _MARGIN))
+        found.append(slice(max(0, int(centre - size / 2)), min(length, int(centre + size / 2))))
+    return tuple(found)
+
+
+def _answer(line: str) -> str:
+    """Does one request of `--serve`."""
+    try:
+        source, target = json.loads(line)
+        with epath.Path(source).open("rb") as handle:
+            data = np.load(handle, allow_pickle=False)
+        mask = find(data)
+        with epath.Path(target).open("wb") as handle:
+            np.save(handle, mask)
+    except errors.UserError as error:
+        return f"error: {error}"
+    except (OSError, ValueError, TypeError) as error:
+        return f"error: {type(error).__name__}: {' '.join(str(error).split())}"
+    return "ok"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m madad_jax.extract_brain`; 0 done, 2 bad input in one line."""
+    parser = argparse.ArgumentParser(prog="python -m madad_jax.extract_brain", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--in", dest="source", help="NIfTI file or folder of a DICOM series")
+    parser.add_argument("--out", help="NIfTI mask to write, on the scan's own grid")
+    parser.add_argument("--serve", action="store_true", help="take requests on standard input")
+    options = parser.parse_args(arguments)
+    runtime.start()  # above all the compile cache: the networks compile for a minute
+    if options.serve:
+        for line in sys.stdin:
+            print(_answer(line), flush=True)
+        return 0
+    if not options.source or not options.out:
+        parser.error("--in and --out are needed")
+    try:
+        volume = volumes.read(options.source)
+        mask = find(volume.data)
+        volumes.write_nifti(options.out, mask, like=volume)
+    except errors.UserError as error:
+        print(f"madad_jax.extract_brain: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: brain of {mask.sum() * volume.voxel_ml:.0f} ml")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
