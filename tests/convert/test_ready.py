@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax import build, checkpoint, runtime, stages, train
+from madad_jax import build, checkpoint, restore, runtime, stages, train
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
 from tests.convert import cases
@@ -61,7 +61,7 @@ def test_evaluation_finds_both_networks(converted):
     config = configured(folder)
     with runtime.GracefulStop() as stop:
         run = stages.Run(config, str(folder), stop)
-    _, params = stages.autoencoder_weights(run)
+    _, params = restore.autoencoder(run.config, run.workdir, run.mesh)
     params = jax.tree.map(np.asarray, params)
     cases.same(networks.to_official("autoencoder", params), states["autoencoder"])
 
@@ -81,7 +81,7 @@ def test_another_run_can_name_the_folder(converted, tmp_path):
     with runtime.GracefulStop() as stop:
         run = stages.Run(config, str(tmp_path), stop)
     stages.train_autoencoder(run)  # nothing to do
-    _, params = stages.autoencoder_weights(run)
+    _, params = restore.autoencoder(run.config, run.workdir, run.mesh)
     got = networks.to_official("autoencoder", jax.tree.map(np.asarray, params))
     cases.same(got, states["autoencoder"])
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import errors, latent_cache, run, runtime, stages
+from madad_jax import errors, latent_cache, restore, run, runtime, stages
 from madad_jax.data import latents
 from tests.e2e import tiny_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
@@ -93,7 +93,7 @@ def fill(cached, tmp_path):
     def call(change=None):
         with runtime.GracefulStop() as stop:
             this = run.Run(cached, str(tmp_path / "run"), stop, jax.devices()[:1])
-            network, params = stages.autoencoder_weights(this)
+            network, params = restore.autoencoder(this.config, this.workdir, this.mesh)
             return latent_cache.prepare(this, network, change(params) if change else params)
 
     return call

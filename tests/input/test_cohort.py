@@ -152,7 +152,7 @@ def test_damaged_cache_is_drawn_again(tmp_path, damage):
 
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(errors.UserError, match=r"cache folder '.*file.*cannot be written"):
+    with pytest.raises(errors.UserError, match=r"file.*cannot be written.*data.cache_dir"):
         _open(cache_dir=tmp_path / "file")
 
 
