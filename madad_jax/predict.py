@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import flags
 
-from madad_jax import errors, files
+from madad_jax import command_line, errors, files
 
 MODES = ("predict", "calibrate", "export")
 TASKS = ("files", "sample", "pixel")
@@ -209,19 +209,10 @@ def run(argv: Sequence[str]) -> int:
       UserError: whatever the user can mend.
     """
     options = make_flags()
-    try:
-        rest = options(list(argv))[1:]
-    except (flags.Error, ValueError) as error:
-        raise errors.UserError(" ".join(str(error).split())) from error
-    if options.help:
-        print(f"{__doc__}\n{options.get_help()}")
+    if not command_line.parsed(options, argv, __doc__, ("checkpoint", "output")):
         return 0
-    if rest:
-        raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
-    needed = ("checkpoint", "output") if options.mode == "export" else None
-    for name in needed or ("checkpoint", "input", "output"):
-        if not options[name].value:
-            raise errors.UserError(f"--{name} is missing; see --help")
+    if options.mode != "export":
+        command_line.require(options, ("input",))
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     from madad_jax import runtime
 
@@ -332,14 +323,7 @@ def main() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    try:
-        status = run(sys.argv)
-    except errors.UserError as error:
-        if "--traceback" in sys.argv:
-            raise
-        print(f"madad_jax.predict: error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(command_line.status("madad_jax.predict", run, sys.argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors files version
+0  typing rng errors files command_line version
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"typing", "rng", "errors", "files", "version"},
+    {"typing", "rng", "errors", "files", "command_line", "version"},
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
         *("checkpoint_reader", "digests", "metric_writer"),
@@ -33,6 +33,7 @@ LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # Below layer 3 a room knows nothing of its neighbours, but for the parts of one thing.
 NEIGHBOURS = {
     ("files", "errors"),
+    ("command_line", "errors"),
     ("checkpoint", "checkpoint_reader"),
     ("checkpoint", "digests"),
     ("checkpoint_reader", "digests"),

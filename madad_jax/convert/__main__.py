@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from madad_jax import errors
+from madad_jax import command_line, errors
 
 KINDS = ("unet", "autoencoder", "dit")
 
@@ -58,18 +58,8 @@ def run(argv: Sequence[str]) -> int:
         UserError: whatever the user can mend.
     """
     options = make_flags()
-    try:
-        rest = options(list(argv))[1:]
-    except (flags.Error, ValueError) as error:
-        raise errors.UserError(" ".join(str(error).split())) from error
-    if options.help:
-        print(f"{__doc__}\n{options.get_help()}")
+    if not command_line.parsed(options, argv, __doc__, ("in", "out")):
         return 0
-    if rest:
-        raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
-    for name in ("in", "out"):
-        if not options[name].value:
-            raise errors.UserError(f"--{name} is missing; see --help")
     return _to_torch(options) if options.to == "torch" else _to_jax(options)
 
 
@@ -131,14 +121,7 @@ def _to_torch(options: flags.FlagValues) -> int:
 
 def main() -> None:
     """Entry point of `python -m madad_jax.convert`."""
-    try:
-        status = run(sys.argv)
-    except errors.UserError as error:
-        if "--traceback" in sys.argv:
-            raise
-        print(f"madad_jax.convert: error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(command_line.status("madad_jax.convert", run, sys.argv))
 
 
 if __name__ == "__main__":

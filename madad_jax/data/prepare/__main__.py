@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from madad_jax import errors
+from madad_jax import command_line, errors
 
 _TEXT = {
     "in": ("", "Folder of the scans."),
@@ -100,18 +100,8 @@ def run(argv: Sequence[str]) -> int:
         UserError: whatever the user can mend.
     """
     options = make_flags()
-    try:
-        rest = options(list(argv))[1:]
-    except (flags.Error, ValueError) as error:
-        raise errors.UserError(" ".join(str(error).split())) from error
-    if options.help:
-        print(f"{__doc__}\n{options.get_help()}")
+    if not command_line.parsed(options, argv, __doc__, ("cohort", "in", "out")):
         return 0
-    if rest:
-        raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
-    for name in ("cohort", "in", "out"):
-        if not options[name].value:
-            raise errors.UserError(f"--{name} is missing; see --help")
     # Here and not above: `--help` and mistyped flags answer at once.
     from madad_jax.data import pack
     from madad_jax.data.prepare import card, dry_run
@@ -205,12 +195,7 @@ def main() -> None:
     """Entry point of `python -m madad_jax.data.prepare`."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = run(sys.argv)
-    except errors.UserError as error:
-        if "--traceback" in sys.argv:
-            raise
-        print(f"madad_jax.data.prepare: error: {error}", file=sys.stderr)
-        status = 2
+        status = command_line.status("madad_jax.data.prepare", run, sys.argv)
     except (KeyboardInterrupt, _Terminated) as stop:
         print("\nstopped; the same command continues", file=sys.stderr)
         status = 130 if isinstance(stop, KeyboardInterrupt) else 143
