@@ -196,6 +196,16 @@ def state_shardings(
     return jax.tree_util.tree_map_with_path(one, abstract_state)
 
 
+def gathered(shardings: Any) -> Any:
+    """The same shardings without `fsdp`: parameters as a layer uses them."""
+
+    def one(sharding: NamedSharding) -> NamedSharding:
+        spec = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(one, shardings)
+
+
 def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
     """`ShapeDtypeStruct`s of `abstract_tree` that carry `shardings` (a restore target)."""
     return jax.tree.map(
