@@ -51,7 +51,7 @@ class Shape:
         if width is None:
             bits = re.search(r"\d+", self.dtype)
             width = int(bits.group()) / 8 if bits else 1
-        return self.size * width
+        return float(self.size * width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Instruction:
     @property
     def bytes(self) -> float:
         """Of all results."""
-        return sum(shape.bytes for shape in self.shapes)
+        return sum((shape.bytes for shape in self.shapes), 0.0)
 
     def called(self) -> dict[str, list[str]]:
         """{role: names of computations} that this instruction runs."""
@@ -273,9 +273,9 @@ def _collective(
         # (operands, results) and, of a permutation, two numbers.
         shapes = tuple(s for s in shapes if s.dims or s.dtype not in ("u32", "s32"))
         shapes = shapes[len(shapes) // 2 :]
-    size = sum(shape.bytes for shape in shapes)
+    size = sum((shape.bytes for shape in shapes), 0.0)
     if kind == "reduce-scatter":
-        size = sum(table[name].bytes for name in i.operands)
+        size = sum((table[name].bytes for name in i.operands), 0.0)
     groups = _groups(i.rest)
     return Collective(
         kind=kind,
@@ -316,7 +316,8 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
     """Devices that work together, from any of XLA's ways to write them.
 
     Pairs for a permutation, `{{0,1},{2,3}}`, `[2,2]<=[4]` (an iota, reshaped, transposed), or
-    `mesh['x'=2,'y'=2] {'y'}`: the devices of a grid that differ in the named axes alone.
+    `mesh['x'=2,'y'=2] {'y'}`: the devices of a grid, perhaps in another order than theirs, that
+    differ in the named axes alone.
     """
     listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}\s]*\})\}", rest)
     if listed:
@@ -329,11 +330,15 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
         shape, dims, order = (_numbers(g) for g in iota.groups())
         devices = np.arange(math.prod(dims)).reshape(dims)
         return _rows((devices.transpose(order) if order else devices).reshape(shape))
-    grid = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*(?:\S+\s*)?\{([^}]*)\}", rest)
+    grid = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
     if not grid:
         return ()
     sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", grid.group(1))}
-    devices = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    devices = np.arange(math.prod(sizes.values()))
+    ids = re.search(r"device_ids=\(\[([\d,]+)\]T\(([\d,]+)\)\)", grid.group())
+    if ids:
+        devices = devices.reshape(_numbers(ids.group(1))).transpose(_numbers(ids.group(2)))
+    devices = devices.reshape(list(sizes.values()))
     # A part of an axis is written 'x':(before)length.
     for name, before, length in re.findall(r"'(\w+)':\((\d+)\)(\d+)", grid.group(2)):
         at = list(sizes).index(name)

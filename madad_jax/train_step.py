@@ -55,7 +55,10 @@ def loss_and_gradients(
     key: jax.Array,
     accum_steps: int,
 ) -> tuple[Params, Metrics]:
-    """Mean gradients and metrics of `loss(params, frozen, batch, key)`. Scalars in the batch (`step`) are shared."""
+    """Mean gradients and metrics of `loss(params, frozen, batch, key)` over a batch.
+
+    Scalars in the batch (`step`) are shared by all microbatches.
+    """
     gradient = jax.grad(loss, has_aux=True)
     if accum_steps == 1:
         return gradient(params, frozen, batch, key)
