@@ -44,7 +44,7 @@ def test_compile_prints_costs_and_a_plan_without_data(command, tmp_path):
     process = command(
         *("--mode=compile", "--topology=2xv5e-2", "--config.mesh.fsdp=2"),
         *("--config.data.root=/nowhere", f"--workdir={tmp_path}/x"),
-        "--config.compile.memory_gib=0.001",
+        *("--config.compile.memory_gib=0.001", "--config.autoencoder.discriminator=False"),
     )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
