@@ -2,8 +2,9 @@
 
     python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
-Modes: run (all stages), train_autoencoder, train, evaluate, report, compile. The same
-command again continues a stopped run. Exit status: 0 done; 2 bad input, one line; 143 and
+Modes: run (all stages), train_autoencoder, train, evaluate, report, compile, export (the
+trained detector as files of its own, in <workdir>/export). The same command again continues a
+stopped run. Exit status: 0 done; 2 bad input, one line; 143 and
 130 stopped by SIGTERM and ctrl-C after saving.
 """
 
@@ -19,7 +20,7 @@ from ml_collections import config_flags
 
 from madad_jax import errors
 
-MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile")
+MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
 
 _LOG = logging.getLogger("madad_jax")
 
@@ -62,6 +63,11 @@ def _run(argv: list[str]) -> int:
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     if _MODE.value == "compile":
         compile_only.report(config)
+        return 0
+    if _MODE.value == "export":
+        from madad_jax import predict
+
+        print(predict.export(workdir, os.path.join(workdir, "export")))
         return 0
     with runtime.GracefulStop() as stop:
         try:
