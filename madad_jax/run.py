@@ -25,6 +25,7 @@ from madad_jax import (
     train,
     version,
 )
+from madad_jax.data import registry as data_registry
 from madad_jax.typing import Batch, Params
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +74,13 @@ class Run:
             self._sources[split] = build.source(self.config, split)
             _LOG.info("%s: %s", split, self._sources[split].describe())
         return self._sources[split]
+
+    def healthy_source(self, name: str) -> Any:
+        """The healthy companion of a test set, when there is one."""
+        companion = f"{name}_healthy"
+        c = self.config.data
+        known = data_registry.has_split(companion, name=c.source, root=c.root, modality=c.modality)
+        return self.source(companion) if known else None
 
     def complete(self, stage: str, keys: Sequence[str]) -> bool:
         """Whether the stage was finished with this config.
