@@ -6,9 +6,10 @@ argument. What the networks are written with does not show: no class of it appea
 signature, a parameter tree or a checkpoint.
 """
 
+import contextvars
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -49,7 +50,40 @@ class Denoiser:
         that a cell is untouched (official polarity: 1 = kept).
         """
         rngs = None if key is None else {"dropout": key}
-        return self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
+        found = _PENALTIES.get()
+        if found is None or not self.penalised:
+            return self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
+        out, extra = self._module.apply(
+            {"params": params}, x, t, train=key is not None, rngs=rngs, mutable=["penalty"]
+        )
+        found += jax.tree.leaves(extra)
+        return out
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a block in the network has a loss of its own (`sspcab`)."""
+        return getattr(self._module, "sspcab", False)
+
+
+# Losses of blocks inside networks, while `with_penalties` traces a method's loss.
+_PENALTIES: contextvars.ContextVar[list[Array] | None] = contextvars.ContextVar(
+    "penalties", default=None
+)
+
+
+def with_penalties(function: Callable[[], Any]) -> tuple[Any, Array]:
+    """(function(), mean of the penalties that denoisers left while it ran; 0 without any).
+
+    A trace-time collection, so that a block's loss needs no word in any method: `function`
+    calls the network outside of scans and other transformations of its own.
+    """
+    token = _PENALTIES.set([])
+    try:
+        out = function()
+        found = _PENALTIES.get()
+    finally:
+        _PENALTIES.reset(token)
+    return out, sum(found) / len(found) if found else jnp.float32(0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +156,7 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, remat, residual_x0, dtype.
+    attention_rates, num_groups, dropout, attention, remat, residual_x0, sspcab, dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
@@ -149,7 +183,7 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     Raises:
         UserError: unknown or contradictory settings, named by key.
     """
-    settings = _settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs)
+    settings = checked_settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs)
     defaults = {
         "embed_dim": settings.get("latent_channels", 4),
         "decoder_channels": settings.get("channels", 128),
@@ -183,13 +217,13 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
 
 def discriminator(**kwargs: Any) -> Discriminator:
     """A PatchGAN discriminator: channels=64, num_layers=3, dtype="float32"."""
-    settings = _settings("discriminator", patchgan.PatchDiscriminator, kwargs)
+    settings = checked_settings("discriminator", patchgan.PatchDiscriminator, kwargs)
     return Discriminator(_module=patchgan.PatchDiscriminator(**settings))
 
 
 def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
     """Reads "S/2" (or "S" and patch_size), then lets explicit numbers override."""
-    settings = _settings("denoiser", dit.DiT, kwargs, extra=("size",))
+    settings = checked_settings("denoiser", dit.DiT, kwargs, extra=("size",))
     merged: dict[str, Any] = {"patch_size": 2}
     if size is not None:
         stem, _, patch = size.partition("/")
@@ -215,7 +249,7 @@ def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
 
 def _unet(size: str | None = "L", **kwargs: Any) -> unet.UNet:
     """Reads the size name, then lets explicit numbers override."""
-    settings = _settings("denoiser", unet.UNet, kwargs, extra=("size",))
+    settings = checked_settings("denoiser", unet.UNet, kwargs, extra=("size",))
     merged: dict[str, Any] = {}
     if size is not None:
         if size not in unet.SIZES:
@@ -238,7 +272,7 @@ def _unet(size: str | None = "L", **kwargs: Any) -> unet.UNet:
     return module
 
 
-def _settings(
+def checked_settings(
     section: str, module_class: Any, kwargs: Mapping[str, Any], extra: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Checked keyword arguments of a module: known names, tuples for lists, known types."""
