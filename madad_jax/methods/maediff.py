@@ -8,7 +8,7 @@
            averaged; map = |x - x_hat|
 
 Source: Xu et al., arXiv 2401.10561; the diffusion is that of pDDPM (Behrendt et al. 2023): T =
-1000, predicts x_0, L1 in the box, a 48 x 48 box on 96 x 96 pixels, start 500, Adam 1e-4, batch 32. There
+1000, predicts x_0, L1 in the box, a 48 x 48 box on 96 x 96, start 500, Adam 1e-4, batch 32. There
 is no public code and its text was not at hand, only its abstract and summaries: upper-level
 patches overlap and are averaged, a masked autoencoder on sub-level patches conditions the U-Net
 on the unnoised region. Our choices: the condition is the autoencoder's image, as a second input

@@ -6,10 +6,10 @@ argument. What the networks are written with does not show: no class of it appea
 signature, a parameter tree or a checkpoint.
 """
 
-import contextvars
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
-from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, unet
+from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, penalty, unet
 from madad_jax.models import discriminator as patchgan
 
 Array = jax.Array
@@ -43,47 +43,33 @@ class Denoiser:
         t: Int[Array, " b"],
         *,
         key: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]]:
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w 1"] | None]:
         """(x0, visible_logit), both float32; `t` is the raw step index 0 .. T-1.
 
         Dropout is active exactly when `key` is given. sigmoid(visible_logit) is the probability
         that a cell is untouched (official polarity: 1 = kept).
         """
         rngs = None if key is None else {"dropout": key}
-        found = _PENALTIES.get()
-        if found is None or not self.penalised:
-            return self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
-        out, extra = self._module.apply(
-            {"params": params}, x, t, train=key is not None, rngs=rngs, mutable=["penalty"]
+        call = functools.partial(
+            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs
         )
-        found += jax.tree.leaves(extra)
-        return out
+        return penalty.keep(call) if self.penalised else call()
 
     @property
     def penalised(self) -> bool:
         """Whether a block in the network has a loss of its own (`sspcab`)."""
         return getattr(self._module, "sspcab", False)
 
-
-# Losses of blocks inside networks, while `with_penalties` traces a method's loss.
-_PENALTIES: contextvars.ContextVar[list[Array] | None] = contextvars.ContextVar(
-    "penalties", default=None
-)
-
-
-def with_penalties(function: Callable[[], Any]) -> tuple[Any, Array]:
-    """(function(), mean of the penalties that denoisers left while it ran; 0 without any).
-
-    A trace-time collection, so that a block's loss needs no word in any method: `function`
-    calls the network outside of scans and other transformations of its own.
-    """
-    token = _PENALTIES.set([])
-    try:
-        out = function()
-        found = _PENALTIES.get()
-    finally:
-        _PENALTIES.reset(token)
-    return out, sum(found) / len(found) if found else jnp.float32(0.0)
+    def predict(
+        self,
+        params: Params,
+        x: Float[Array, "b h w c"],
+        t: Int[Array, " b"],
+        *,
+        key: Shaped[Array, "..."] | None = None,
+    ) -> Float[Array, "b h w d"]:
+        """The first output of `apply` alone, for networks without a mask head."""
+        return self.apply(params, x, t, key=key)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +142,8 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, remat, residual_x0, sspcab, dtype.
+    attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
+    the input), mask_head (True), sspcab, dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
