@@ -9,16 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Float
 
 _FOUND: contextvars.ContextVar[list[jax.Array] | None] = contextvars.ContextVar(
     "found", default=None
 )
 
 
-def collect(function: Callable[[], Any]) -> tuple[Any, Float[jax.Array, ""]]:
-    """(function(), mean of the penalties said meanwhile; 0 where there were none).
+def collect(function: Callable[[], Any]) -> tuple[Any, list[jax.Array]]:
+    """(function(), the penalties said meanwhile, scalars).
 
     `function` calls the network directly, not inside a scan of its own.
     """
@@ -27,7 +25,7 @@ def collect(function: Callable[[], Any]) -> tuple[Any, Float[jax.Array, ""]]:
         out, found = function(), _FOUND.get()
     finally:
         _FOUND.reset(token)
-    return out, sum(found) / len(found) if found else jnp.float32(0.0)
+    return out, found
 
 
 def keep(apply: Callable[..., Any]) -> Any:
