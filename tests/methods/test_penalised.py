@@ -39,5 +39,5 @@ def test_the_penalty_is_weighed_into_loss_and_gradient():
 
 def test_a_network_without_the_block_is_named():
     made = penalised.Penalised(dae.Dae(stand_ins.denoiser()[0]), 0.1, "dae")
-    with pytest.raises(errors.UserError, match="sspcab: found 0.1 with method=dae"):
+    with pytest.raises(errors.UserError, match=r"sspcab: found 0\.1 with method=dae"):
         made.loss({"x0": 0.0, "logit": 0.0}, {}, batch(), jax.random.key(0))
