@@ -182,6 +182,7 @@ def _denoiser():
         num_res_blocks=0,
         attention_rates=(),
         num_groups=0,
+        patch=0,  # unet: squares of so many pixels are folded into channels first (ours)
         init="",  # a run whose denoiser weights training starts from
         residual_x0=False,  # ours: predict the clean latent as a change of the input
         dropout=0.4,

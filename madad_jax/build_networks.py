@@ -11,7 +11,7 @@ from madad_jax.models import lpips, registry
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
-    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups"),
+    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups", "patch"),
 )
 
 

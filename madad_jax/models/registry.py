@@ -134,7 +134,7 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
     attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
-    the input), mask_head (True), dtype.
+    the input), mask_head (True), patch (1; squares of pixels folded into channels), dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
