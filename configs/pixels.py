@@ -28,6 +28,18 @@ WYATT = {
     "optim.final_lr_ratio": 1.0,
 }
 
+# Those of THOR and AutoDDPM (Bercea et al. 2023, 2024); the schedule is not said there.
+THOR = WYATT | {
+    "data.image_size": 128,
+    "denoiser.channel_mult": (1, 2, 2),
+    "denoiser.num_res_blocks": 1,
+    "denoiser.attention_rates": (2, 4),
+    "denoiser.num_heads": 1,
+    "train.batch_size": 16,
+    "train.ema_decay": 0.0,
+    "optim.name": "adam",
+}
+
 # For two CPU cores: a small network whose maps are a quarter of the image, and what
 # lets it learn in minutes.
 SMALL = {

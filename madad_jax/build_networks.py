@@ -62,6 +62,13 @@ def pixel_unet(config: Any, out_channels: int = 1) -> registry.Denoiser:
     return denoiser(config, mask_head=False, out_channels=out_channels)
 
 
+def classifier(config: Any, section: Any) -> registry.Classifier:
+    """The classifier of `section` for images, computed in the denoiser's type."""
+    c = section.to_dict()
+    c["channel_mult"] = tuple(c["channel_mult"])
+    return registry.classifier(**c, dtype=config.denoiser.dtype)
+
+
 def smoothing_sigma(config: Any) -> float:
     """`score.sigma` is given in pixels of a 256 image, whatever the size in use."""
     return config.score.sigma * config.data.image_size / 256.0
