@@ -134,10 +134,15 @@ class Process:
         before: Int[jax.Array, ""],
         eta: float,
     ) -> Float[jax.Array, "b h w c"]:
-        """From level t to the cleaner level `before` (-1: clean), given both estimates there."""
+        """From level t to the level `before` (-1: clean), given both estimates there.
+
+        Without noise (eta 0) `before` may be the noisier one: DDIM reversed.
+        """
         table = jnp.asarray(np.append(self.schedule.alphas_cumprod, 1.0), jnp.float32)
         abar, abar_before = table[t], table[before]  # -1 is the appended 1
-        sigma = eta * jnp.sqrt((1 - abar_before) / (1 - abar)) * jnp.sqrt(1 - abar / abar_before)
+        # Upwards (DDIM reversed, eta 0) the second root's argument is negative: no noise at all.
+        gained = jnp.maximum(1 - abar / abar_before, 0.0)
+        sigma = eta * jnp.sqrt((1 - abar_before) / (1 - abar) * gained)
         direction = jnp.sqrt(jnp.maximum(1 - abar_before - sigma**2, 0.0))
         return jnp.sqrt(abar_before) * x0 + direction * eps + sigma * noise
 

@@ -16,7 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool
 
 from madad_jax import errors
 from madad_jax.diffusion import anomaly_map as anomaly
@@ -85,7 +85,7 @@ class PatchedDdpm:
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 
 
-def boxes(shape: tuple[int, int], box: int, stride: int) -> Float[np.ndarray, "n H W"]:
+def boxes(shape: tuple[int, int], box: int, stride: int) -> Bool[np.ndarray, "n H W"]:
     """The grid, bool [n,H,W]: from corner to corner every `stride` pixels, the last row and
     column of boxes moved in to the edge.
 
