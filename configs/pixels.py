@@ -52,7 +52,7 @@ SMALL = {
     "denoiser.num_heads": 1,
     "denoiser.num_groups": 8,
     "denoiser.dropout": 0.0,
-    "train.steps": 400,
+    "train.steps": 250,
     "train.batch_size": 16,
     "train.ema_decay": 0.98,
     "optim.name": "muon",
@@ -62,7 +62,7 @@ SMALL = {
     "optim.final_lr_ratio": 0.03,
     "optim.grad_clip_norm": 1.0,
     "log.every_steps": 20,
-    "log.validate_every_steps": 200,
-    "checkpoint.every_steps": 200,
+    "log.validate_every_steps": 125,
+    "checkpoint.every_steps": 125,
     "eval.batch_size": 24,
 }
