@@ -9,11 +9,9 @@ from madad_jax.models import lpips, registry
 
 def test_one_logit_an_image_that_depends_on_image_and_level():
     network = registry.classifier(model_channels=8, channel_mult=(1, 2), num_res_blocks=1, patch=2)
-    params = network.init(jax.random.key(0), (1, 16, 16, 1))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    params = jax.tree.unflatten(structure, drawn)
+    params = jax.eval_shape(lambda k: network.init(k, (1, 16, 16, 1)), jax.random.key(0))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: draw.normal(0, 0.3, x.shape).astype(np.float32), params)
     x = jax.random.normal(jax.random.key(2), (3, 16, 16, 1))
     apply = jax.jit(network.apply)
     one, other = apply(params, x, jnp.array([0, 0, 0])), apply(params, x, jnp.array([9, 0, 0]))
