@@ -14,6 +14,7 @@ WYATT = {
     "denoiser.attention_rates": (16, 32),  # maps of 16 and 8 pixels
     "denoiser.num_heads": 2,
     "denoiser.dropout": 0.0,
+    "synthesis.share": 0.0,  # what the demo sets for MAD-AD
     "diffusion.timesteps": 1000,
     "diffusion.schedule": "linear",
     "diffusion.noise": "gaussian",
@@ -65,4 +66,39 @@ SMALL = {
     "log.validate_every_steps": 125,
     "checkpoint.every_steps": 125,
     "eval.batch_size": 24,
+}
+
+# The training of the autoencoders of Baur et al. 2021. Their network is no denoiser.
+BAUR = {
+    "data.image_size": 128,
+    "train.epochs": 100,
+    "train.batch_size": 8,
+    "train.ema_decay": 0.0,
+    "optim.name": "adam",
+    "optim.lr": 1e-4,
+    "optim.beta1": 0.5,
+    "optim.schedule": "constant",
+    "optim.warmup_epochs": 0.0,
+    "optim.weight_decay": 0.0,
+    "optim.final_lr_ratio": 1.0,
+    "score.sigma": 0.0,  # a median filter does the smoothing
+    "synthesis.share": 0.0,
+}
+
+# For two CPU cores; the smoothing is that of every other row of the cohort.
+SMALL_BAUR = {
+    "data.image_size": 64,
+    "train.steps": 1200,
+    "train.batch_size": 16,
+    "train.ema_decay": 0.98,
+    "optim.name": "adam",
+    "optim.lr": 1e-3,
+    "optim.beta1": 0.9,
+    "optim.schedule": "warmup_cosine",
+    "optim.final_lr_ratio": 0.03,
+    "log.every_steps": 20,
+    "log.validate_every_steps": 200,
+    "checkpoint.every_steps": 400,
+    "eval.batch_size": 24,
+    "score.sigma": 5.0,
 }

@@ -11,20 +11,28 @@ from collections.abc import Callable
 from typing import Any
 
 from madad_jax import build_networks, errors
-from madad_jax.diffusion import anomaly_map, schedule, synthesis
+from madad_jax.diffusion import anomaly_map, fused_map, schedule, synthesis
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial as partial_lib
 from madad_jax.methods import (
+    ae,
     anoddpm,
     autoddpm,
     base,
+    dae,
     ddpm,
+    deco_diff,
     itermask2,
     madad,
+    maediff,
     pddpm,
+    penalised,
+    reflect,
     thor,
+    vae,
     wolleb,
 )
+from madad_jax.models import image_networks
 from madad_jax.typing import Params
 
 
@@ -54,7 +62,9 @@ def detector(config: Any) -> base.Method:
 
     Raises UserError for an unknown `config.method`.
     """
-    return _entry(config).build(config)
+    method = _entry(config).build(config)
+    weight = config.denoiser.sspcab
+    return penalised.Penalised(method, weight, method.name) if weight > 0 else method
 
 
 def uses_latents(config: Any) -> bool:
@@ -197,6 +207,89 @@ def _wolleb(config: Any) -> wolleb.Wolleb:
     )
 
 
+def _filtered(config: Any, options: Any) -> anomaly_map.Residual:
+    """`residual` with the median filter and the eroded brain mask of some methods."""
+    return dataclasses.replace(
+        residual(config, options), median=options.median, erosion=options.erosion
+    )
+
+
+def _reconstructor(options: Any, variational: bool) -> image_networks.Reconstructor:
+    return image_networks.reconstructor(**options.network.to_dict(), variational=variational)
+
+
+def _ae(config: Any) -> ae.Ae:
+    c = config.methods.ae
+    return ae.Ae(network=_reconstructor(c, False), residual=_filtered(config, c.inference))
+
+
+def _vae(config: Any) -> vae.Vae:
+    c = config.methods.vae
+    return vae.Vae(
+        network=_reconstructor(c, True),
+        residual=_filtered(config, c.inference),
+        kl_weight=c.kl_weight,
+    )
+
+
+def _dae(config: Any) -> dae.Dae:
+    c = config.methods.dae
+    return dae.Dae(
+        network=build_networks.pixel_unet(config),
+        residual=_filtered(config, c.inference),
+        resolution=c.resolution,
+        sigma=c.sigma,
+        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+    )
+
+
+def _maediff(config: Any) -> maediff.MaeDiff:
+    c = config.methods.maediff
+    return maediff.MaeDiff(
+        network=build_networks.pixel_unet(config),
+        encoder=image_networks.masked_encoder_of(**c.network.to_dict()),
+        process=process(config, "x0"),
+        box=c.box,
+        stride=c.stride,
+        mae_weight=c.mae_weight,
+        start=c.inference.start,
+        residual=_filtered(config, c.inference),
+    )
+
+
+def _fused(config: Any, options: Any) -> fused_map.FusedScore:
+    """Widths are given in pixels and cells of the published sizes, and used as they are."""
+    keys = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
+    chosen = {k: options[k] for k in keys}
+    return fused_map.FusedScore(**chosen, inside_brain=config.score.inside_brain)
+
+
+def _deco_diff(config: Any) -> deco_diff.DecoDiff:
+    c = config.methods.deco_diff
+    corruption = {k: tuple(v) if isinstance(v, list) else v for k, v in c.corruption.items()}
+    return deco_diff.DecoDiff(
+        denoiser=build_networks.denoiser(config),
+        autoencoder=build_networks.autoencoder(config),
+        schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
+        corruption=deco_diff.Corruption(**corruption),
+        start=c.inference.start,
+        score=_fused(config, c.inference),
+        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+    )
+
+
+def _reflect(config: Any) -> reflect.Reflect:
+    c = config.methods.reflect
+    return reflect.Reflect(
+        denoiser=build_networks.denoiser(config),
+        autoencoder=build_networks.autoencoder(config),
+        corruption=reflect.Corruption(**c.corruption.to_dict()),
+        steps=c.inference.steps,
+        score=_fused(config, c.inference),
+        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+    )
+
+
 METHODS = {
     "madad": Entry(_madad, latent=True),
     "ddpm": Entry(_ddpm),
@@ -206,4 +299,10 @@ METHODS = {
     "thor": Entry(_thor, frozen=_lpips),
     "itermask2": Entry(_itermask2),
     "wolleb": Entry(_wolleb),
+    "ae": Entry(_ae),
+    "vae": Entry(_vae),
+    "dae": Entry(_dae),
+    "maediff": Entry(_maediff),
+    "deco_diff": Entry(_deco_diff, latent=True),
+    "reflect": Entry(_reflect, latent=True),
 }

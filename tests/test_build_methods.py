@@ -1,5 +1,7 @@
 """`config.method` to a method: what it stands on, and what of the config it was trained with."""
 
+import importlib
+
 import jax
 import pytest
 
@@ -14,10 +16,7 @@ def test_every_section_has_a_method_and_every_method_a_name_of_its_own():
     assert set(method_settings.sections()) <= set(build_methods.METHODS)
     made = {}
     for name in method_settings.sections():
-        config = default.get_config()
-        config.method = name
-        if not build_methods.uses_latents(config):
-            config.denoiser.update(name="unet", size="S")
+        config = importlib.import_module(f"configs.baselines.{name}").get_config()
         made[name] = build_methods.detector(config)
         assert isinstance(made[name], base.Method)
         assert made[name].name.startswith(name)

@@ -8,7 +8,8 @@ joined as [current, skip] on the channels. GroupNorm eps 1e-5.
 
 Two output heads: `out` = GroupNorm, SiLU, conv -> clean latent; `mt_out` = GroupNorm, conv ->
 mask, with no SiLU between (so in the official code). The official network returns the sigmoid
-of the mask head; this one returns the logit, which a cross-entropy needs.
+of the mask head; this one returns the logit, which a cross-entropy needs. With `sspcab` (ours to
+combine) that block stands before the heads.
 
 Every residual block's second convolution, every attention's output map and both heads start
 from zero: at initialisation x0 = 0 and p(visible) = 1/2. Submodules bear the published names
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
-from madad_jax.models import attention, layers
+from madad_jax.models import attention, layers, sspcab
 
 # name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is
 # not divisible by 12. Ten heads keep the head size of 32 that S, M and L have at the first
@@ -119,6 +120,7 @@ class UNet(nn.Module):
     attention: str = "chunked"
     remat: bool = False
     residual_x0: bool = False
+    sspcab: bool = False
     out_channels: int = 0  # 0: as the input
     mask_head: bool = True
     patch: int = 1  # ours: squares of so many pixels are folded into channels first
@@ -165,6 +167,8 @@ class UNet(nn.Module):
                     h = Upsample(self.dtype, name=f"output_blocks_{block}_{place}")(h)
                     rate //= 2
                 block += 1
+        if self.sspcab:
+            h = sspcab.SSPCAB(dtype=self.dtype, name="sspcab")(h)
         return self._heads(h, x)
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
