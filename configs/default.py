@@ -183,6 +183,7 @@ def _denoiser():
         num_res_blocks=0,
         attention_rates=(),
         num_groups=0,
+        patch=0,  # unet: squares of so many pixels are folded into channels first (ours)
         init="",  # a run whose denoiser weights training starts from
         residual_x0=False,  # ours: predict the clean latent as a change of the input
         sspcab=0.0,  # unet: weight of the loss of an SSPCAB before the heads (0.1); 0: no block

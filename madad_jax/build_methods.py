@@ -16,15 +16,21 @@ from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial as partial_lib
 from madad_jax.methods import (
     ae,
+    anoddpm,
+    autoddpm,
     base,
     dae,
     ddpm,
     deco_diff,
+    itermask2,
     madad,
     maediff,
+    pddpm,
     penalised,
     reflect,
+    thor,
     vae,
+    wolleb,
 )
 from madad_jax.models import image_networks
 from madad_jax.typing import Params
@@ -114,15 +120,90 @@ def _madad(config: Any) -> madad.MadAd:
     )
 
 
+def reverse(options: Any) -> partial_lib.Reverse:
+    """Partial noising and the way back, from a method's `inference` part."""
+    adaptive = None
+    if options.adaptive_limit > 0:
+        adaptive = partial_lib.Adaptive(options.adaptive_limit, options.adaptive_first)
+    return partial_lib.Reverse(options.start, options.steps, options.eta, adaptive)
+
+
+def _lpips(config: Any) -> Params:
+    """Weights of LPIPS where the method's section names a file."""
+    path = config.methods[config.method].inference.lpips
+    return {"lpips": build_networks.lpips_weights(path)} if path else {}
+
+
+def _pixel(config: Any) -> dict[str, Any]:
+    """The parts that every diffusion on images has."""
+    c = config.methods[config.method]
+    return {
+        "network": build_networks.pixel_unet(config),
+        "process": process(config, c.predicts),
+        "residual": residual(config, c.inference),
+    }
+
+
 def _ddpm(config: Any) -> ddpm.Ddpm:
-    c = config.methods.ddpm
-    return ddpm.Ddpm(
+    return ddpm.Ddpm(**_pixel(config), reverse=reverse(config.methods.ddpm.inference))
+
+
+def _anoddpm(config: Any) -> anoddpm.AnoDdpm:
+    return anoddpm.AnoDdpm(**_pixel(config), reverse=reverse(config.methods.anoddpm.inference))
+
+
+def _pddpm(config: Any) -> pddpm.PatchedDdpm:
+    c = config.methods.pddpm
+    return pddpm.PatchedDdpm(**_pixel(config), box=c.box, stride=c.stride, start=c.inference.start)
+
+
+def _autoddpm(config: Any) -> autoddpm.AutoDdpm:
+    c = config.methods.autoddpm.inference
+    return autoddpm.AutoDdpm(
+        **_pixel(config),
+        reverse=partial_lib.Reverse(c.start, c.steps, c.eta),
+        inpainting=autoddpm.Inpainting(
+            c.inpaint_start, c.inpaint_steps, c.resamplings, c.threshold, c.dilation
+        ),
+    )
+
+
+def _thor(config: Any) -> thor.Thor:
+    c = config.methods.thor.inference
+    return thor.Thor(
+        **_pixel(config),
+        reverse=partial_lib.Reverse(c.start, c.steps, c.eta),
+        harmonise=tuple(c.harmonise),
+        window=c.window,
+    )
+
+
+def _itermask2(config: Any) -> itermask2.IterMask2:
+    c = config.methods.itermask2.to_dict()
+    inference = c.pop("inference")
+    for key in ("difference", "gamma"):
+        inference.pop(key)
+    return itermask2.IterMask2(
         network=build_networks.pixel_unet(config),
-        process=process(config, c.predicts),
-        start=c.inference.start,
+        residual=residual(config, config.methods.itermask2.inference),
+        options=itermask2.Options(**{**c, **inference, "sides": tuple(c["sides"])}),
+    )
+
+
+def _wolleb(config: Any) -> wolleb.Wolleb:
+    c = config.methods.wolleb
+    if c.labels != "synthetic":
+        raise errors.UserError(
+            f"methods.wolleb.labels: found {c.labels!r}, accepted: synthetic (a training split "
+            "holds healthy slices alone)"
+        )
+    return wolleb.Wolleb(
+        **_pixel(config),
+        classifier=build_networks.classifier(config, c.classifier),
+        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        level=c.inference.start,
         steps=c.inference.steps,
-        eta=c.inference.eta,
-        residual=residual(config, c.inference),
+        scale=c.inference.scale,
     )
 
 
@@ -212,6 +293,12 @@ def _reflect(config: Any) -> reflect.Reflect:
 METHODS = {
     "madad": Entry(_madad, latent=True),
     "ddpm": Entry(_ddpm),
+    "anoddpm": Entry(_anoddpm),
+    "pddpm": Entry(_pddpm),
+    "autoddpm": Entry(_autoddpm, frozen=_lpips),
+    "thor": Entry(_thor, frozen=_lpips),
+    "itermask2": Entry(_itermask2),
+    "wolleb": Entry(_wolleb),
     "ae": Entry(_ae),
     "vae": Entry(_vae),
     "dae": Entry(_dae),

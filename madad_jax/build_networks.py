@@ -11,7 +11,7 @@ from madad_jax.models import lpips, registry
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
-    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups"),
+    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups", "patch"),
 )
 
 
@@ -62,6 +62,13 @@ def pixel_unet(config: Any, out_channels: int = 1) -> registry.Denoiser:
             "works on pixels; accepted: unet"
         )
     return denoiser(config, mask_head=False, out_channels=out_channels)
+
+
+def classifier(config: Any, section: Any) -> registry.Classifier:
+    """The classifier of `section` for images, computed in the denoiser's type."""
+    c = section.to_dict()
+    c["channel_mult"] = tuple(c["channel_mult"])
+    return registry.classifier(**c, dtype=config.denoiser.dtype)
 
 
 def smoothing_sigma(config: Any) -> float:

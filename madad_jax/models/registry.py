@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
 from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, penalty, unet
+from madad_jax.models import classifier as image_classifier
 from madad_jax.models import discriminator as patchgan
 
 Array = jax.Array
@@ -122,6 +123,24 @@ class Autoencoder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Classifier:
+    """One logit of a noised image."""
+
+    _module: Any = dataclasses.field(repr=False)
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters for images of `image_shape` (b, H, W, c)."""
+        x = jax.ShapeDtypeStruct((1, *image_shape[1:]), jnp.float32)
+        return initialize.init(self._module, key, x, jax.ShapeDtypeStruct((1,), jnp.int32))
+
+    def apply(
+        self, params: Params, x: Float[Array, "b H W c"], t: Int[Array, " b"]
+    ) -> Float[Array, " b"]:
+        """The logit, float32; `t` is the raw step index."""
+        return self._module.apply({"params": params}, x, t)
+
+
+@dataclasses.dataclass(frozen=True)
 class Discriminator:
     """Tells decoded images from real ones, patch by patch."""
 
@@ -143,7 +162,8 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
     attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
-    the input), mask_head (True), sspcab, dtype.
+    the input), mask_head (True), patch (1; squares of pixels folded into channels), sspcab,
+    dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
@@ -200,6 +220,22 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
         output_kernel_path=("decoder", "conv_out", "kernel"),
         _module=module,
     )
+
+
+def classifier(**kwargs: Any) -> Classifier:
+    """A classifier of noised images: model_channels=32, channel_mult=(1, 2, 2, 4),
+    num_res_blocks=2, num_groups=8, patch=1, dropout=0, dtype="float32".
+
+    Raises:
+        UserError: unknown settings, or channels that do not divide into groups.
+    """
+    module = image_classifier.Classifier(
+        **checked_settings("classifier", image_classifier.Classifier, kwargs)
+    )
+    for mult in module.channel_mult:
+        width = module.model_channels * mult
+        layers.check_groups("classifier.model_channels", width, module.num_groups)
+    return Classifier(_module=module)
 
 
 def discriminator(**kwargs: Any) -> Discriminator:

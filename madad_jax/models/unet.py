@@ -123,6 +123,7 @@ class UNet(nn.Module):
     sspcab: bool = False
     out_channels: int = 0  # 0: as the input
     mask_head: bool = True
+    patch: int = 1  # ours: squares of so many pixels are folded into channels first
     dtype: str = "float32"
 
     @nn.compact
@@ -140,7 +141,7 @@ class UNet(nn.Module):
         emb = self._linear("time_embed_2")(emb)
 
         conv_in = layers.Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")
-        h = conv_in(x)
+        h = conv_in(layers.space_to_depth(x, self.patch))
         skips, block, rate = [h], 1, 1
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
@@ -171,7 +172,7 @@ class UNet(nn.Module):
         return self._heads(h, x)
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
-        multiple = 2 ** (len(self.channel_mult) - 1)
+        multiple = self.patch * 2 ** (len(self.channel_mult) - 1)
         if shape[1] % multiple or shape[2] % multiple:
             raise errors.UserError(
                 f"denoiser.channel_mult: {len(self.channel_mult)} levels need latent sides that "
@@ -206,9 +207,15 @@ class UNet(nn.Module):
             return layers.GroupNorm(self.num_groups, NORM_EPSILON, name=name)
 
         channels = self.out_channels or x.shape[-1]
-        x0 = layers.Conv(channels, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        fold = self.patch**2
+        x0 = layers.Conv(channels * fold, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        x0 = layers.depth_to_space(x0, self.patch)
         if self.residual_x0:
             x0 = x[..., :channels].astype(jnp.float32) + x0
         if not self.mask_head:
             return x0, None
-        return x0, layers.Conv(1, zero_init=True, name="mt_out_1")(norm("mt_out_0")(h))
+        return x0, self._mask(norm("mt_out_0")(h))
+
+    def _mask(self, h: jax.Array) -> jax.Array:
+        logit = layers.Conv(self.patch**2, zero_init=True, name="mt_out_1")(h)
+        return layers.depth_to_space(logit, self.patch)
