@@ -17,6 +17,7 @@ from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
     errors,
     files,
     metric_writer,
@@ -40,6 +41,7 @@ DENOISER_KEYS = (
     *_LATENT_KEYS,
     *("method", "denoiser", "diffusion", "synthesis", "masking", "loss", "optim", "train"),
 )
+_INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
     *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
@@ -65,6 +67,15 @@ class Run:
         self._sources: dict[str, Any] = {}
         self.latents: dict[str, Any] = {}  # `train` and `val` of the cache, where one is used
         _make_writable(self.workdir)
+
+    @property
+    def denoiser_keys(self) -> tuple[str, ...]:
+        """What the trained detector depends on: the method's own section too, and nothing of
+        the autoencoder where the method works on images."""
+        latent = build_methods.uses_latents(self.config)
+        keys = tuple(k for k in DENOISER_KEYS if latent or k != "autoencoder")
+        own = self.config.method in self.config.methods
+        return (*keys, f"methods.{self.config.method}") if own else keys
 
     # Parts that stages share.
 
@@ -196,6 +207,8 @@ def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
         if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
         if isinstance(value, dict):
+            if prefix.startswith("methods."):
+                value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():
                 walk(f"{prefix}.{k}", v)
         else:
