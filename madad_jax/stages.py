@@ -246,7 +246,7 @@ def write_report(run: Run) -> None:
             "modality": c.data.modality,
             "image size": c.data.image_size,
             "denoiser": f"{c.denoiser.name} {c.denoiser.size}",
-            "denoiser steps": run.facts("denoiser")["steps"],
+            "denoiser steps": run.facts_here("denoiser")["steps"],
             "DDIM steps, eta": f"{c.sampler.steps}, {c.sampler.eta}",
             "score": f"{c.score.difference} against {c.score.reference}, gamma {c.score.gamma}",
             "machine": runtime.device_line(),
