@@ -156,9 +156,11 @@ class Watch:
     def blame(self, wait: bool = False) -> str:
         """Which processes are missing and where the others are, for a message."""
         deadline = time.monotonic() + (6 * self.period if wait else 0.0)
-        while not (silent := self.silent()) and time.monotonic() < deadline:
+        while answers := self._timely(self._read):
+            if (silent := self.silent()) or time.monotonic() >= deadline:
+                break
             time.sleep(self.period / 4)
-        if silent == [0] and time.monotonic() - self._heard > 4 * self.period:
+        if not answers:
             return "process 0, which coordinates, does not answer"
         if silent:
             return f"no sign of life from process {_listed(silent)}"
@@ -212,23 +214,27 @@ class Watch:
                 self.tell(EXIT_LOST, message)
                 _leave(EXIT_LOST)
 
-    def _timely(self, call: Any) -> None:
-        """Runs `call` without waiting for a service that does not answer."""
+    def _timely(self, call: Any) -> bool:
+        """Runs `call` without waiting for a service that does not answer; whether it did."""
+        done = threading.Event()
 
         def quiet() -> None:
             try:
                 call()
+                done.set()
             except Exception:
                 _LOG.debug("no answer from the coordination service", exc_info=True)
 
         thread = threading.Thread(target=quiet, daemon=True)
         thread.start()
         thread.join(2 * self.period)
+        return done.is_set()
 
 
 def say(message: str) -> None:
     """One line on standard error and in the log of this process."""
-    line = f"madad_jax: error: {message}\n"
+    bar = "" if _watch is None else "\n"  # what stands in the line so far
+    line = f"{bar}madad_jax: error: {message}\n"
     os.write(2, line.encode())
     for handler in logging.getLogger("madad_jax").handlers:
         if getattr(handler, "keeps_errors", False):
