@@ -10,11 +10,11 @@
 config="" workdir="" dry_run=0 rest=()
 
 # take FLAG: the flags that all scripts have; false for others.
+# shellcheck disable=SC2034
 take() {
   case "$1" in
     --config=*) config="${1#*=}" ;;
     --workdir=*) workdir="${1#*=}" ;;
-    # shellcheck disable=SC2034
     --dry_run) dry_run=1 ;;
     *) return 1 ;;
   esac

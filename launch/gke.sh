@@ -14,6 +14,7 @@
 # the manifest: `launch/gke.sh --dry_run ... | kubectl apply --dry-run=server -f -` lets a cluster
 # check it. Needs kubectl and a cluster with JobSet installed; the pods' service account must be
 # able to write the workdir.
+# shellcheck disable=SC2016,SC2034 # what the manifest's ${...} name is read by its name
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=common.sh
