@@ -208,7 +208,8 @@ class Watch:
             if waited > timeout:
                 message = (
                     f"process {self.index} of {self.count} has waited {waited:.0f} s in "
-                    f"'{_position.what}' (--hang_timeout={timeout:g}); {self.blame(wait=True)}; {_AGAIN}"
+                    f"'{_position.what}' (--hang_timeout={timeout:g}); "
+                    f"{self.blame(wait=True)}; {_AGAIN}"
                 )
                 say(message)
                 self.tell(EXIT_LOST, message)

@@ -127,7 +127,7 @@ def test_log_of_a_process_is_appended_to(tmp_path, logger):
 
 def test_log_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "logs").write_text("")
-    with pytest.raises(errors.UserError, match="logs/process_0.log: cannot be written"):
+    with pytest.raises(errors.UserError, match=r"logs/process_0\.log: cannot be written"):
         process_log.ProcessLog(tmp_path, 0)
 
 
