@@ -2,10 +2,10 @@
 
     python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
-Modes: run (all stages), train_autoencoder, train, evaluate, report, compile. The same
-command again continues a stopped run. Exit status: 0 done; 2 bad input, one line; 143 and
-130 stopped by SIGTERM and ctrl-C after saving; 75 another process of the job is gone or hangs:
-start all of them again.
+Modes: run (all stages), train_autoencoder, train, evaluate, report, compile, export (the
+trained detector as files of its own, in <workdir>/export). The same command again continues a
+stopped run. Exit status: 0 done; 2 bad input, one line; 143 and 130 stopped by SIGTERM and ctrl-C
+after saving; 75 another process of the job is gone or hangs: start all of them again.
 """
 
 import logging
@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from madad_jax import errors
 
-MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile")
+MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
 
 _LOG = logging.getLogger("madad_jax")
 
@@ -73,11 +73,16 @@ def _run(argv: list[str]) -> int:
             f"matmul_precision: found {config.matmul_precision!r}, accepted: default, high, highest"
         ) from error
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    if _MODE.value != "compile":
+    if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", runtime.device_line())
     if _MODE.value == "compile":
         compile_only.report(config)
+        return 0
+    if _MODE.value == "export":
+        from madad_jax import predict
+
+        print(predict.export(workdir, os.path.join(workdir, "export")))
         return 0
     with runtime.GracefulStop() as stop:
         try:
