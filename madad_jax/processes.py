@@ -88,6 +88,12 @@ def end(status: int, message: str) -> NoReturn:
     _leave(status)
 
 
+def wait_for_all(name: str) -> None:
+    """Waits until every process is here, however long their work takes; no device takes part."""
+    if several():
+        distributed.global_state.client.wait_at_barrier(f"madad_jax/{name}", 2**31 - 1)
+
+
 def is_loss(error: BaseException) -> bool:
     """Whether an error of a collective says that a peer is gone."""
     text = str(error).lower()

@@ -202,14 +202,19 @@ class GracefulStop:
     A second SIGINT raises `KeyboardInterrupt` at once. In a job of several processes the signal
     may reach one host only, so SIGTERM is left to JAX's preemption service, which makes all
     processes agree on the step after which they stop; SIGINT keeps its default there.
+
+    Args:
+      alone: this process shares no step with the others, and stops by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
+        self._alone = alone
         self.signal: int | None = None
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "GracefulStop":
-        if threading.current_thread() is threading.main_thread() and not processes.several():
+        ours = self._alone or not processes.several()
+        if threading.current_thread() is threading.main_thread() and ours:
             for number in (signals.SIGTERM, signals.SIGINT):
                 self._old[number] = signals.signal(number, self._handle)
         return self

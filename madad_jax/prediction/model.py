@@ -117,6 +117,10 @@ def load(
         ) from error
     folder = workdir / "denoiser" / "checkpoints"
     params = restore.denoiser(config, folder, mesh, method, step)
+    if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
+        mesh = sharding.make_mesh(devices=jax.local_devices())
+        copy = lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)  # noqa: E731
+        params, autoencoder = copy(params), copy(autoencoder)
     frozen = {
         "autoencoder": autoencoder,
         "scaling_factor": np.float32(factor if factor > 0 else _measured(workdir)),
