@@ -14,7 +14,9 @@ A job of one process needs none of this and starts no thread.
 """
 
 import ctypes
+import itertools
 import logging
+import math
 import os
 import signal
 import sys
@@ -88,10 +90,20 @@ def end(status: int, message: str) -> NoReturn:
     _leave(status)
 
 
+_barriers = itertools.count()
+
+
 def wait_for_all(name: str) -> None:
-    """Waits until every process is here, however long their work takes; no device takes part."""
+    """Waits until every process is here, however long their work takes; no device takes part.
+
+    For work that the processes share unevenly: whoever is first has not hung.
+    """
     if several():
-        distributed.global_state.client.wait_at_barrier(f"madad_jax/{name}", 2**31 - 1)
+        _position.set(f"waiting for all: {name}")
+        _position.since = math.inf
+        client = distributed.global_state.client
+        client.wait_at_barrier(f"madad_jax/{next(_barriers)}/{name}", 2**31 - 1)  # 25 days
+        _position.set(f"after: {name}")
 
 
 def is_loss(error: BaseException) -> bool:
