@@ -16,7 +16,7 @@ import tqdm
 from etils import epath
 from jax.experimental import multihost_utils
 
-from madad_jax import rng, sharding, visualize
+from madad_jax import processes, rng, sharding, visualize
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
 from madad_jax.evaluation import no_learning, thresholds
@@ -80,7 +80,7 @@ class Scorer:
 
 def gather(x: jax.Array) -> np.ndarray:
     """The whole array as numpy, from wherever its shards are."""
-    if jax.process_count() > 1:
+    if not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
 
@@ -91,6 +91,7 @@ def scored(
     """(batch, maps) pairs without their padding."""
     quiet = jax.process_index() != 0
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
+        processes.progress(f"{what}: batch {i}")
         out = scorer(i, batch)
         batch = whole(batch)
         yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}
@@ -123,7 +124,9 @@ class Evaluation:
     def fit_floor(self, train: record_lib.Source) -> None:
         """The mean training image, for the rows that learn nothing but that."""
         batches = self._batches_of(train)
-        for batch in tqdm.tqdm(batches, desc="mean image", unit="batch"):
+        quiet = jax.process_index() != 0
+        for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
+            processes.progress("mean image")
             batch = whole(batch)
             numbers = [train.records[i].slice for i in batch["index"]]
             self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)
