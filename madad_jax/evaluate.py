@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from madad_jax import rng, sharding, visualize
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
-from madad_jax.evaluation import no_learning, thresholds
+from madad_jax.evaluation import no_learning, subjects, thresholds
 from madad_jax.methods import base
 from madad_jax.typing import Batch, Params
 
@@ -230,9 +230,8 @@ class Evaluation:
         best = no_learning.best_intensity([row for row, _ in intensity])
         owner = next(e for row, e in intensity if row["direction"] == best["direction"])
         entries.insert(0, (best, owner))
-        evaluator_lib.add_differences(
-            entries, draws=self._options.bootstrap, seed=self._options.seed
-        )
+        pairs = [(row, evaluator.subjects.sums) for row, evaluator in entries]
+        subjects.add_differences(pairs, draws=self._options.bootstrap, seed=self._options.seed)
         return [row for row, _ in entries]
 
     def _dice_curves(
