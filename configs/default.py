@@ -5,7 +5,7 @@ The argument picks a preset: `--config=configs/default.py:official`.
 
 from ml_collections import config_dict
 
-from configs import presets
+from configs import method_settings, presets
 
 
 def get_config(preset: str = "paper"):
@@ -16,12 +16,16 @@ def get_config(preset: str = "paper"):
     c.note = ""  # a sentence for the report (hardware, budget)
     c.data = _data()
     c.autoencoder = _autoencoder()
-    c.method = "madad"
+    c.method = "madad"  # or one of configs/method_settings.py, which has their sections
+    c.methods = method_settings.sections()
     c.denoiser = _denoiser()
     c.diffusion = config_dict.create(
         timesteps=10,
         schedule="cosine",  # cosine | linear
-        noise="gaussian",  # gaussian | pyramid (ours)
+        noise="gaussian",  # gaussian | pyramid (ours); on images simplex too
+        octaves=6,  # of simplex noise
+        persistence=0.8,  # amplitude of an octave over that of the coarser one before
+        frequency=64.0,  # period of the coarsest octave in pixels
     )
     c.synthesis = config_dict.create(
         share=0.0,  # of samples corrupted in the image instead of by noise (ours); 0: none

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, rng, sharding, train
+from madad_jax import build, build_methods, rng, sharding, train
 
 
 def report(config: Any) -> None:
@@ -35,24 +35,22 @@ def report(config: Any) -> None:
 
 def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     """(name, lowered program) of the two training steps and of image -> anomaly map."""
-    autoencoder, detector = build.autoencoder_training(config), build.detector(config)
-    size = config.data.image_size
+    detector, size = build.detector(config), config.data.image_size
     spec = train.image_spec(1, size)
-    trained = jax.eval_shape(lambda: autoencoder.init(jax.random.key(0), spec))
     whole = sharding.replicated(mesh)
-    frozen = {
-        "autoencoder": trained["autoencoder"],
-        "scaling_factor": jax.ShapeDtypeStruct((), jnp.float32),
-    }
+    frozen = build_methods.frozen(config)
+    if build_methods.uses_latents(config):
+        autoencoder, section = build.autoencoder_training(config), config.autoencoder
+        trained = jax.eval_shape(lambda: autoencoder.init(jax.random.key(0), spec))
+        frozen |= {
+            "autoencoder": trained["autoencoder"],
+            "scaling_factor": jax.ShapeDtypeStruct((), jnp.float32),
+        }
+        batch = train.image_spec(section.train.batch_size, size)
+        yield "autoencoder step", _step(autoencoder, section, batch, {}, mesh)
     frozen = _sharded(frozen, whole)
-    stages = (
-        ("autoencoder step", autoencoder, config.autoencoder, {}),
-        ("denoiser step", detector, config, frozen),
-    )
-    for name, method, section, inputs in stages:
-        count = section.train.batch_size
-        batch = build.detector_spec(config, count) if method is detector else None
-        yield name, _step(method, section, batch or train.image_spec(count, size), inputs, mesh)
+    batch = build.detector_spec(config, config.train.batch_size)
+    yield "denoiser step", _step(detector, config, batch, frozen, mesh)
     params = jax.eval_shape(lambda: detector.init(jax.random.key(0), spec))
     batch = _sharded(train.image_spec(config.eval.batch_size, size), sharding.batch_sharding(mesh))
     key = jax.eval_shape(lambda: rng.root_key(0))

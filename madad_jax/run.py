@@ -17,6 +17,7 @@ from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
     errors,
     files,
     metric_writer,
@@ -25,6 +26,7 @@ from madad_jax import (
     train,
     version,
 )
+from madad_jax.data import registry as data_registry
 from madad_jax.typing import Batch, Params
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ DENOISER_KEYS = (
     *_LATENT_KEYS,
     *("method", "denoiser", "diffusion", "synthesis", "masking", "loss", "optim", "train"),
 )
+_INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
     *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
@@ -65,6 +68,15 @@ class Run:
         self.latents: dict[str, Any] = {}  # `train` and `val` of the cache, where one is used
         _make_writable(self.workdir)
 
+    @property
+    def denoiser_keys(self) -> tuple[str, ...]:
+        """What the trained detector depends on: the method's own section too, and nothing of
+        the autoencoder where the method works on images."""
+        latent = build_methods.uses_latents(self.config)
+        keys = tuple(k for k in DENOISER_KEYS if latent or k != "autoencoder")
+        own = self.config.method in self.config.methods
+        return (*keys, f"methods.{self.config.method}") if own else keys
+
     # Parts that stages share.
 
     def source(self, split: str) -> Any:
@@ -73,6 +85,13 @@ class Run:
             self._sources[split] = build.source(self.config, split)
             _LOG.info("%s: %s", split, self._sources[split].describe())
         return self._sources[split]
+
+    def healthy_source(self, name: str) -> Any:
+        """The healthy companion of a test set, when there is one."""
+        companion = f"{name}_healthy"
+        c = self.config.data
+        known = data_registry.has_split(companion, name=c.source, root=c.root, modality=c.modality)
+        return self.source(companion) if known else None
 
     def complete(self, stage: str, keys: Sequence[str]) -> bool:
         """Whether the stage was finished with this config.
@@ -188,6 +207,8 @@ def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
         if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
         if isinstance(value, dict):
+            if prefix.startswith("methods."):
+                value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():
                 walk(f"{prefix}.{k}", v)
         else:

@@ -4,7 +4,7 @@
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
-4  train build run evaluate calibrate report stages compile_only restore convert/
+4  train build run checks evaluate calibrate report stages compile_only restore convert/
    prediction/
 5  main predict
 """
@@ -24,8 +24,19 @@ LAYERS = (
     {"methods"},
     {"train_state", "train_step", "visualize", "runtime"},
     {
-        *("train", "build", "run", "evaluate", "calibrate", "report", "stages", "compile_only"),
-        *("latent_cache", "convert", "extract_brain", "prediction", "restore"),
+        *(
+            "train",
+            "build",
+            "build_methods",
+            "build_networks",
+            "run",
+            "evaluate",
+            "calibrate",
+            "report",
+            "stages",
+            "compile_only",
+        ),
+        *("checks", "latent_cache", "convert", "extract_brain", "prediction", "restore"),
     },
     {"main", "predict"},
 )

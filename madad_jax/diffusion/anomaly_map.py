@@ -7,15 +7,53 @@ Official code: d = |x_hat - D(E(x))|, the correction against the autoencoded inp
 gamma = 0.25, sigma = 5 pixels at 256 (scipy's gaussian_filter: reflected, cut at 4 sigma).
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from madad_jax import errors
 
 DIFFERENCES = ("l1", "l2")
 REFERENCES = ("input", "autoencoded")
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """From a reconstruction to a map: clipped difference, smoothing, brain mask.
+
+    Attributes:
+      difference: l1 | l2.
+      gamma: where the difference is clipped, which becomes 1; 0: the widest there can be.
+      sigma: of the smoothing, in pixels.
+      inside_brain: zeroes the map outside the brain mask.
+    """
+
+    difference: str = "l1"
+    gamma: float = 0.0
+    sigma: float = 0.0
+    inside_brain: bool = False
+
+    def __call__(
+        self,
+        corrected: Float[jax.Array, "b H W 1"],
+        reference: Float[jax.Array, "b H W 1"],
+        brain_mask: Bool[jax.Array, "b H W"],
+    ) -> Float[jax.Array, "b H W"]:
+        """The map, in [0, 1]."""
+        maps = clipped_difference(
+            corrected, reference, difference=self.difference, gamma=self.gamma
+        )
+        return self.finish(maps, brain_mask)
+
+    def finish(
+        self, maps: Float[jax.Array, "b H W"], brain_mask: Bool[jax.Array, "b H W"]
+    ) -> Float[jax.Array, "b H W"]:
+        """Smoothing and brain mask alone, for maps that are no plain difference."""
+        maps = gaussian_smooth(maps, self.sigma)
+        return maps * brain_mask if self.inside_brain else maps
 
 
 def clipped_difference(

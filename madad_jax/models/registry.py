@@ -42,7 +42,7 @@ class Denoiser:
         t: Int[Array, " b"],
         *,
         key: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]]:
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w 1"] | None]:
         """(x0, visible_logit), both float32; `t` is the raw step index 0 .. T-1.
 
         Dropout is active exactly when `key` is given. sigmoid(visible_logit) is the probability
@@ -50,6 +50,17 @@ class Denoiser:
         """
         rngs = None if key is None else {"dropout": key}
         return self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
+
+    def predict(
+        self,
+        params: Params,
+        x: Float[Array, "b h w c"],
+        t: Int[Array, " b"],
+        *,
+        key: Shaped[Array, "..."] | None = None,
+    ) -> Float[Array, "b h w d"]:
+        """The first output of `apply` alone, for networks without a mask head."""
+        return self.apply(params, x, t, key=key)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +133,8 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, remat, residual_x0, dtype.
+    attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
+    the input), mask_head (True), dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.

@@ -119,13 +119,19 @@ class UNet(nn.Module):
     attention: str = "chunked"
     remat: bool = False
     residual_x0: bool = False
+    out_channels: int = 0  # 0: as the input
+    mask_head: bool = True
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], train: bool = False
-    ) -> tuple[Float[jax.Array, "b h w c"], Float[jax.Array, "b h w 1"]]:
-        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32."""
+    ) -> tuple[Float[jax.Array, "b h w d"], Float[jax.Array, "b h w 1"] | None]:
+        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32.
+
+        Without `mask_head` the second is None; with `out_channels` the first has so many
+        channels, whatever the input has.
+        """
         self._check_sides(x.shape)
         emb = layers.timestep_embedding(t, self.model_channels)
         emb = nn.silu(self._linear("time_embed_0")(emb))
@@ -189,13 +195,16 @@ class UNet(nn.Module):
         block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         return block(self.num_heads, self.num_groups, self.attention, self.dtype, name=name)(h)
 
-    def _heads(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _heads(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Both heads in float32: they are small, and losses and thresholds read them."""
 
         def norm(name: str) -> layers.GroupNorm:
             return layers.GroupNorm(self.num_groups, NORM_EPSILON, name=name)
 
-        x0 = layers.Conv(x.shape[-1], zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        channels = self.out_channels or x.shape[-1]
+        x0 = layers.Conv(channels, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
         if self.residual_x0:
-            x0 = x.astype(jnp.float32) + x0
+            x0 = x[..., :channels].astype(jnp.float32) + x0
+        if not self.mask_head:
+            return x0, None
         return x0, layers.Conv(1, zero_init=True, name="mt_out_1")(norm("mt_out_0")(h))

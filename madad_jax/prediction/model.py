@@ -12,6 +12,7 @@ from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
     calibrate,
     checkpoint,
     digests,
@@ -105,10 +106,9 @@ def load(
     """
     mesh = sharding.make_mesh()
     try:
-        _, autoencoder = restore.autoencoder(config, workdir, mesh)
         method = build.detector(config)
+        frozen = _frozen(config, workdir, mesh)
         preparation = _preparation(workdir, config)
-        factor = config.autoencoder.scaling_factor
         step = config.eval.checkpoint
     except (AttributeError, KeyError) as error:
         raise errors.UserError(
@@ -117,10 +117,6 @@ def load(
         ) from error
     folder = workdir / "denoiser" / "checkpoints"
     params = restore.denoiser(config, folder, mesh, method, step)
-    frozen = {
-        "autoencoder": autoencoder,
-        "scaling_factor": np.float32(factor if factor > 0 else _measured(workdir)),
-    }
     weights = digests.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
         raise errors.UserError(
@@ -131,6 +127,7 @@ def load(
     facts = {
         "run": os.fspath(workdir),
         "name": config.name,
+        "method": method.name,
         "preset": config.preset,
         "modality": config.data.modality,
         "image_size": config.data.image_size,
@@ -153,6 +150,17 @@ def load(
         weights=weights,
         facts=facts,
     )
+
+
+def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params:
+    """What the method reads and does not train."""
+    frozen = build_methods.frozen(config)
+    if build_methods.uses_latents(config):
+        _, weights = restore.autoencoder(config, workdir, mesh)
+        factor = config.autoencoder.scaling_factor
+        factor = np.float32(factor if factor > 0 else _measured(workdir))
+        frozen |= {"autoencoder": weights, "scaling_factor": factor}
+    return frozen
 
 
 def _preparation(workdir: epath.Path, config: Any) -> preparation_lib.Preparation | None:
