@@ -31,7 +31,7 @@ THRESHOLDS = np.linspace(0.0, 1.0, N_THRESHOLDS)
 _TH32 = THRESHOLDS.astype(np.float32)
 _DICE_EPS = 1e-6
 _F1_EPS = 1e-10
-_CHUNK_PIXELS = 1 << 20
+_CHUNK_PIXELS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
