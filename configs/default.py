@@ -194,6 +194,10 @@ def _denoiser():
 def _eval():
     return config_dict.create(
         sets=("test",),  # splits to score; the healthy one joins when it exists
+        run="",  # folder of the run whose weights are scored; empty: this one's
+        protocol="slices",  # slices | both: whole scans in 3-D too
+        spacing_mm=(0.0, 0.0, 0.0),  # between slices, rows, columns; 0: as slices were prepared
+        postprocess="none",  # of whole scans, before they are judged: none | pddpm | dae
         batch_size=16,  # global
         checkpoint="best",  # best (by validation loss) | latest
         false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold

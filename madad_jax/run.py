@@ -61,6 +61,8 @@ class Run:
     ):
         self.config = config
         self.workdir = epath.Path(workdir)
+        # Where weights lie: another run's, when its variants are evaluated here.
+        self.trained = epath.Path(config.eval.run or workdir)
         self.stop = stop
         self.mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
         self.primary = jax.process_index() == 0
@@ -98,7 +100,7 @@ class Run:
 
         Raises UserError when the folder holds the stage of another config.
         """
-        marker = self.workdir / stage / "config.json"
+        marker = self.trained / stage / "config.json"
         now = _flat(self.config, keys)
         if marker.exists():
             then = json.loads(marker.read_text())
@@ -106,12 +108,12 @@ class Run:
             if differ:
                 shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
                 raise errors.UserError(
-                    f"{self.workdir / stage} was made with another config ({shown}); "
+                    f"{self.trained / stage} was made with another config ({shown}); "
                     "choose another --workdir, or remove that folder"
                 )
         elif self.primary:
             files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
-        return (self.workdir / stage / "complete.json").exists()
+        return (self.trained / stage / "complete.json").exists()
 
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
         """Records that a stage is finished."""
@@ -121,14 +123,14 @@ class Run:
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
             }
-            files.write_text(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
+            files.write_text(self.trained / stage / "complete.json", json.dumps(facts, indent=1))
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded. Raises UserError when it is not finished."""
-        path = self.workdir / stage / "complete.json"
+        path = self.trained / stage / "complete.json"
         if not path.exists():
             raise errors.UserError(
-                f"{self.workdir} has no finished stage '{stage}'; run --mode=run on it first"
+                f"{self.trained} has no finished stage '{stage}'; run --mode=run on it first"
             )
         return json.loads(path.read_text())
 
@@ -160,13 +162,13 @@ class Run:
             seed=self.config.seed,
         )
         iterator = build.train_iterator(self.config, section, data, self.mesh)
-        with metric_writer.MetricWriter(self.workdir, self.primary) as writer:
+        with metric_writer.MetricWriter(self.trained, self.primary) as writer:
             train.train(
                 trainer,
                 frozen,
                 iterator,
                 lambda: self._validation(val, section.batch_size, tuple(spec)),
-                directory=self.workdir / stage,
+                directory=self.trained / stage,
                 first=first,
                 config=json.loads(self.config.to_json()),
                 writer=writer,
