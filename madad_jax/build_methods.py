@@ -14,7 +14,7 @@ from madad_jax import build_networks, errors
 from madad_jax.diffusion import anomaly_map, schedule, synthesis
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial as partial_lib
-from madad_jax.methods import base, ddpm, madad
+from madad_jax.methods import base, ddpm, ensemble, madad
 from madad_jax.typing import Params
 
 
@@ -40,11 +40,15 @@ class Entry:
 
 
 def detector(config: Any) -> base.Method:
-    """The method whose maps are reported.
+    """The method whose maps are reported, with `config.ensemble` around it where that is on.
 
     Raises UserError for an unknown `config.method`.
     """
-    return _entry(config).build(config)
+    method, c = _entry(config).build(config), config.ensemble
+    if c.draws == 1 and not c.flips and c.combine == "none":
+        return method
+    sigma = build_networks.smoothing_sigma(config)
+    return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
 
 
 def uses_latents(config: Any) -> bool:

@@ -8,7 +8,7 @@ the same smoothing and stand first.
 import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ class Volumes:
 @dataclasses.dataclass(frozen=True)
 class Options:
     """`sigma` in pixels of the image; `band` in slice numbers (0: one mean image for all);
-    `volumes` None judges slices alone."""
+    `volumes` None judges slices alone; `smooth_slices` in steps of the slice number, 0: not."""
 
     image_size: int
     sigma: float
@@ -64,6 +64,7 @@ class Options:
     panels: int = 12
     seed: int = 0
     volumes: Volumes | None = None
+    smooth_slices: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Evaluation:
         """
         maps: dict[str, list[np.ndarray]] = {}
         brains = []
-        for batch, out in scoring.scored(self._scorer, self._batches_of(val), "healthy validation"):
+        for batch, out in self._scored(val, "healthy validation"):
             brains.append(batch["brain_mask"])
             for name, values in self._all_maps(val, batch, out).items():
                 maps.setdefault(name, []).append(values)
@@ -124,6 +125,14 @@ class Evaluation:
             )
         rows = {signal: self._scorer.name + suffix for signal, suffix in scoring.SIGNALS.items()}
         return {k: whole_maps[row] for k, row in rows.items() if row in whole_maps}, brain
+
+    def _scored(
+        self, source: record_lib.Source, what: str
+    ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+        pairs = scoring.scored(self._scorer, self._batches_of(source), what)
+        if self._options.smooth_slices > 0:
+            return scoring.across_slices(pairs, source.records, self._options.smooth_slices)
+        return pairs
 
     def _threshold(self, val: record_lib.Source, maps: np.ndarray, brain: np.ndarray) -> Threshold:
         rate = self._options.false_positive_rate
@@ -182,7 +191,7 @@ class Evaluation:
         """
         scored: dict[str, _Scored] = {}
         shown = panels.Shown(test, self._options.panels)
-        for batch, out in scoring.scored(self._scorer, self._batches_of(test), name):
+        for batch, out in self._scored(test, name):
             records = [test.records[i] for i in batch["index"]]
             maps = self._all_maps(test, batch, out)
             for row, values in maps.items():
@@ -211,8 +220,7 @@ class Evaluation:
     def _add_healthy(
         self, name: str, healthy: record_lib.Source, scored: dict[str, _Scored]
     ) -> None:
-        batches = self._batches_of(healthy)
-        for batch, out in scoring.scored(self._scorer, batches, f"{name}, healthy"):
+        for batch, out in self._scored(healthy, f"{name}, healthy"):
             records = [healthy.records[i] for i in batch["index"]]
             brain = batch["brain_mask"]
             for row, values in self._all_maps(healthy, batch, out).items():

@@ -49,7 +49,7 @@ def _run(argv: list[str]) -> int:
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax
 
-    from madad_jax import compile_only, runtime, stages
+    from madad_jax import compile_only, runtime, stages, table_run
 
     runtime.start(distributed=_DISTRIBUTED.value)
     try:
@@ -60,6 +60,15 @@ def _run(argv: list[str]) -> int:
         ) from error
     _LOG.info("%s", runtime.device_line())
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
+    if "cells" in config:  # a table: many runs
+        with runtime.GracefulStop() as stop:
+            try:
+                table_run.execute(config, workdir, _MODE.value, stop)
+            except runtime.Stopped as stopped:
+                _LOG.warning("%s; the same command continues it", stopped)
+                return stopped.exit_status
+        table_run.print_table(config, workdir)
+        return 0
     if _MODE.value == "compile":
         compile_only.report(config)
         return 0

@@ -65,7 +65,11 @@ def write(
 
 
 def _csv(entries: Iterable[Mapping[str, Any]]) -> str:
-    entries = [{k: v for k, v in e.items() if not isinstance(v, (list, dict))} for e in entries]
+    entries = [
+        {k: v for k, v in e.items() if k != "interval"}
+        | (dict(zip(("low", "high"), e["interval"], strict=True)) if "interval" in e else {})
+        for e in entries
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(entries[0]), lineterminator="\n", restval="")
     writer.writeheader()

@@ -101,7 +101,7 @@ class Run:
         Raises UserError when the folder holds the stage of another config.
         """
         marker = self.trained / stage / "config.json"
-        now = _flat(self.config, keys)
+        now = flat(self.config, keys)
         if marker.exists():
             then = json.loads(marker.read_text())
             differ = [k for k in now if k not in then or then[k] != now[k]]
@@ -118,7 +118,7 @@ class Run:
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
         """Records that a stage is finished."""
         if self.primary:
-            text = json.dumps(_flat(self.config, keys), sort_keys=True)
+            text = json.dumps(flat(self.config, keys), sort_keys=True)
             facts |= {
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
@@ -201,7 +201,7 @@ def _make_writable(workdir: epath.Path) -> None:
         ) from error
 
 
-def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+def flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     """The named sections as {dotted key: plain value}, without what is free to change."""
     out: dict[str, Any] = {}
 

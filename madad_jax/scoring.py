@@ -1,6 +1,7 @@
 """A method's maps on the host, batch by batch, on any number of processes."""
 
-from collections.abc import Iterable, Iterator
+import collections
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import tqdm
 from jax.experimental import multihost_utils
 
 from madad_jax import rng, sharding
+from madad_jax.data import record as record_lib
 from madad_jax.methods import base
 from madad_jax.typing import Batch, Params
 
@@ -77,3 +79,45 @@ def whole(batch: Batch) -> Batch:
     _, rows = np.unique(index, return_index=True)
     rows = rows[index[rows] >= 0]
     return {k: np.asarray(v)[rows] for k, v in batch.items()}
+
+
+def across_slices(
+    pairs: Iterable[tuple[Batch, dict[str, np.ndarray]]],
+    records: Sequence[record_lib.Record],
+    sigma: float,
+) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+    """The same pairs, a scan each, with maps smoothed over its neighbouring slices.
+
+    `sigma` in steps of the slice number; a gap weighs as much as it is wide, and the ends of a
+    scan are no dark slices: weights add up to 1 everywhere. Holds the scans that are under way.
+    """
+    sizes = collections.Counter(r.subject for r in records)
+    waiting: dict[str, list[tuple[Batch, dict[str, np.ndarray]]]] = {}
+    for batch, out in pairs:
+        for i, index in enumerate(batch["index"]):
+            subject = records[index].subject
+            one = {k: v[i : i + 1].copy() for k, v in batch.items()}
+            waiting.setdefault(subject, []).append((one, {k: v[i : i + 1] for k, v in out.items()}))
+            if len(waiting[subject]) == sizes[subject]:
+                yield _smoothed(waiting.pop(subject), records, sigma)
+
+
+def _smoothed(
+    parts: list[tuple[Batch, dict[str, np.ndarray]]],
+    records: Sequence[record_lib.Record],
+    sigma: float,
+) -> tuple[Batch, dict[str, np.ndarray]]:
+    batch, out = (
+        {k: np.concatenate([p[side][k] for p in parts]) for k in parts[0][side]} for side in (0, 1)
+    )
+    numbers = np.array([records[i].slice for i in batch["index"]], np.float64)
+    weights = np.exp(-0.5 * ((numbers[:, None] - numbers[None]) / sigma) ** 2)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    brain = batch["brain_mask"]
+    for name in SIGNALS:
+        if name in out:
+            # A neighbour's slice may have less brain: weigh what is there.
+            inside = np.tensordot(weights, brain.astype(np.float32), 1)
+            maps = np.tensordot(weights, out[name] * brain, 1) / np.maximum(inside, 1e-6)
+            out[name] = np.where(brain, maps, out[name]).astype(np.float32)
+    return batch, out

@@ -175,6 +175,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
         panels=c.eval.panels,
         seed=c.seed,
         volumes=_volumes(c),
+        smooth_slices=_smooth_slices(c),
     )
     evaluation = evaluate.Evaluation(scorer, options, run.batches_of)
     evaluation.fit_floor(run.source("train"))
@@ -214,8 +215,17 @@ def _volumes(c: Any) -> evaluate.Volumes | None:
     return evaluate.Volumes(spacing, stacks.PRESETS[c.eval.postprocess])
 
 
+def _smooth_slices(c: Any) -> float:
+    """`ensemble.smooth_slices` in steps of the slice number."""
+    preparation = build.preparation(c)
+    return c.ensemble.smooth_slices / (preparation.geometry.level_step if preparation else 1.0)
+
+
 def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> None:
     """Keeps what healthy validation scans score, for operating points on new scans."""
+    if run.config.ensemble.smooth_slices > 0:
+        _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
+        return
     preparation = build.preparation(run.config)
     if preparation is None:
         _LOG.info("no calibration for whole scans: the slices do not say where they lie")
