@@ -1,6 +1,6 @@
 """A score beyond the paper's: every candidate on development data, the chosen one on test data.
 
-    python benchmarks/score.py --run=runs/demo --set=val_lesion
+    python benchmarks/score.py --run=runs/demo --set=val_lesion --subjects=30
     python benchmarks/score.py --run=runs/demo --set=test --only="flips, geometric"
 
 Each candidate changes the score of one trained run and nothing else. A line tells AP and pooled max
@@ -9,6 +9,7 @@ over subjects. Choose on `val_lesion` (which no report shows), then look at `tes
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 
@@ -64,9 +65,12 @@ CANDIDATES = (
 class Score:
     """The run's weights, and maps of a set under any looks."""
 
-    def __init__(self, run: run_lib.Run, split: str):
+    def __init__(self, run: run_lib.Run, split: str, subjects: int):
         self._run = run
-        self._source = run.source(split)
+        config = copy.deepcopy(run.config)
+        if subjects:  # how many are drawn touches no other split
+            config.data.cohort[split] = subjects
+        self._source = build.source(config, split)
         self._frozen = stages.frozen_part(run)
         self._kept: dict[str, list] = {}
         preparation = build.preparation(run.config)
@@ -75,8 +79,7 @@ class Score:
     def pairs(self, looks: str) -> list:
         """(batch, maps) of the whole set; kept, as several candidates share them."""
         if looks not in self._kept:
-            config = self._run.config.copy_and_resolve_references()
-            config.unlock()
+            config = copy.deepcopy(self._run.config)
             config.update_from_flattened_dict(LOOKS[looks])
             method = build.detector(config)
             folder = self._run.trained / "denoiser" / "checkpoints"
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     parser.add_argument("--set", default="val_lesion")
     parser.add_argument("--only", default="", help="one candidate beside the run's own score")
+    parser.add_argument("--subjects", type=int, default=0, help="of the cohort's set; 0: the run's")
     parser.add_argument("--draws", type=int, default=1000)
     flags = parser.parse_args()
     stored = checkpoint.read_config(epath.Path(flags.run) / "denoiser" / "checkpoints")
@@ -123,7 +127,7 @@ def main() -> None:
     config.update(stored)
     runtime.start(distributed=False)
     with runtime.GracefulStop() as stop:
-        score = Score(run_lib.Run(config, flags.run, stop), flags.set)
+        score = Score(run_lib.Run(config, flags.run, stop), flags.set, flags.subjects)
     wanted = [c for c in CANDIDATES if not flags.only or c.name in (OWN, flags.only)]
     print("| Score | AP | Difference | Pooled max Dice† | Difference |")
     print("| --- | ---: | ---: | ---: | ---: |")

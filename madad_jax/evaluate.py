@@ -206,8 +206,9 @@ class Evaluation:
         rows = self._rows(name, scored, extra)
         if jax.process_index() == 0:
             shown.draw(folder / "panels", self.thresholds[self._scorer.name].value)
-            self._dice_curves(folder, scored)
-            facts = {"set": name, "fingerprint": test.fingerprint(), **extra}
+            self._curves(folder, scored, rows)
+            floor = [row for row in scored if row in ROWS_WITHOUT_LEARNING]
+            facts = {"set": name, "fingerprint": test.fingerprint(), "floor": floor, **extra}
             result_files.write(
                 folder,
                 rows,
@@ -281,10 +282,16 @@ class Evaluation:
         subjects.add_differences(entries, draws=self._options.bootstrap, seed=self._options.seed)
         return [row for row, _ in entries]
 
-    def _dice_curves(self, folder: epath.Path, scored: dict[str, _Scored]) -> None:
+    def _curves(
+        self, folder: epath.Path, scored: dict[str, _Scored], rows: list[dict[str, Any]]
+    ) -> None:
         curves = {name: one.evaluator.dice_curve() for name, one in scored.items()}
         curves = {name: curve for name, curve in curves.items() if curve is not None}
         marks = {name: self.thresholds[name].value for name in curves}
         visualize.threshold_curve(
             folder / "dice_over_thresholds.png", curves, healthy_thresholds=marks
         )
+        froc = {r["method"]: r["volumes"]["froc"] for r in rows if r.get("volumes")}
+        froc = {k: (v["false_positives"], v["sensitivity"]) for k, v in froc.items()}
+        if any(len(found) for _, found in froc.values()):
+            visualize.froc(folder / "froc.png", froc)

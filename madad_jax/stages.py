@@ -279,14 +279,15 @@ def write_report(run: Run) -> None:
     curves = run.workdir / "curves.png"
     drawn = visualize.training_curves(curves, run.trained / "metrics.jsonl")
     pictures = sorted((run.workdir / "eval").glob("*/panels/*.png"))
-    thresholds = sorted((run.workdir / "eval").glob("*/dice_over_thresholds.png"))
+    names = ("dice_over_thresholds.png", "froc.png")
+    of_sets = [p for name in names for p in sorted((run.workdir / "eval").glob(f"*/{name}"))]
     c = run.config
     report.write_report(
         run.workdir / "report.md",
         title=f"{_TITLES.get(c.method, c.method)}: {c.name}",
         rows=rows,
         panels=pictures,
-        curves=[*([curves] if drawn else []), *thresholds],
+        curves=[*([curves] if drawn else []), *of_sets],
         config_summary={
             "preset": c.preset,
             "seed": c.seed,

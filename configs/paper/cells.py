@@ -91,5 +91,10 @@ def parse(argument, rows, columns):
     return preset, demo, chosen_rows or list(rows), chosen_columns or list(columns)
 
 
+def small_columns(demo, columns):
+    """One modality for a demo that names none: each is a cohort to draw and a detector to train."""
+    return ["T1"] if demo and len(columns) > 2 else [c for c in columns if not demo or c != "T1CE"]
+
+
 def _plain(row):
     return "".join(ch for ch in row.lower() if ch.isalnum())

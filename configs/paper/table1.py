@@ -51,11 +51,10 @@ def get_config(argument: str = ""):
 def small_madad(modality):
     """The demo's detector, a few minutes' worth."""
     c = demo.get_config(modality)
-    c.data.image_size = 64
-    c.data.cohort.update(train=60, val=8, test=20, test_healthy=8)
+    c.data.image_size = 64  # the cohort of configs/baselines/*.py:demo
     c.autoencoder.crop = 32
-    c.autoencoder.train.steps = 300
-    c.train.steps = 300
-    c.log.validate_every_steps = 150
+    c.autoencoder.train.steps = 400
+    c.train.steps = 400
+    c.log.validate_every_steps = 200
     c.eval.panels = 4
     return c

@@ -4,8 +4,9 @@
         --config.data_root=data/brats21
 
 The argument picks rows, modalities and a preset: `:madad,FLAIR`, `:T2,official`; `demo` is the
-embedded cohort at small scale (T1 and FLAIR). The published "max Dice" does not say over what:
-the mean over slices at one threshold, and the Dice of all pixels pooled stand side by side.
+embedded cohort at small scale (T1, or the modality named beside it). The published "max Dice"
+does not say over what: the mean over slices at one threshold, and the Dice of all pixels pooled
+stand side by side.
 """
 
 from configs import brats
@@ -17,8 +18,7 @@ MODALITIES = ("FLAIR", "T1CE", "T2", "T1")
 
 def get_config(argument: str = ""):
     preset, small, rows, modalities = cells.parse(argument, ROWS, MODALITIES)
-    if small:
-        modalities = [m for m in modalities if m in ("FLAIR", "T1")]
+    modalities = cells.small_columns(small, modalities)
     c = cells.table(
         2,
         "S2: tumours of BraTS'21, max Dice",

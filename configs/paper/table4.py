@@ -21,8 +21,7 @@ VARIANTS = {
 
 def get_config(argument: str = ""):
     preset, small, rows, modalities = cells.parse(argument, tuple(VARIANTS), table2.MODALITIES)
-    if small:
-        modalities = [m for m in modalities if m == "T1"]
+    modalities = cells.small_columns(small, modalities)
     c = cells.table(
         4,
         "DDIM steps and clipping: S2, max Dice",
