@@ -33,6 +33,7 @@ def get_config(preset: str = "paper"):
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
+        kind="generic",  # generic | dag (foreign patches and biases of intensity classes)
     )
     c.masking = config_dict.create(
         max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
@@ -188,8 +189,10 @@ def _denoiser():
         num_res_blocks=0,
         attention_rates=(),
         num_groups=0,
+        patch=0,  # unet: squares of so many pixels are folded into channels first (ours)
         init="",  # a run whose denoiser weights training starts from
         residual_x0=False,  # ours: predict the clean latent as a change of the input
+        sspcab=0.0,  # unet: weight of the loss of an SSPCAB before the heads (0.1); 0: no block
         dropout=0.4,
         remat=False,
         attention="chunked",  # chunked | xla | cudnn

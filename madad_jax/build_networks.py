@@ -11,7 +11,7 @@ from madad_jax.models import lpips, registry
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
-    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups"),
+    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups", "patch"),
 )
 
 
@@ -46,6 +46,8 @@ def denoiser(config: Any, **more: Any) -> registry.Denoiser:
     # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
     overrides = {k: c.pop(k) for k in (*_DIT_NUMBERS, *_UNET_NUMBERS)}
     c |= {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if v}
+    if c.pop("sspcab") > 0:
+        c["sspcab"] = True
     return registry.denoiser(**c, **more)
 
 
@@ -60,6 +62,13 @@ def pixel_unet(config: Any, out_channels: int = 1) -> registry.Denoiser:
             "works on pixels; accepted: unet"
         )
     return denoiser(config, mask_head=False, out_channels=out_channels)
+
+
+def classifier(config: Any, section: Any) -> registry.Classifier:
+    """The classifier of `section` for images, computed in the denoiser's type."""
+    c = section.to_dict()
+    c["channel_mult"] = tuple(c["channel_mult"])
+    return registry.classifier(**c, dtype=config.denoiser.dtype)
 
 
 def smoothing_sigma(config: Any) -> float:

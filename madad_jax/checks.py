@@ -39,11 +39,6 @@ def check(config: Any) -> None:
         trained = _trace(build.autoencoder_training(config), {}, spec, spec)
         scale = jax.ShapeDtypeStruct((), jnp.float32)
         frozen |= {"autoencoder": trained["autoencoder"], "scaling_factor": scale}
-    elif config.data.latents == "cached":
-        raise errors.UserError(
-            f"data.latents: found 'cached' with method={config.method}, which works on images; "
-            "set data.latents=live"
-        )
     _trace(build.detector(config), frozen, build.detector_spec(config, 1), spec)
 
 
@@ -69,7 +64,13 @@ def _check_values(config: Any) -> None:
         if values[section][name] not in accepted:
             found = values[section][name]
             raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
-    if config.data.latents == "cached" and config.synthesis.share > 0:
+    cached = config.data.latents == "cached"
+    if cached and not build_methods.uses_latents(config):
+        raise errors.UserError(
+            f"data.latents: found 'cached' with method={config.method}, which works on images; "
+            "set data.latents=live"
+        )
+    if cached and config.synthesis.share > 0:
         raise errors.UserError(
             f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
             "latents hold no image to change; set synthesis.share=0 or data.latents=live"

@@ -241,8 +241,8 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         f"{one['n_scans']} scans of {spacing} mm voxels, {one['n_lesion_scans']} with a lesion, "
         f"{one['n_lesions']} lesions (3-D components). A lesion is found when "
-        f"{100 * one['found_share']:g} % of its voxels lie above the threshold; a false positive is "
-        "a component above it that touches none. Brackets: 95 % bootstrap interval over scans.",
+        f"{100 * one['found_share']:g} % of its voxels lie above the threshold; a false positive "
+        "is a component above it that touches none. Brackets: 95 % bootstrap interval over scans.",
         "",
         tables.markdown(found, tables.SCANS),
         *([tables.markdown(by_volume, columns)] if by_volume else []),
