@@ -98,7 +98,16 @@ def get_config(preset: str = "paper"):
         keep_latest=2,  # and the best by validation loss
     )
     c.eval = _eval()
-    c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)  # -1: what is left
+    c.mesh = config_dict.create(  # sizes of the axes over the whole job
+        data=-1,  # -1: what is left
+        fsdp=1,
+        tensor=1,
+        dcn_data=-1,  # slices (pods) that `data` lies over; -1: those there are, over dcn_fsdp
+        dcn_fsdp=1,  # slices that `fsdp` lies over: parameters cross the slow network in each step
+    )
+    c.compile = config_dict.create(
+        memory_gib=0.0,  # --mode=compile fails above this, per device; 0: the --topology's memory
+    )
     c.matmul_precision = "default"  # default | high | highest (jax_default_matmul_precision)
     presets.apply(c, preset)
     return c

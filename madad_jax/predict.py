@@ -89,6 +89,25 @@ def load(
     return _detector(detector, model, setting, registration, brain_mask, slices, batch_size)
 
 
+def export(checkpoint: str, output: str, calibration: str = "") -> str:
+    """Writes a run's detector as files that need none of this package's code.
+
+    Args:
+      checkpoint: workdir of a run.
+      output: folder to write, see `prediction.export`.
+      calibration: file made by `--mode=calibrate`; "" the run's own.
+
+    Returns:
+      A line that says what was written.
+
+    Raises:
+      UserError: no run, or a folder that cannot be written.
+    """
+    from madad_jax.prediction import export as export_lib
+
+    return export_lib.write(_model(checkpoint, calibration), output)
+
+
 def _model(checkpoint: str, calibration: str) -> Any:
     """The run, restored, with its config as the one ConfigDict of this command."""
     import jax
@@ -218,9 +237,7 @@ def run(argv: Sequence[str]) -> int:
 
     runtime.start()
     if options.mode == "export":
-        from madad_jax.prediction import export
-
-        print(export.write(_model(options.checkpoint, options.calibration), options.output))
+        print(export(options.checkpoint, options.output, options.calibration))
         return 0
     with runtime.GracefulStop() as stop:
         work = _calibrate if options.mode == "calibrate" else _predict

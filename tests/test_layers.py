@@ -1,6 +1,6 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors files command_line version
+0  typing rng errors files command_line version hlo topology
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"typing", "rng", "errors", "files", "command_line", "version"},
+    {"typing", "rng", "errors", "files", "command_line", "version", "hlo", "topology"},
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
         *("checkpoint_reader", "digests", "metric_writer"),
@@ -46,6 +46,8 @@ LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
     ("command_line", "errors"),
+    ("topology", "errors"),
+    ("topology", "hlo"),
     ("checkpoint", "checkpoint_reader"),
     ("checkpoint", "digests"),
     ("checkpoint_reader", "digests"),

@@ -135,7 +135,7 @@ class Scans:
                 dice_healthy=dice,
                 at_healthy=self._false_positives(maps, counted, self._threshold),
                 false_positives=np.array(
-                    [self._false_positives(maps, counted, t) for t in self._grid]
+                    [self._false_positives(maps, counted, float(t)) for t in self._grid]
                 ),
                 score=stacks.score(maps, inside),
             )

@@ -93,9 +93,10 @@ def test_distance_over_looks():
 def test_training_is_the_methods_own():
     method = ensemble.Ensemble(Method(), flips=True)
     assert method.name == "stand-in"
-    assert float(method.loss(method.init(None, {}), {}, {}, None)[0]) == 1.0
+    key = jax.random.key(0)
+    assert float(method.loss(method.init(key, {}), {}, {}, key)[0]) == 1.0
     quiet = dataclasses.replace(method, deterministic=True)
-    assert float(quiet.loss({"w": jnp.ones(())}, {}, {}, None)[0]) == 2.0
+    assert float(quiet.loss({"w": jnp.ones(())}, {}, {}, key)[0]) == 2.0
 
 
 @pytest.mark.parametrize(
