@@ -64,6 +64,12 @@ def get_config(preset: str = "paper"):
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
     )
+    c.ensemble = config_dict.create(  # ours: several looks, several signals (methods/ensemble.py)
+        draws=1,  # of the sampler's noise, whose maps are averaged; needs sampler.eta above 0
+        flips=False,  # each draw also of the mirrored slice
+        combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
+        smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
+    )
     c.optim = config_dict.create(
         name="adamw",  # adamw | adam | muon
         lr=5e-4,
@@ -206,6 +212,10 @@ def _denoiser():
 def _eval():
     return config_dict.create(
         sets=("test",),  # splits to score; the healthy one joins when it exists
+        run="",  # folder of the run whose weights are scored; empty: this one's
+        protocol="slices",  # slices | both: whole scans in 3-D too
+        spacing_mm=(0.0, 0.0, 0.0),  # between slices, rows, columns; 0: as slices were prepared
+        postprocess="none",  # of whole scans, before they are judged: none | pddpm | dae
         batch_size=16,  # global
         checkpoint="best",  # best (by validation loss) | latest
         false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold

@@ -83,7 +83,7 @@ def _run(argv: list[str]) -> int:
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax
 
-    from madad_jax import compile_only, process_log, runtime, stages
+    from madad_jax import compile_only, process_log, runtime, stages, table_run
 
     runtime.start(
         distributed=_DISTRIBUTED.value,
@@ -101,21 +101,24 @@ def _run(argv: list[str]) -> int:
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", runtime.device_line())
-    if _MODE.value == "compile":
+    work = table_run if "cells" in config else stages  # a table is many runs
+    if work is stages and _MODE.value == "compile":
         compile_only.report(config, machine)
         return 0
-    if _MODE.value == "export":
+    if work is stages and _MODE.value == "export":
         from madad_jax import predict
 
         print(predict.export(workdir, os.path.join(workdir, "export")))
         return 0
     with runtime.GracefulStop() as stop:
         try:
-            stages.execute(config, workdir, _MODE.value, stop)
+            work.execute(config, workdir, _MODE.value, stop)
         except runtime.Stopped as stopped:
             _LOG.warning("%s; the same command continues it", stopped)
             return stopped.exit_status
-    if _MODE.value in ("run", "evaluate", "report"):
+    if work is table_run:
+        table_run.print_table(config, workdir)
+    elif _MODE.value in ("run", "evaluate", "report"):
         stages.print_table(workdir)
     return 0
 

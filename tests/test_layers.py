@@ -39,9 +39,10 @@ LAYERS = (
             "stages",
             "compile_only",
         ),
+        *("scoring", "panels", "result_files", "table_run"),
         *("checks", "latent_cache", "convert", "extract_brain", "prediction", "restore"),
     },
-    {"main", "predict"},
+    {"main", "predict", "compare"},
 )
 LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # Below layer 3 a room knows nothing of its neighbours, but for the parts of one thing.

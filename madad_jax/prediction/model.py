@@ -17,8 +17,8 @@ from madad_jax import (
     checkpoint,
     digests,
     errors,
-    evaluate,
     restore,
+    scoring,
     sharding,
     version,
 )
@@ -49,7 +49,7 @@ class Model:
     method: Any
     params: Params
     frozen: Params
-    scorer: evaluate.Scorer
+    scorer: scoring.Scorer
     preparation: preparation_lib.Preparation | None
     calibration: calibration_lib.Calibration | None
     shards: int
@@ -146,7 +146,7 @@ def load(
         method=method,
         params=params,
         frozen=frozen,
-        scorer=evaluate.Scorer(method, params, frozen, mesh, config.seed),
+        scorer=scoring.Scorer(method, params, frozen, mesh, config.seed),
         preparation=preparation,
         calibration=calibration,
         shards=sharding.batch_shards(mesh),

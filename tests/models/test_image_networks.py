@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from madad_jax import errors
-from madad_jax.models import image_networks
+from madad_jax.models import bottleneck, image_networks
 
 SMALL = {"levels": 1, "channels": 8, "max_channels": 8, "latent": 5, "num_groups": 4}
 
@@ -83,3 +83,17 @@ def test_hidden_squares_do_not_reach_the_masked_encoders_guess():
     np.testing.assert_array_equal(by_square > 0, np.asarray(visible[0]) > 0)
     nothing = apply(params, x, jnp.zeros((1, 4, 4)))
     np.testing.assert_array_equal(nothing, apply(params, -x, jnp.zeros((1, 4, 4))))
+
+
+def test_folded_convolutions_are_the_strided_and_the_transposed_one():
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.standard_normal((2, 6, 8, 3)), jnp.float32)
+    kernel = jnp.asarray(draw.standard_normal((5, 5, 3, 4)), jnp.float32)
+    params = {"params": {"kernel": kernel, "bias": jnp.zeros(4)}}
+    numbers = ("NHWC", "HWIO", "NHWC")
+    strided = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=numbers)
+    found = jax.jit(bottleneck._Strided(4, "float32").apply)(params, x)
+    np.testing.assert_allclose(found, strided, atol=1e-4)
+    transposed = jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=numbers)
+    found = jax.jit(bottleneck._Up(4, "float32").apply)(params, x)
+    np.testing.assert_allclose(found, transposed, atol=1e-4)
