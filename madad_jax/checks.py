@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, errors, latent_cache, restore, sharding, train
+from madad_jax import build, build_methods, errors, latent_cache, restore, sharding, train
 from madad_jax.data import augment
+from madad_jax.evaluation import stacks
+from madad_jax.methods import base
 from madad_jax.run import Run
-from madad_jax.typing import Params
+from madad_jax.typing import Batch, Params
 
 _AT_LEAST_ONE = (
     *("data.image_size", "data.latent_draws", "eval.batch_size", "log.every_steps"),
@@ -17,6 +19,8 @@ _AT_LEAST_ONE = (
 )
 _CHOICES = {
     "eval.checkpoint": ("best", "latest"),
+    "eval.protocol": ("slices", "both"),
+    "eval.postprocess": tuple(stacks.PRESETS),
     "data.augment": ("none", *augment.STYLES),
     "data.latents": ("live", "cached"),
 }
@@ -30,18 +34,23 @@ def check(config: Any) -> None:
     """
     _check_values(config)
     spec = train.image_spec(1, config.data.image_size)
-    batch = spec | {"step": jax.ShapeDtypeStruct((), jnp.int32)}
-    key = jax.random.key(0)
-    frozen: Params = {}
-    for method in (build.autoencoder_training(config), build.detector(config)):
-        # The key is an argument, so that initial weights are traced too and nothing is drawn.
-        params = jax.eval_shape(lambda k, method=method: method.init(k, spec), key)
-        if "autoencoder" in frozen:  # the second, which may train on cached latents
-            batch = build.detector_spec(config, 1) | {"step": batch["step"]}
-        jax.eval_shape(method.loss, params, frozen, batch, key)
-        jax.eval_shape(method.anomaly_map, params, frozen, spec, key)
+    frozen = build_methods.frozen(config)
+    if build_methods.uses_latents(config):
+        trained = _trace(build.autoencoder_training(config), {}, spec, spec)
         scale = jax.ShapeDtypeStruct((), jnp.float32)
-        frozen = {"autoencoder": params.get("autoencoder"), "scaling_factor": scale}
+        frozen |= {"autoencoder": trained["autoencoder"], "scaling_factor": scale}
+    _trace(build.detector(config), frozen, build.detector_spec(config, 1), spec)
+
+
+def _trace(method: base.Method, frozen: Params, trains_on: Batch, scores: Batch) -> Params:
+    """Shapes of the method's weights; its loss and its maps are traced on the way."""
+    key = jax.random.key(0)
+    # The key is an argument, so that initial weights are traced too and nothing is drawn.
+    params = jax.eval_shape(lambda k: method.init(k, scores), key)
+    batch = trains_on | {"step": jax.ShapeDtypeStruct((), jnp.int32)}
+    jax.eval_shape(method.loss, params, frozen, batch, key)
+    jax.eval_shape(method.anomaly_map, params, frozen, scores, key)
+    return params
 
 
 def _check_values(config: Any) -> None:
@@ -55,7 +64,13 @@ def _check_values(config: Any) -> None:
         if values[section][name] not in accepted:
             found = values[section][name]
             raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
-    if config.data.latents == "cached" and config.synthesis.share > 0:
+    cached = config.data.latents == "cached"
+    if cached and not build_methods.uses_latents(config):
+        raise errors.UserError(
+            f"data.latents: found 'cached' with method={config.method}, which works on images; "
+            "set data.latents=live"
+        )
+    if cached and config.synthesis.share > 0:
         raise errors.UserError(
             f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
             "latents hold no image to change; set synthesis.share=0 or data.latents=live"
@@ -80,7 +95,13 @@ def check_inputs(run: Run, mode: str) -> None:
     sharding.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
     if mode not in ("run", "train", "train_autoencoder"):
         return
-    sections = {} if c.autoencoder.checkpoint else {"autoencoder.train": c.autoencoder}
+    latent = build_methods.uses_latents(c)
+    if mode == "train_autoencoder" and not latent:
+        raise errors.UserError(
+            f"--mode={mode}: method={c.method} works on images and needs no autoencoder"
+        )
+    trains_first = latent and not c.autoencoder.checkpoint
+    sections = {"autoencoder.train": c.autoencoder} if trains_first else {}
     if mode != "train_autoencoder":
         sections["train"] = c
     slices = len(run.source("train"))
@@ -89,7 +110,7 @@ def check_inputs(run: Run, mode: str) -> None:
         sizes = section.train.batch_size, run.mesh, section.train.accum_steps
         sharding.check_batch_size(*sizes, key=f"{key}.batch_size")
         build.optimizer(section.optim, build.budget(section.train, slices))
-    if c.autoencoder.checkpoint:
+    if latent and c.autoencoder.checkpoint:
         restore.checkpoints_of(c, "autoencoder", "checkpoint")
     if c.data.latents == "cached" and mode != "train_autoencoder":
         latent_cache.folder_of(run)

@@ -14,6 +14,8 @@ from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
+    build_networks,
     calibrate,
     checks,
     digests,
@@ -24,18 +26,20 @@ from madad_jax import (
     report,
     restore,
     runtime,
+    scoring,
     sharding,
     train,
     version,
     visualize,
 )
 from madad_jax.data import preparation as preparation_lib
-from madad_jax.evaluation import tables
-from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
+from madad_jax.evaluation import stacks, tables
+from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.typing import Params
 
 _LOG = logging.getLogger(__name__)
 
+_TITLES = {"madad": "MAD-AD"}  # of reports; other methods go by their names
 SYNTHETIC = (
     "All slices are synthetic: the embedded cohort is drawn from a brain template. These figures "
     "show that the program works; they say nothing about patients."
@@ -43,14 +47,16 @@ SYNTHETIC = (
 
 
 def train_autoencoder(run: Run) -> None:
-    """The KL autoencoder, unless a trained one is named."""
+    """The KL autoencoder, unless a trained one is named or the method works on images."""
+    if not build_methods.uses_latents(run.config):
+        return
     if run.config.autoencoder.checkpoint or run.complete("autoencoder", AUTOENCODER_KEYS):
         _LOG.info("autoencoder: complete")
         return
     c = run.config.autoencoder
     frozen = {}
     if c.lpips:
-        frozen["lpips"] = build.lpips_weights(c.lpips)
+        frozen["lpips"] = build_networks.lpips_weights(c.lpips)
     else:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
     method = build.autoencoder_training(run.config)
@@ -59,13 +65,19 @@ def train_autoencoder(run: Run) -> None:
     run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
 
 
+def frozen_part(run: Run) -> dict[str, Any]:
+    """What the method reads and does not train."""
+    frozen = build_methods.frozen(run.config)
+    return frozen | (measure_latents(run) if build_methods.uses_latents(run.config) else {})
+
+
 def measure_latents(run: Run) -> dict[str, Any]:
-    """The frozen part of the detector: autoencoder weights and the scaling factor.
+    """The frozen part of a latent method: autoencoder weights and the scaling factor.
 
     A factor of 0 in the config is measured: 1 / the posterior's spread over brain cells of
     the training slices, so that the noise schedule meets latents of unit variance.
     """
-    network, params = restore.autoencoder(run.config, run.workdir, run.mesh)
+    network, params = restore.autoencoder(run.config, run.trained, run.mesh)
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
         if run.complete("latents", AUTOENCODER_KEYS):
@@ -103,18 +115,18 @@ def _measure(run: Run, network: Any, params: Params) -> float:
 
 def cache_latents(run: Run) -> None:
     """Every training and validation slice encoded once, where `data.latents` asks for it."""
-    if run.config.data.latents == "cached" and not run.complete("denoiser", DENOISER_KEYS):
+    if run.config.data.latents == "cached" and not run.complete("denoiser", run.denoiser_keys):
         run.latents = latent_cache.prepare(
-            run, *restore.autoencoder(run.config, run.workdir, run.mesh)
+            run, *restore.autoencoder(run.config, run.trained, run.mesh)
         )
 
 
 def train_denoiser(run: Run) -> None:
-    """The masked denoiser on the frozen autoencoder's latents."""
-    if run.complete("denoiser", DENOISER_KEYS):
+    """The method itself, on images or on the frozen autoencoder's latents."""
+    if run.complete("denoiser", run.denoiser_keys):
         _LOG.info("denoiser: complete")
         return
-    frozen = measure_latents(run)
+    frozen = frozen_part(run)
     method = build.detector(run.config)
     first = _initial_weights(run, method) if run.config.denoiser.init else None
     if run.latents:
@@ -129,7 +141,7 @@ def train_denoiser(run: Run) -> None:
         spec=build.detector_spec(run.config, run.config.train.batch_size),
         cached=run.latents,
     )
-    run.mark("denoiser", DENOISER_KEYS, steps=steps)
+    run.mark("denoiser", run.denoiser_keys, steps=steps)
 
 
 def _initial_weights(run: Run, method: Any) -> Params:
@@ -140,28 +152,30 @@ def _initial_weights(run: Run, method: Any) -> Params:
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
     """Scores every set of `eval.sets`; returns and stores the rows."""
-    run.complete("denoiser", DENOISER_KEYS)
+    run.complete("denoiser", run.denoiser_keys)
     trained = run.facts("denoiser")
     sets = {name: (run.source(name), run.healthy_source(name)) for name in run.config.eval.sets}
-    frozen = measure_latents(run)
+    frozen = frozen_part(run)
     method = build.detector(run.config)
     params = restore.denoiser(
         run.config,
-        run.workdir / "denoiser" / "checkpoints",
+        run.trained / "denoiser" / "checkpoints",
         run.mesh,
         method,
         run.config.eval.checkpoint,
     )
     c = run.config
-    scorer = evaluate.Scorer(method, params, frozen, run.mesh, c.seed)
+    scorer = scoring.Scorer(method, params, frozen, run.mesh, c.seed)
     options = evaluate.Options(
         image_size=c.data.image_size,
-        sigma=build.smoothing_sigma(c),
+        sigma=build_networks.smoothing_sigma(c),
         false_positive_rate=c.eval.false_positive_rate,
         band=c.eval.mean_image_band,
         bootstrap=c.eval.bootstrap,
         panels=c.eval.panels,
         seed=c.seed,
+        volumes=_volumes(c),
+        smooth_slices=_smooth_slices(c),
     )
     evaluation = evaluate.Evaluation(scorer, options, run.batches_of)
     evaluation.fit_floor(run.source("train"))
@@ -179,8 +193,39 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def _volumes(c: Any) -> evaluate.Volumes | None:
+    """How whole scans are judged, when they are.
+
+    Raises UserError when nobody says how far apart slices and pixels are.
+    """
+    if c.eval.protocol == "slices":
+        return None
+    spacing = tuple(float(v) for v in c.eval.spacing_mm)
+    if not all(spacing):
+        preparation = build.preparation(c)
+        if preparation is None:
+            raise errors.UserError(
+                f"eval.spacing_mm: found {spacing}, and the slices do not say how they were made; "
+                "with eval.protocol=both give mm between slices, rows and columns"
+            )
+        geometry = preparation.geometry
+        step = preparation.numbers[2] if preparation.numbers else 1
+        known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
+        spacing = tuple(s or k for s, k in zip(spacing, known, strict=True))
+    return evaluate.Volumes(spacing, stacks.PRESETS[c.eval.postprocess])
+
+
+def _smooth_slices(c: Any) -> float:
+    """`ensemble.smooth_slices` in steps of the slice number."""
+    preparation = build.preparation(c)
+    return c.ensemble.smooth_slices / (preparation.geometry.level_step if preparation else 1.0)
+
+
 def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> None:
     """Keeps what healthy validation scans score, for operating points on new scans."""
+    if run.config.ensemble.smooth_slices > 0:
+        _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
+        return
     preparation = build.preparation(run.config)
     if preparation is None:
         _LOG.info("no calibration for whole scans: the slices do not say where they lie")
@@ -212,6 +257,18 @@ def _keep_preparation(run: Run) -> None:
         files.write_text(path, text)
 
 
+def _method_summary(c: Any) -> dict[str, Any]:
+    """What of the config says how maps were made."""
+    if c.method in c.methods:
+        own = c.methods[c.method].to_dict()
+        inference = own.pop("inference", {})
+        return {"method": c.method, "its settings": own, "its inference": inference}
+    return {
+        "DDIM steps, eta": f"{c.sampler.steps}, {c.sampler.eta}",
+        "score": f"{c.score.difference} against {c.score.reference}, gamma {c.score.gamma}",
+    }
+
+
 def write_report(run: Run) -> None:
     """`report.md` from what the run has left behind, and the curves."""
     if not run.primary:
@@ -220,25 +277,25 @@ def write_report(run: Run) -> None:
     if not rows:
         raise errors.UserError(f"{run.workdir} has no results.jsonl; run --mode=evaluate first")
     curves = run.workdir / "curves.png"
-    drawn = visualize.training_curves(curves, run.workdir / "metrics.jsonl")
+    drawn = visualize.training_curves(curves, run.trained / "metrics.jsonl")
     pictures = sorted((run.workdir / "eval").glob("*/panels/*.png"))
-    thresholds = sorted((run.workdir / "eval").glob("*/dice_over_thresholds.png"))
+    names = ("dice_over_thresholds.png", "froc.png")
+    of_sets = [p for name in names for p in sorted((run.workdir / "eval").glob(f"*/{name}"))]
     c = run.config
     report.write_report(
         run.workdir / "report.md",
-        title=f"MAD-AD: {c.name}",
+        title=f"{_TITLES.get(c.method, c.method)}: {c.name}",
         rows=rows,
         panels=pictures,
-        curves=[*([curves] if drawn else []), *thresholds],
+        curves=[*([curves] if drawn else []), *of_sets],
         config_summary={
             "preset": c.preset,
             "seed": c.seed,
             "modality": c.data.modality,
             "image size": c.data.image_size,
             "denoiser": f"{c.denoiser.name} {c.denoiser.size}",
-            "denoiser steps": run.facts("denoiser")["steps"],
-            "DDIM steps, eta": f"{c.sampler.steps}, {c.sampler.eta}",
-            "score": f"{c.score.difference} against {c.score.reference}, gamma {c.score.gamma}",
+            "denoiser steps": run.facts_here("denoiser")["steps"],
+            **_method_summary(c),
             "machine": runtime.device_line(),
         },
         cohort_note=SYNTHETIC if c.data.source == "cohort" else "",

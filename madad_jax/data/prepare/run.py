@@ -5,6 +5,7 @@ bounded by a scan for each worker, and a scan that cannot be used never stops th
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -12,10 +13,11 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tqdm
@@ -191,6 +193,13 @@ def _results(workers: int, arguments: list[tuple]) -> Iterator[tuple[str, str]]:
         return
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")  # Inherited by the processes started below.
+    with _held_signals() as deliver:
+        yield from _pooled(workers, arguments, deliver)
+
+
+def _pooled(
+    workers: int, arguments: list[tuple], deliver: Callable[[], None]
+) -> Iterator[tuple[str, str]]:
     pool = concurrent.futures.ProcessPoolExecutor(
         min(workers, len(arguments)),
         # Not forked: the parent has threads, and ITK's do not survive a fork.
@@ -199,9 +208,15 @@ def _results(workers: int, arguments: list[tuple]) -> Iterator[tuple[str, str]]:
         initargs=(os.getpid(),),
     )
     try:
-        futures = [pool.submit(_prepare_one, *values) for values in arguments]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
+        waiting = {pool.submit(_prepare_one, *values) for values in arguments}
+        while waiting:
+            deliver()
+            done, waiting = concurrent.futures.wait(
+                waiting, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                yield future.result()
+        deliver()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise errors.UserError(
             "a worker process was killed (out of memory?); the same command continues, perhaps "
@@ -209,6 +224,34 @@ def _results(workers: int, arguments: list[tuple]) -> Iterator[tuple[str, str]]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[Callable[[], None]]:
+    """Holds SIGTERM and ctrl-C back until the yielded function is called.
+
+    An exception in the midst of starting a process leaves the pool half started, and what is
+    then raised is another error than the stop that was asked for.
+    """
+    came: list[int] = []
+    old: dict[int, Any] = {}
+
+    def restore() -> None:
+        while old:
+            signal.signal(*old.popitem())
+
+    def deliver() -> None:
+        if came:
+            restore()
+            signal.raise_signal(came[0])
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            old[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield deliver
+    finally:
+        restore()
 
 
 def _prepare_one(
@@ -232,8 +275,6 @@ def _prepare_one(
 
 def _follow_parent(parent: int) -> None:
     """Lets ctrl-C be the parent's affair, and ends this process when the parent was killed."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
