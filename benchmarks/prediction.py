@@ -3,8 +3,8 @@
     python -m benchmarks.prediction --run=runs/demo --out=benchmarks/results/prediction.md
 
 Everything is drawn from the embedded cohort (synthetic) by subjects that the run never saw: scans
-of other streams than the run's slices, and slices of another seed. `--parts` picks some of
-overlap, calibration, scans, time.
+of other streams than the run's slices, and slices of other seeds. `--parts` picks some of
+overlap, calibration, coverage, scans, time.
 """
 
 import argparse
@@ -25,21 +25,28 @@ from madad_jax.data import cohort, cohort_scan
 from madad_jax.data import geometry as geometry_lib
 from madad_jax.data.prepare import registration, resample
 from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.evaluation import stacks
+from madad_jax.evaluation import intervals, stacks
 
 # As a thick-slice clinical scan lies in a scanner: oblique, anisotropic, head off the centre.
 GRID = cohort_scan.Grid((0.9, 0.9, 2.5), (8.0, -5.0, 12.0), (6.0, -10.0, 14.0), False, True)
 LESIONS = (("tumour", "large"), ("stroke", "large"), ("tumour", "medium"), ("stroke", "medium"))
-FRESH_SEED = 1000
-DRAWS = 1000
+EACH = 2  # scans of each kind and size
+FRESH_SEEDS = (1000, 2000)
+TRIALS = 500
+
+Fresh = dict[calibration_lib.Key, list[calibration_lib.Scan]]
 
 
 def overlap(run: str, signal: str, postprocess: str) -> list[str]:
     """Dice of the mask with the truth on the scan's own grid, at the run's default rate."""
     detector = predict.load(run, signal=signal, postprocess=postprocess, registration="affine")
-    lines = ["| lesion | truth in scored slices, ml | mask, ml | Dice | largest candidate hits |"]
-    lines.append("| --- | ---: | ---: | ---: | --- |")
-    for index, lesion in enumerate(LESIONS):
+    lines = [
+        "| lesion | subject | truth in scored slices, ml | mask, ml | Dice "
+        "| largest candidate hits |"
+    ]
+    lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
+    slices = detector.numbers, detector.preparation.geometry
+    for lesion, index in ((one, i) for one in LESIONS for i in inside(one, *slices)):
         scan = cohort_scan.draw(index, modality="T1", seed=0, lesion=lesion, grid=GRID)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "scan.nii.gz"
@@ -58,13 +65,28 @@ def overlap(run: str, signal: str, postprocess: str) -> list[str]:
             first = volumes.to_native(result.labels == 1, result.volume)
             hit = "yes" if (first & truth).any() else "no"
         lines.append(
-            f"| {' '.join(lesion)} | {truth.sum() * ml:.1f} | {mask.sum() * ml:.1f} | {dice:.3f} "
-            f"| {hit} |"
+            f"| {' '.join(lesion)} | {index} | {truth.sum() * ml:.1f} | {mask.sum() * ml:.1f} "
+            f"| {dice:.3f} | {hit} |"
         )
     return lines
 
 
-def fresh_scans(run: str, count: int) -> dict[calibration_lib.Key, list[calibration_lib.Scan]]:
+def inside(lesion: tuple[str, str], numbers, geometry) -> list[int]:
+    """The first subjects whose lesion lies for the most part at the heights that the run sees."""
+    low, high = (
+        geometry.first_level + geometry.level_step * n for n in (min(numbers), max(numbers))
+    )
+    found, index = [], 0
+    while len(found) < EACH:
+        scan = cohort_scan.draw(index, modality="T1", seed=0, lesion=lesion)
+        z = np.argwhere(scan.segmentation) @ scan.affine[2, :3] + scan.affine[2, 3]
+        if np.mean((z >= low) & (z <= high)) > 0.5:
+            found.append(index)
+        index += 1
+    return found
+
+
+def fresh_scans(run: str, count: int, seed: int) -> Fresh:
     """What healthy subjects of another seed score, slice by slice as the run was calibrated."""
     model = predict._model(run, "")
     config, known = model.config, model.calibration
@@ -73,7 +95,7 @@ def fresh_scans(run: str, count: int) -> dict[calibration_lib.Key, list[calibrat
         "test_healthy",
         modality=config.data.modality,
         image_size=config.data.image_size,
-        seed=config.seed + FRESH_SEED,
+        seed=config.seed + seed,
         options=options,
     )
     size = config.eval.batch_size
@@ -98,9 +120,42 @@ def fresh_scans(run: str, count: int) -> dict[calibration_lib.Key, list[calibrat
     return {key: list(healthy.scans) for key, healthy in made.healthy.items()}
 
 
-def calibrated(run: str, count: int) -> list[str]:
-    """Asked against measured rates on fresh subjects, with both samples drawn anew."""
-    return table(calibrate.load(run), fresh_scans(run, count))
+def both_seeds(run: str, count: int) -> Fresh:
+    """Fresh subjects, half of each seed."""
+    parts = [fresh_scans(run, count // len(FRESH_SEEDS), seed) for seed in FRESH_SEEDS]
+    return {key: [scan for part in parts for scan in part[key]] for key in parts[0]}
+
+
+def coverage(fresh: Fresh) -> list[str]:
+    """How often the interval that `expected` gives holds the rate of everybody.
+
+    The fresh subjects are everybody here; as many as a run calibrates with are drawn from them.
+    """
+    lines = ["| scans | asked | rate of all over asked, 95 % of draws | held by the interval | by "]
+    lines[0] += "the percentile bootstrap |"
+    lines.append("| ---: | ---: | --- | ---: | ---: |")
+    scans = fresh["map", "none"]
+    rng = np.random.default_rng(0)
+    for count in (12, 24, 48):
+        for rate in (0.05, 0.01, 0.002):
+            ratios, ours, plain = [], 0, 0
+            for _ in range(TRIALS):
+                some = [scans[i] for i in rng.integers(0, len(scans), count)]
+                threshold = calibration_lib.Healthy(tuple(some)).by_voxel_fpr(rate).threshold
+                truth = np.mean([s.share_above(threshold) for s in scans])
+                shares = np.array([s.share_above(threshold) for s in some])
+                drawn = shares[rng.integers(0, count, (TRIALS, count))].mean(axis=1)
+                low, high = intervals.of_mean(shares, at_most=1.0)
+                ours += low <= truth <= high
+                low, high = np.percentile(drawn, (2.5, 97.5))
+                plain += low <= truth <= high
+                ratios.append(truth / rate)
+            low, high = np.percentile(ratios, (2.5, 97.5))
+            lines.append(
+                f"| {count} | {rate:g} | {np.median(ratios):.2f} [{low:.2f}, {high:.2f}] "
+                f"| {ours / TRIALS:.0%} | {plain / TRIALS:.0%} |"
+            )
+    return lines
 
 
 def table(known: calibration_lib.Calibration, fresh) -> list[str]:
@@ -109,7 +164,6 @@ def table(known: calibration_lib.Calibration, fresh) -> list[str]:
         "| signal | post-processing | asked | measured on fresh subjects | 95 % interval | in |"
     ]
     lines.append("| --- | --- | ---: | ---: | --- | --- |")
-    rng = np.random.default_rng(0)
     for key, scans in fresh.items():
         healthy = known.healthy[key]
         least = 1.0 / len(healthy.scans)
@@ -122,7 +176,7 @@ def table(known: calibration_lib.Calibration, fresh) -> list[str]:
         asked += [("false_positives_per_scan", r) for r in (1.0, 4.0) if r >= least]
         for kind, rate in asked:
             try:
-                value, low, high = _measured(healthy, scans, kind, rate, rng)
+                value, low, high = _measured(healthy, scans, kind, rate)
             except Exception as error:
                 lines.append(f"| {' | '.join(key)} | {kind} {rate:g} | {error} | | |")
                 continue
@@ -138,7 +192,7 @@ def through_scans(run: str, count: int) -> list[str]:
     """Rates on healthy whole scans, which are resampled on their way, at the run's thresholds."""
     known = calibrate.load(run)
     detector = predict.load(run, registration="affine")
-    fresh: dict[calibration_lib.Key, list[calibration_lib.Scan]] = {}
+    fresh: Fresh = {}
     for index in range(count):
         drawn = cohort_scan.draw(index, modality="T1", seed=0, grid=GRID)
         for key, entry in detector.measure(drawn.nifti(), f"{index}", known.options):
@@ -146,27 +200,21 @@ def through_scans(run: str, count: int) -> list[str]:
     return table(known, fresh)
 
 
-def _rate(healthy, scans, kind: str, rate: float) -> float:
+def _measured(healthy, scans, kind: str, rate: float) -> tuple[float, float, float]:
+    """The fresh scans' rate and its interval; chance is in both groups of people."""
     if kind == "voxel_fpr":
         threshold = healthy.by_voxel_fpr(rate).threshold
-        return float(np.mean([s.share_above(threshold) for s in scans]))
-    threshold = healthy.by_false_positives(rate).threshold
-    return float(np.mean([stacks.count_at(s.levels, s.counts, threshold) for s in scans]))
-
-
-def _measured(healthy, scans, kind: str, rate: float, rng) -> tuple[float, float, float]:
-    value = _rate(healthy, scans, kind, rate)
-    drawn = []
-    for _ in range(DRAWS if kind == "voxel_fpr" else DRAWS // 5):
-        ours = rng.integers(0, len(healthy.scans), len(healthy.scans))
-        theirs = rng.integers(0, len(scans), len(scans))
-        some = calibration_lib.Healthy(tuple(healthy.scans[i] for i in ours))
-        try:
-            drawn.append(_rate(some, [scans[i] for i in theirs], kind, rate))
-        except Exception:  # A draw of scans that never have so many candidates says nothing.
-            continue
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return value, float(low), float(high)
+        groups = [[s.share_above(threshold) for s in g] for g in (scans, healthy.scans)]
+    else:
+        threshold = healthy.by_false_positives(rate).threshold
+        groups = [
+            [float(stacks.count_at(s.levels, s.counts, threshold)) for s in g]
+            for g in (scans, healthy.scans)
+        ]
+    found = intervals.of_fresh_mean(*(np.array(g) for g in groups))
+    if found is None:
+        raise ValueError("no value above 0")
+    return float(np.mean(groups[0])), *found
 
 
 def whole_head(seed: int) -> nib.Nifti1Image:
@@ -227,10 +275,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", default="runs/demo")
     parser.add_argument("--out", default="benchmarks/results/prediction.md")
-    parser.add_argument("--parts", default="overlap,calibration,scans,time")
+    parser.add_argument("--parts", default="overlap,calibration,coverage,scans,time")
     parser.add_argument("--signal", default="map")
     parser.add_argument("--postprocess", default="none")
-    parser.add_argument("--fresh", type=int, default=60, help="healthy subjects")
+    parser.add_argument("--fresh", type=int, default=120, help="healthy subjects")
     parser.add_argument("--timed", type=int, default=20, help="scans of the timed folder")
     parser.add_argument("--scans", type=int, default=10, help="healthy whole scans")
     options = parser.parse_args()
@@ -256,16 +304,20 @@ def main() -> None:
             *overlap(options.run, options.signal, options.postprocess),
             "",
         ]
+    if {"calibration", "coverage"} & set(parts):
+        fresh = both_seeds(options.run, options.fresh)
     if "calibration" in parts:
         text += ["## Asked and measured false positives", ""]
         text += [
-            f"{options.fresh} healthy subjects of another seed, thresholds from the run's own "
+            f"{options.fresh} healthy subjects of two other seeds, thresholds from the run's own "
             f"{len(next(iter(calibrate.load(options.run).healthy.values())).scans)} healthy "
-            "validation subjects. The interval draws both groups anew.",
+            "validation subjects. The interval knows that both groups are a draw.",
             "",
-            *calibrated(options.run, options.fresh),
+            *table(calibrate.load(options.run), fresh),
             "",
         ]
+    if "coverage" in parts:
+        text += ["## Does the stated interval hold?", "", *coverage(fresh), ""]
     if "scans" in parts:
         text += ["## The same thresholds on healthy whole scans", ""]
         text += [

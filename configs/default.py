@@ -64,6 +64,12 @@ def get_config(preset: str = "paper"):
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
     )
+    c.ensemble = config_dict.create(  # ours: several looks, several signals (methods/ensemble.py)
+        draws=1,  # of the sampler's noise, whose maps are averaged; needs sampler.eta above 0
+        flips=False,  # each draw also of the mirrored slice
+        combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
+        smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
+    )
     c.optim = config_dict.create(
         name="adamw",  # adamw | adam | muon
         lr=5e-4,
@@ -92,7 +98,16 @@ def get_config(preset: str = "paper"):
         keep_latest=2,  # and the best by validation loss
     )
     c.eval = _eval()
-    c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)  # -1: what is left
+    c.mesh = config_dict.create(  # sizes of the axes over the whole job
+        data=-1,  # -1: what is left
+        fsdp=1,
+        tensor=1,
+        dcn_data=-1,  # slices (pods) that `data` lies over; -1: those there are, over dcn_fsdp
+        dcn_fsdp=1,  # slices that `fsdp` lies over: parameters cross the slow network in each step
+    )
+    c.compile = config_dict.create(
+        memory_gib=0.0,  # --mode=compile fails above this, per device; 0: the --topology's memory
+    )
     c.matmul_precision = "default"  # default | high | highest (jax_default_matmul_precision)
     presets.apply(c, preset)
     return c
@@ -197,6 +212,10 @@ def _denoiser():
 def _eval():
     return config_dict.create(
         sets=("test",),  # splits to score; the healthy one joins when it exists
+        run="",  # folder of the run whose weights are scored; empty: this one's
+        protocol="slices",  # slices | both: whole scans in 3-D too
+        spacing_mm=(0.0, 0.0, 0.0),  # between slices, rows, columns; 0: as slices were prepared
+        postprocess="none",  # of whole scans, before they are judged: none | pddpm | dae
         batch_size=16,  # global
         checkpoint="best",  # best (by validation loss) | latest
         false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold

@@ -20,7 +20,7 @@ def get_config(modality: str = "T1"):
     c.data.source = "cohort"
     c.data.modality = modality
     c.data.image_size = 96  # 2 mm pixels
-    c.data.cohort.update(field_of_view=192.0, train=120, val=12, test=40, test_healthy=12)
+    c.data.cohort.update(field_of_view=192.0, train=120, val=48, test=40, test_healthy=12)
     small_autoencoder(c, crop=48)
     c.autoencoder.train.update(steps=1000, batch_size=6)
     small_dit(c)

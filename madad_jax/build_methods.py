@@ -22,6 +22,7 @@ from madad_jax.methods import (
     dae,
     ddpm,
     deco_diff,
+    ensemble,
     itermask2,
     madad,
     maediff,
@@ -58,13 +59,19 @@ class Entry:
 
 
 def detector(config: Any) -> base.Method:
-    """The method whose maps are reported.
+    """The method whose maps are reported, with `config.ensemble` around it where that is on.
 
     Raises UserError for an unknown `config.method`.
     """
     method = _entry(config).build(config)
     weight = config.denoiser.sspcab
-    return penalised.Penalised(method, weight, method.name) if weight > 0 else method
+    if weight > 0:
+        method = penalised.Penalised(method, weight, method.name)
+    c = config.ensemble
+    if c.draws == 1 and not c.flips and c.combine == "none":
+        return method
+    sigma = build_networks.smoothing_sigma(config)
+    return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
 
 
 def uses_latents(config: Any) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from madad_jax import build, build_methods, errors, latent_cache, restore, sharding, train
 from madad_jax.data import augment
+from madad_jax.evaluation import stacks
 from madad_jax.methods import base
 from madad_jax.run import Run
 from madad_jax.typing import Batch, Params
@@ -18,6 +19,8 @@ _AT_LEAST_ONE = (
 )
 _CHOICES = {
     "eval.checkpoint": ("best", "latest"),
+    "eval.protocol": ("slices", "both"),
+    "eval.postprocess": tuple(stacks.PRESETS),
     "data.augment": ("none", *augment.STYLES),
     "data.latents": ("live", "cached"),
 }

@@ -61,6 +61,8 @@ class Run:
     ):
         self.config = config
         self.workdir = epath.Path(workdir)
+        # Where weights lie: another run's, when its variants are evaluated here.
+        self.trained = epath.Path(config.eval.run or workdir)
         self.stop = stop
         self.mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
         self.primary = jax.process_index() == 0
@@ -94,41 +96,52 @@ class Run:
         return self.source(companion) if known else None
 
     def complete(self, stage: str, keys: Sequence[str]) -> bool:
-        """Whether the stage was finished with this config.
+        """Whether the stage was finished with this config. Every process must call it.
 
         Raises UserError when the folder holds the stage of another config.
         """
-        marker = self.workdir / stage / "config.json"
-        now = _flat(self.config, keys)
+        return runtime.from_first(lambda: self._complete(stage, keys))
+
+    def _complete(self, stage: str, keys: Sequence[str]) -> bool:
+        marker = self.trained / stage / "config.json"
+        now = flat(self.config, keys)
         if marker.exists():
             then = json.loads(marker.read_text())
             differ = [k for k in now if k not in then or then[k] != now[k]]
             if differ:
                 shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
                 raise errors.UserError(
-                    f"{self.workdir / stage} was made with another config ({shown}); "
+                    f"{self.trained / stage} was made with another config ({shown}); "
                     "choose another --workdir, or remove that folder"
                 )
-        elif self.primary:
+        else:
             files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
-        return (self.workdir / stage / "complete.json").exists()
+        return (self.trained / stage / "complete.json").exists()
 
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
         """Records that a stage is finished."""
         if self.primary:
-            text = json.dumps(_flat(self.config, keys), sort_keys=True)
+            text = json.dumps(flat(self.config, keys), sort_keys=True)
             facts |= {
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
             }
-            files.write_text(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
+            files.write_text(self.trained / stage / "complete.json", json.dumps(facts, indent=1))
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """What a finished stage recorded. Raises UserError when it is not finished."""
-        path = self.workdir / stage / "complete.json"
+        """What a finished stage recorded. Every process must call it.
+
+        Raises UserError when it is not finished.
+        """
+        return runtime.from_first(lambda: self.facts_here(stage))
+
+    def facts_here(self, stage: str) -> dict[str, Any]:
+        """`facts` as this process alone sees them: what process 0 has just written others may
+        not see yet."""
+        path = self.trained / stage / "complete.json"
         if not path.exists():
             raise errors.UserError(
-                f"{self.workdir} has no finished stage '{stage}'; run --mode=run on it first"
+                f"{self.trained} has no finished stage '{stage}'; run --mode=run on it first"
             )
         return json.loads(path.read_text())
 
@@ -160,13 +173,13 @@ class Run:
             seed=self.config.seed,
         )
         iterator = build.train_iterator(self.config, section, data, self.mesh)
-        with metric_writer.MetricWriter(self.workdir, self.primary) as writer:
+        with metric_writer.MetricWriter(self.trained, self.primary) as writer:
             train.train(
                 trainer,
                 frozen,
                 iterator,
                 lambda: self._validation(val, section.batch_size, tuple(spec)),
-                directory=self.workdir / stage,
+                directory=self.trained / stage,
                 first=first,
                 config=json.loads(self.config.to_json()),
                 writer=writer,
@@ -199,7 +212,7 @@ def _make_writable(workdir: epath.Path) -> None:
         ) from error
 
 
-def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+def flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     """The named sections as {dotted key: plain value}, without what is free to change."""
     out: dict[str, Any] = {}
 

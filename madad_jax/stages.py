@@ -26,13 +26,14 @@ from madad_jax import (
     report,
     restore,
     runtime,
+    scoring,
     sharding,
     train,
     version,
     visualize,
 )
 from madad_jax.data import preparation as preparation_lib
-from madad_jax.evaluation import tables
+from madad_jax.evaluation import stacks, tables
 from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.typing import Params
 
@@ -76,7 +77,7 @@ def measure_latents(run: Run) -> dict[str, Any]:
     A factor of 0 in the config is measured: 1 / the posterior's spread over brain cells of
     the training slices, so that the noise schedule meets latents of unit variance.
     """
-    network, params = restore.autoencoder(run.config, run.workdir, run.mesh)
+    network, params = restore.autoencoder(run.config, run.trained, run.mesh)
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
         if run.complete("latents", AUTOENCODER_KEYS):
@@ -116,7 +117,7 @@ def cache_latents(run: Run) -> None:
     """Every training and validation slice encoded once, where `data.latents` asks for it."""
     if run.config.data.latents == "cached" and not run.complete("denoiser", run.denoiser_keys):
         run.latents = latent_cache.prepare(
-            run, *restore.autoencoder(run.config, run.workdir, run.mesh)
+            run, *restore.autoencoder(run.config, run.trained, run.mesh)
         )
 
 
@@ -158,13 +159,13 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     method = build.detector(run.config)
     params = restore.denoiser(
         run.config,
-        run.workdir / "denoiser" / "checkpoints",
+        run.trained / "denoiser" / "checkpoints",
         run.mesh,
         method,
         run.config.eval.checkpoint,
     )
     c = run.config
-    scorer = evaluate.Scorer(method, params, frozen, run.mesh, c.seed)
+    scorer = scoring.Scorer(method, params, frozen, run.mesh, c.seed)
     options = evaluate.Options(
         image_size=c.data.image_size,
         sigma=build_networks.smoothing_sigma(c),
@@ -173,6 +174,8 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
         bootstrap=c.eval.bootstrap,
         panels=c.eval.panels,
         seed=c.seed,
+        volumes=_volumes(c),
+        smooth_slices=_smooth_slices(c),
     )
     evaluation = evaluate.Evaluation(scorer, options, run.batches_of)
     evaluation.fit_floor(run.source("train"))
@@ -190,8 +193,39 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def _volumes(c: Any) -> evaluate.Volumes | None:
+    """How whole scans are judged, when they are.
+
+    Raises UserError when nobody says how far apart slices and pixels are.
+    """
+    if c.eval.protocol == "slices":
+        return None
+    spacing = tuple(float(v) for v in c.eval.spacing_mm)
+    if not all(spacing):
+        preparation = build.preparation(c)
+        if preparation is None:
+            raise errors.UserError(
+                f"eval.spacing_mm: found {spacing}, and the slices do not say how they were made; "
+                "with eval.protocol=both give mm between slices, rows and columns"
+            )
+        geometry = preparation.geometry
+        step = preparation.numbers[2] if preparation.numbers else 1
+        known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
+        spacing = tuple(s or k for s, k in zip(spacing, known, strict=True))
+    return evaluate.Volumes(spacing, stacks.PRESETS[c.eval.postprocess])
+
+
+def _smooth_slices(c: Any) -> float:
+    """`ensemble.smooth_slices` in steps of the slice number."""
+    preparation = build.preparation(c)
+    return c.ensemble.smooth_slices / (preparation.geometry.level_step if preparation else 1.0)
+
+
 def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> None:
     """Keeps what healthy validation scans score, for operating points on new scans."""
+    if run.config.ensemble.smooth_slices > 0:
+        _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
+        return
     preparation = build.preparation(run.config)
     if preparation is None:
         _LOG.info("no calibration for whole scans: the slices do not say where they lie")
@@ -243,23 +277,24 @@ def write_report(run: Run) -> None:
     if not rows:
         raise errors.UserError(f"{run.workdir} has no results.jsonl; run --mode=evaluate first")
     curves = run.workdir / "curves.png"
-    drawn = visualize.training_curves(curves, run.workdir / "metrics.jsonl")
+    drawn = visualize.training_curves(curves, run.trained / "metrics.jsonl")
     pictures = sorted((run.workdir / "eval").glob("*/panels/*.png"))
-    thresholds = sorted((run.workdir / "eval").glob("*/dice_over_thresholds.png"))
+    names = ("dice_over_thresholds.png", "froc.png")
+    of_sets = [p for name in names for p in sorted((run.workdir / "eval").glob(f"*/{name}"))]
     c = run.config
     report.write_report(
         run.workdir / "report.md",
         title=f"{_TITLES.get(c.method, c.method)}: {c.name}",
         rows=rows,
         panels=pictures,
-        curves=[*([curves] if drawn else []), *thresholds],
+        curves=[*([curves] if drawn else []), *of_sets],
         config_summary={
             "preset": c.preset,
             "seed": c.seed,
             "modality": c.data.modality,
             "image size": c.data.image_size,
             "denoiser": f"{c.denoiser.name} {c.denoiser.size}",
-            "denoiser steps": run.facts("denoiser")["steps"],
+            "denoiser steps": run.facts_here("denoiser")["steps"],
             **_method_summary(c),
             "machine": runtime.device_line(),
         },

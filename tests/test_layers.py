@@ -1,6 +1,6 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors files command_line version
+0  typing rng errors files command_line version hlo topology processes
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
@@ -16,10 +16,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"typing", "rng", "errors", "files", "command_line", "version"},
+    {
+        *("typing", "rng", "errors", "files", "command_line", "version"),
+        *("hlo", "topology", "processes"),
+    },
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
-        *("checkpoint_reader", "digests", "metric_writer"),
+        *("checkpoint_reader", "digests", "metric_writer", "process_log"),
     },
     {"methods"},
     {"train_state", "train_step", "visualize", "runtime"},
@@ -36,15 +39,18 @@ LAYERS = (
             "stages",
             "compile_only",
         ),
+        *("scoring", "panels", "result_files", "table_run"),
         *("checks", "latent_cache", "convert", "extract_brain", "prediction", "restore"),
     },
-    {"main", "predict"},
+    {"main", "predict", "compare"},
 )
 LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # Below layer 3 a room knows nothing of its neighbours, but for the parts of one thing.
 NEIGHBOURS = {
     ("files", "errors"),
     ("command_line", "errors"),
+    ("topology", "errors"),
+    ("topology", "hlo"),
     ("checkpoint", "checkpoint_reader"),
     ("checkpoint", "digests"),
     ("checkpoint_reader", "digests"),

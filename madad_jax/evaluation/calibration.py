@@ -3,7 +3,7 @@
 For each signal and post-processing the calibration holds, per healthy scan: a histogram of the
 map's scored voxels, the scan's score, and the number of candidates at every threshold
 (`stacks.count_curve`). From these a threshold follows from the rate of false positives that a
-user can bear, with a bootstrap interval over the scans, as a person is the unit of chance.
+user can bear, with an interval over the scans, as a person is the unit of chance.
 
 Stored as one `.npz` of plain arrays and one JSON text; reading it runs nothing.
 """
@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from madad_jax import errors
-from madad_jax.evaluation import bootstrap, histogram, stacks
+from madad_jax.evaluation import bootstrap, histogram, intervals, stacks
 
 FORMAT = 1
 N_BINS = bootstrap.N_BINS
-DRAWS = 1000
 _EDGES = np.array([histogram.lower_edge(i, N_BINS) for i in range(N_BINS)])
 
 
@@ -133,25 +132,23 @@ class Healthy:
         """Candidates per healthy scan above a threshold."""
         return float(np.mean([stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]))
 
-    def expected(self, threshold: float, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+    def expected(self, threshold: float) -> dict[str, Any]:
         """What a threshold does on healthy scans: two rates with 95 % intervals over scans.
 
-        `draws=0` leaves the intervals out.
+        An interval is None where one scan alone is known.
         """
-        counts = [stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]
-        shares = [s.share_above(threshold) for s in self.scans]
+        counts = [float(stacks.count_at(s.levels, s.counts, threshold)) for s in self.scans]
+        shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
+        out["voxel_fpr"] = float(shares.mean())
+        out["voxel_fpr_interval"] = intervals.of_mean(shares, at_most=1.0)
+        out["false_positives_per_scan"] = out["false_positives_per_scan_interval"] = None
         # Below the curves' reach the number is not known, and is not guessed.
-        known = threshold >= self._reach()
-        for name, values in (("voxel_fpr", shares), ("false_positives_per_scan", counts)):
-            if name == "false_positives_per_scan" and not known:
-                out[name] = out[f"{name}_interval"] = None
-                continue
-            out[name] = float(np.mean(values))
-            if draws:
-                weights = bootstrap.draw_weights(len(self.scans), draws, seed) / len(self.scans)
-                low, high = np.percentile(weights @ np.array(values, np.float64), (2.5, 97.5))
-                out[f"{name}_interval"] = [float(low), float(high)]
+        if threshold >= self._reach():
+            out["false_positives_per_scan"] = float(np.mean(counts))
+            out["false_positives_per_scan_interval"] = intervals.of_mean(
+                np.array(counts, np.float64)
+            )
         return out
 
     def percentile(self, score: float) -> float:

@@ -144,7 +144,7 @@ def _meanings(healthy: Any, top: float, chosen: float) -> list[list[Any]]:
         return []
     rows = []
     for threshold in np.unique([*np.linspace(0.0, min(top, 1.0), _THRESHOLDS), chosen]):
-        said = healthy.expected(float(threshold), draws=0)
+        said = healthy.expected(float(threshold))
         rows.append([float(threshold), said["voxel_fpr"], said["false_positives_per_scan"]])
     return rows
 
@@ -174,17 +174,18 @@ def _point(point: dict[str, Any]) -> str:
     expected = point["expected_on_healthy_scans"]
     if expected is None:
         return said + ". The run is not calibrated: nothing is known of healthy scans."
-    low, high = expected["voxel_fpr_interval"]
     said += (
-        f". On {expected['healthy_scans']} healthy scans {expected['voxel_fpr']:.2%} of brain "
-        f"voxels lie above it [95 % interval {low:.2%} to {high:.2%}]"
+        f". On {expected['healthy_scans']} healthy scan(s) {expected['voxel_fpr']:.2%} of brain "
+        "voxels lie above it"
     )
+    if expected["voxel_fpr_interval"] is not None:
+        low, high = expected["voxel_fpr_interval"]
+        said += f" [95 % interval {low:.2%} to {high:.2%}]"
     if expected["false_positives_per_scan"] is not None:
-        low, high = expected["false_positives_per_scan_interval"]
-        said += (
-            f", in {expected['false_positives_per_scan']:.2f} places a scan [{low:.2f} to "
-            f"{high:.2f}]"
-        )
+        said += f", in {expected['false_positives_per_scan']:.2f} places a scan"
+        if expected["false_positives_per_scan_interval"] is not None:
+            low, high = expected["false_positives_per_scan_interval"]
+            said += f" [{low:.2f} to {high:.2f}]"
     return said + "."
 
 

@@ -23,12 +23,12 @@ assert not [m for m in sys.modules if m.split(".")[0] in ("madad_jax", "flax")]
 
 
 @pytest.fixture(scope="module")
-def exported(untrained, tmp_path_factory):
+def exported(untrained):
     """By the command, in its own process: the shape checks of tests know no free batch size."""
-    out = tmp_path_factory.mktemp("exported")
-    flags = ["--mode=export", f"--checkpoint={untrained}", f"--output={out}"]
+    out = untrained / "export"
+    flags = ["--mode=export", "--config=configs/demo.py", f"--workdir={untrained}"]
     done = subprocess.run(
-        [sys.executable, "-m", "madad_jax.predict", *flags],
+        [sys.executable, "-m", "madad_jax.main", *flags],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

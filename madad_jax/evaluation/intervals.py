@@ -1,0 +1,71 @@
+"""Confidence intervals of a mean over people, where a few people have most of it.
+
+False positives of a detector are spread unevenly: one healthy brain in ten has as many as the
+others together. The percentile bootstrap of a dozen such values is too narrow (95 % intervals
+held the rate of everybody 83 times in 100 where these held it 91 times, as `python -m
+benchmarks.prediction --parts=coverage` printed). Here it is the t interval of the mean's
+logarithm by the delta method,
+
+    mean * exp(-+ t[n-1] * s / (mean * sqrt(n)))
+
+with s the standard deviation over people, which is lopsided as such means are.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def of_mean(
+    values: Float[np.ndarray, "people"], at_most: float = math.inf
+) -> tuple[float, float] | None:
+    """95 % interval of the mean of values of at least 0; None for fewer than two people.
+
+    Args:
+      values: one a person.
+      at_most: largest value that a person can have, 1 for a share.
+
+    With no value above 0 the upper end is what people could have unseen: for shares the bound
+    of the share of people who have any (Clopper and Pearson), for counts Poisson's.
+    """
+    values = np.asarray(values, np.float64)
+    n, mean = len(values), values.mean()
+    if n < 2:
+        return None
+    tail = (1 - LEVEL) / 2
+    if mean == 0:
+        none_seen = -math.log(tail) / n if math.isinf(at_most) else 1 - tail ** (1 / n)
+        return 0.0, float(min(none_seen, at_most))
+    reach = stats.t.ppf(1 - tail, n - 1) * _log_error(values)
+    return float(mean * math.exp(-reach)), float(min(mean * math.exp(reach), at_most))
+
+
+def of_fresh_mean(
+    fresh: Float[np.ndarray, "people"], known: Float[np.ndarray, "others"]
+) -> tuple[float, float] | None:
+    """95 % interval for the mean of `fresh` people above a threshold that `known` people chose.
+
+    Both groups are a draw: the fresh mean's own error, and the error of the threshold, which is
+    that of the known people's mean at it. Degrees of freedom after Welch. None where a group has
+    fewer than two people or no value above 0.
+    """
+    groups = [np.asarray(v, np.float64) for v in (fresh, known)]
+    if any(len(v) < 2 or v.mean() == 0 for v in groups):
+        return None
+    squares = np.array([_log_error(v) ** 2 for v in groups])
+    total = squares.sum()
+    if total == 0:
+        return float(groups[0].mean()), float(groups[0].mean())
+    freedom = total**2 / (squares**2 / [len(v) - 1 for v in groups]).sum()
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(total)
+    mean = groups[0].mean()
+    return float(mean * math.exp(-reach)), float(mean * math.exp(reach))
+
+
+def _log_error(values: np.ndarray) -> float:
+    """Standard error of the logarithm of the mean."""
+    return float(values.std(ddof=1) / (values.mean() * math.sqrt(len(values))))
