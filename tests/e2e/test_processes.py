@@ -48,13 +48,15 @@ def flags(one, png_root):
 
 @pytest.fixture(scope="module")
 def undisturbed(flags, tmp_path_factory):
-    """{processes: workdir} of trainings that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    made = {}
-    for count in (1, 2, 4):
-        made[count] = folder / str(count)
-        jobs.run(*flags(made[count]), count=count)
-    return made
+    """{processes: workdir} of trainings that nobody disturbed, made when first asked for."""
+
+    class Made(dict):
+        def __missing__(self, count):
+            self[count] = tmp_path_factory.mktemp("undisturbed") / "run"
+            jobs.run(*flags(self[count]), count=count)
+            return self[count]
+
+    return Made()
 
 
 def curve(workdir):
