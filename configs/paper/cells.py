@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from configs.baselines import ae, anoddpm, autoddpm, dae, ddpm, itermask2, pddpm, thor
 
-PRESETS = ("paper", "official")
+PRESETS = ("paper", "official", "improved")
 # Rows of the paper's tables and the files that make them; others stand with published figures only.
 BASELINES = {
     "AE": ae,
