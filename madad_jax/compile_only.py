@@ -11,7 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, build_methods, errors, hlo, rng, sharding, topology, train
+from madad_jax import (
+    build,
+    build_methods,
+    build_networks,
+    errors,
+    hlo,
+    rng,
+    sharding,
+    topology,
+    train,
+)
+from madad_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,25 +133,24 @@ def _print_plan(found: topology.Plan, devices: int) -> None:
 def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     """(name, lowered program) of the training steps and of image -> anomaly map."""
     detector, size = build.detector(config), config.data.image_size
-    spec = train.image_spec(1, size)
+    spec, latent = train.image_spec(1, size), build_methods.uses_latents(config)
     key = jax.eval_shape(lambda: rng.root_key(0))
     whole = sharding.replicated(mesh)
-    frozen = _sharded(_frozen(config), whole)
-    if "autoencoder" in frozen and not config.autoencoder.checkpoint:
-        count = config.autoencoder.train.batch_size
-        inputs = train.image_spec(count, size)
-        autoencoder = build.autoencoder_training(config)
+    if latent and not config.autoencoder.checkpoint:
+        inputs = train.image_spec(config.autoencoder.train.batch_size, size)
+        method = build.autoencoder_training(config)
         yield (
             "autoencoder step",
-            step(autoencoder, config.autoencoder, inputs, {}, mesh, "autoencoder.train"),
+            step(method, config.autoencoder, inputs, {}, mesh, "autoencoder.train"),
         )
     yield denoiser_step(config, mesh)
     params = jax.eval_shape(lambda k: detector.init(k, spec), key)
     sharding.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
     images = train.image_spec(config.eval.batch_size, size)
     batch = _sharded(images, sharding.batch_sharding(mesh))
-    if config.data.latents == "cached":
-        encode = jax.jit(build.autoencoder(config).encode)
+    frozen = _sharded(_frozen(config), whole)
+    if latent and config.data.latents == "cached":
+        encode = jax.jit(build_networks.autoencoder(config).encode)
         yield "encoding for the cache", encode.lower(frozen["autoencoder"], batch["image"])
     yield (
         "image to anomaly map",
@@ -148,29 +158,27 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     )
 
 
-def _frozen(config: Any) -> dict[str, Any]:
-    """Shapes of what the method reads and does not train."""
+def _frozen(config: Any) -> Params:
+    """Shapes of what the detector takes and does not train."""
     frozen = dict(build_methods.frozen(config))
     if build_methods.uses_latents(config):
         spec = train.image_spec(1, config.data.image_size)
-        autoencoder = build.autoencoder_training(config)
         key = jax.eval_shape(lambda: rng.root_key(0))
-        trained = jax.eval_shape(lambda k: autoencoder.init(k, spec), key)
-        scale = jax.ShapeDtypeStruct((), jnp.float32)
-        frozen |= {"autoencoder": trained["autoencoder"], "scaling_factor": scale}
+        trained = jax.eval_shape(lambda k: build.autoencoder_training(config).init(k, spec), key)
+        frozen["autoencoder"] = trained["autoencoder"]
+        frozen["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
     return frozen
 
 
 def denoiser_step(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the denoiser's training step, live or from cached latents."""
-    detector = build.detector(config)
-    frozen = _frozen(config)
-    if config.data.latents == "cached":
-        frozen.pop("autoencoder", None)
+    frozen, latent = _frozen(config), build_methods.uses_latents(config)
+    if latent and config.data.latents == "cached":
+        del frozen["autoencoder"]
     frozen = _sharded(frozen, sharding.replicated(mesh))
     inputs = build.detector_spec(config, config.train.batch_size)
-    name = f"denoiser step ({config.data.latents} latents)"
-    return name, step(detector, config, inputs, frozen, mesh, "train")
+    name = "denoiser step" + (f" ({config.data.latents} latents)" if latent else "")
+    return name, step(build.detector(config), config, inputs, frozen, mesh, "train")
 
 
 def step(

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import calibrate, panels, result_files, scoring, visualize
+from madad_jax import calibrate, panels, processes, result_files, scoring, visualize
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
 from madad_jax.evaluation import no_learning, stacks, subjects, thresholds
@@ -100,7 +100,9 @@ class Evaluation:
     def fit_floor(self, train: record_lib.Source) -> None:
         """The mean training image, for the rows that learn nothing but that."""
         batches = self._batches_of(train)
-        for batch in tqdm.tqdm(batches, desc="mean image", unit="batch"):
+        quiet = jax.process_index() != 0
+        for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
+            processes.progress("mean image")
             batch = scoring.whole(batch)
             numbers = [train.records[i].slice for i in batch["index"]]
             self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)

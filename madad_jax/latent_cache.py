@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from etils import epath
-from jax.experimental import multihost_utils
 
-from madad_jax import digests, runtime, sharding
+from madad_jax import digests, processes, runtime, sharding
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import latents, pipeline, shards
 from madad_jax.run import Run
@@ -66,10 +65,10 @@ def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedL
         ) as bar:
             encode = _Encoder(run, network, params, layout, draws, bar)
             written = latents.fill(folder, ours, encode)
-        _wait("latents")
+        processes.wait_for_all("latents")
         if run.primary:
             latents.finish(folder, parts, facts)
-    _wait("latents_whole")
+    processes.wait_for_all("latents_whole")
     _LOG.info(
         "latents: %d of train, %d of val, %s (%d encoded in %.0f s)",
         *(counts["train"], counts["val"], folder, written, time.monotonic() - started),
@@ -78,11 +77,6 @@ def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedL
         split: latents.CachedLatents(folder, split, draws=k, layout=layout)
         for split, k in draws.items()
     }
-
-
-def _wait(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def _layout(run: Run, network: Any) -> latents.Layout:
@@ -155,6 +149,7 @@ class _Encoder:
         )
         for batch in batches:
             self._check_stop()
+            processes.progress(f"latents of {part.split}: batch {self._batches}")
             image = jax.device_put(batch["image"], sharding.batch_sharding(self._mesh))
             mean, logvar = (np.asarray(m) for m in self._encode(self._params, image))
             for i in np.flatnonzero(batch["valid"]):

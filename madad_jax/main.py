@@ -4,14 +4,15 @@
 
 Modes: run (all stages), train_autoencoder, train, evaluate, report, compile, export (the
 trained detector as files of its own, in <workdir>/export). The same command again continues a
-stopped run. Exit status: 0 done; 2 bad input, one line; 143 and
-130 stopped by SIGTERM and ctrl-C after saving.
+stopped run. Exit status: 0 done; 2 bad input, one line; 143 and 130 stopped by SIGTERM and ctrl-C
+after saving; 75 another process of the job is gone or hangs: start all of them again.
 """
 
 import logging
 import os
 import re
 import sys
+import traceback
 from typing import Any
 
 from absl import app, flags
@@ -34,6 +35,13 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "compile: a machine to plan for, as v5e-256, h100-8 or 4xv5e-64."
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other hosts (jax.distributed).")
+_JOIN = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the other processes.", 1)
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_timeout", 100, "Seconds after which a silent process counts as gone.", 5
+)
+_HANG = flags.DEFINE_float(
+    "hang_timeout", 1800.0, "Seconds without progress that end a job of several; 0: never.", 0.0
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of user errors.")
 
 
@@ -75,41 +83,42 @@ def _run(argv: list[str]) -> int:
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax
 
-    from madad_jax import compile_only, runtime, stages, table_run
+    from madad_jax import compile_only, process_log, runtime, stages, table_run
 
-    runtime.start(distributed=_DISTRIBUTED.value)
+    runtime.start(
+        distributed=_DISTRIBUTED.value,
+        join_timeout=_JOIN.value,
+        heartbeat_timeout=_HEARTBEAT.value,
+        hang_timeout=_HANG.value,
+    )
     try:
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     except ValueError as error:
         raise errors.UserError(
             f"matmul_precision: found {config.matmul_precision!r}, accepted: default, high, highest"
         ) from error
-    _LOG.info("%s", runtime.device_line())
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    if "cells" in config:  # a table: many runs
-        with runtime.GracefulStop() as stop:
-            try:
-                table_run.execute(config, workdir, _MODE.value, stop)
-            except runtime.Stopped as stopped:
-                _LOG.warning("%s; the same command continues it", stopped)
-                return stopped.exit_status
-        table_run.print_table(config, workdir)
-        return 0
-    if _MODE.value == "compile":
+    if _MODE.value not in ("compile", "export"):
+        process_log.attach(workdir, jax.process_index())
+    _LOG.info("%s", runtime.device_line())
+    work = table_run if "cells" in config else stages  # a table is many runs
+    if work is stages and _MODE.value == "compile":
         compile_only.report(config, machine)
         return 0
-    if _MODE.value == "export":
+    if work is stages and _MODE.value == "export":
         from madad_jax import predict
 
         print(predict.export(workdir, os.path.join(workdir, "export")))
         return 0
     with runtime.GracefulStop() as stop:
         try:
-            stages.execute(config, workdir, _MODE.value, stop)
+            work.execute(config, workdir, _MODE.value, stop)
         except runtime.Stopped as stopped:
             _LOG.warning("%s; the same command continues it", stopped)
             return stopped.exit_status
-    if _MODE.value in ("run", "evaluate", "report"):
+    if work is table_run:
+        table_run.print_table(config, workdir)
+    elif _MODE.value in ("run", "evaluate", "report"):
         stages.print_table(workdir)
     return 0
 
@@ -120,8 +129,33 @@ def _guarded(argv: list[str]) -> int:
     except errors.UserError as error:
         if _TRACEBACK.value:
             raise
-        print(f"madad_jax: error: {error}", file=sys.stderr)
-        return 2
+        return _ended(2, error)
+    except Exception as error:
+        from madad_jax import processes
+
+        if isinstance(error, processes.Lost):
+            return _ended(processes.EXIT_LOST, error)
+        if processes.is_loss(error):
+            if _TRACEBACK.value:
+                traceback.print_exc()
+            return _ended(processes.EXIT_LOST, processes.lost(error))
+        if processes.several():
+            traceback.print_exc()
+            return _ended(1, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _ended(status: int, message: object) -> int:
+    """Says why; in a job of several processes the others end with this one."""
+    if "jax" not in sys.modules:  # a mistake that was found before anything started
+        print(f"madad_jax: error: {message}", file=sys.stderr)
+        return status
+    from madad_jax import processes
+
+    processes.say(str(message))
+    if processes.several() or status == processes.EXIT_LOST:
+        processes.end(status, str(message))
+    return status
 
 
 def _parse(argv: list[str]) -> list[str]:

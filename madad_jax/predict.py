@@ -16,7 +16,11 @@ In Python:
     result.anomaly_image, result.mask_image, result.score, result.candidates
 
 Research software, not a medical device. Exit status: 0 done; 1 some scans of a folder failed;
-2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM after the scans in work.
+2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM after the scans in work; 75
+another process of the job is gone.
+
+`--distributed` shares a folder's scans over the processes of a job (found as `main` finds them):
+process k of n takes every n-th from the k-th, on its own devices, and process 0 writes the table.
 """
 
 import dataclasses
@@ -215,6 +219,9 @@ def make_flags() -> flags.FlagValues:
     )
     flags.DEFINE_integer("batch_size", 16, "Slices at a time.", 1, flag_values=values)
     flags.DEFINE_integer("workers", 1, "Scans at a time.", 1, 64, flag_values=values)
+    flags.DEFINE_bool(
+        "distributed", False, "Share the scans with other processes.", flag_values=values
+    )
     flags.DEFINE_bool("report", True, "Write report.html.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     flags.DEFINE_bool("traceback", False, "Show tracebacks of user errors.", flag_values=values)
@@ -235,21 +242,27 @@ def run(argv: Sequence[str]) -> int:
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     from madad_jax import runtime
 
-    runtime.start()
+    if options.distributed and options.mode != "predict":
+        raise errors.UserError(f"--distributed: found with --mode={options.mode}, which is for one")
+    runtime.start(distributed=options.distributed)
     if options.mode == "export":
         print(export(options.checkpoint, options.output, options.calibration))
         return 0
-    with runtime.GracefulStop() as stop:
+    with runtime.GracefulStop(alone=True) as stop:
         work = _calibrate if options.mode == "calibrate" else _predict
         return work(options, lambda: stop.signal is not None) or stop.exit_status
 
 
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
+    import jax
     from etils import epath
 
     from madad_jax.prediction import folder
 
     found, single = folder.discover(options.input)
+    index, count = jax.process_index(), jax.process_count()
+    if single and count > 1:
+        raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     if options.brain_mask_file and not single:
         raise errors.UserError("--brain_mask_file belongs to one scan; give one as --input")
     detector = load(
@@ -270,15 +283,16 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     if options.task == "files":
         rows = folder.predict(
             detector,
-            found,
+            found[index::count],
             out,
             single=single,
             brain_mask=options.brain_mask_file,
             report=options.report,
+            table=folder.table_of(index) if count > 1 else folder.TABLE,
             **common,
         )
     else:
-        rows = folder.mood(detector, found, out, options.task, **common)
+        rows = folder.mood(detector, found[index::count], out, options.task, **common)
     for row in rows:
         if row["status"] != "failed":
             said = "" if row["percentile"] is None else f", percentile {row['percentile']:.0f}"
@@ -286,10 +300,21 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
                 f"{row['scan']}: score {row['score']:.4f}{said}, {row['candidates']} candidate(s), "
                 f"{row['candidates_ml']:.2f} ml ({row['status']})"
             )
+    if count > 1 and options.task == "files":
+        rows = _all_rows(out, count)
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
     print("Research software: not a medical device.")
     return 1 if failed else 0
+
+
+def _all_rows(out: Any, count: int) -> list[dict[str, Any]]:
+    """The rows of all processes, once the last has ended its share; process 0 writes the table."""
+    from madad_jax import processes, runtime
+    from madad_jax.prediction import folder
+
+    processes.wait_for_all("scans")
+    return runtime.from_first(lambda: folder.merge(out, count))
 
 
 def _changes(options: flags.FlagValues) -> dict[str, float]:
@@ -340,7 +365,13 @@ def main() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    sys.exit(command_line.status("madad_jax.predict", run, sys.argv))
+    status = command_line.status("madad_jax.predict", run, sys.argv)
+    if status == 2 and "jax" in sys.modules:
+        from madad_jax import processes
+
+        if processes.several():  # the ordinary way out waits for those who know nothing of it
+            processes.end(status, "bad input, see its own line")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

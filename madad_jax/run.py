@@ -96,10 +96,13 @@ class Run:
         return self.source(companion) if known else None
 
     def complete(self, stage: str, keys: Sequence[str]) -> bool:
-        """Whether the stage was finished with this config.
+        """Whether the stage was finished with this config. Every process must call it.
 
         Raises UserError when the folder holds the stage of another config.
         """
+        return runtime.from_first(lambda: self._complete(stage, keys))
+
+    def _complete(self, stage: str, keys: Sequence[str]) -> bool:
         marker = self.trained / stage / "config.json"
         now = flat(self.config, keys)
         if marker.exists():
@@ -111,7 +114,7 @@ class Run:
                     f"{self.trained / stage} was made with another config ({shown}); "
                     "choose another --workdir, or remove that folder"
                 )
-        elif self.primary:
+        else:
             files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
         return (self.trained / stage / "complete.json").exists()
 
@@ -126,7 +129,15 @@ class Run:
             files.write_text(self.trained / stage / "complete.json", json.dumps(facts, indent=1))
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """What a finished stage recorded. Raises UserError when it is not finished."""
+        """What a finished stage recorded. Every process must call it.
+
+        Raises UserError when it is not finished.
+        """
+        return runtime.from_first(lambda: self.facts_here(stage))
+
+    def facts_here(self, stage: str) -> dict[str, Any]:
+        """`facts` as this process alone sees them: what process 0 has just written others may
+        not see yet."""
         path = self.trained / stage / "complete.json"
         if not path.exists():
             raise errors.UserError(

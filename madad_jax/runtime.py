@@ -1,10 +1,12 @@
 """The process around a run: hosts, compile cache, one line about the machine, signals.
 
 Exit status of a stopped run, after its state was saved: 143 for SIGTERM (preemption) and 130
-for SIGINT (ctrl-C), as shells count them (128 + signal).
+for SIGINT (ctrl-C), as shells count them (128 + signal). 75 when another process of the job is
+gone or nothing moves (`processes`).
 """
 
 import importlib.metadata
+import json
 import logging
 import os
 import pathlib
@@ -12,6 +14,7 @@ import platform
 import signal as signals
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -19,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from madad_jax import errors, version
+from madad_jax import errors, processes, version
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
     cache_dir: str | None = None,
+    join_timeout: int = 300,
+    heartbeat_timeout: int = 100,
+    hang_timeout: float = 0.0,
 ) -> None:
     """Joins the other hosts when asked, and turns the persistent compile cache on.
 
@@ -56,22 +62,34 @@ def start(
       num_processes: default `JAX_NUM_PROCESSES`.
       process_id: default `JAX_PROCESS_ID`.
       cache_dir: None for `$JAX_COMPILATION_CACHE_DIR` or `default_cache_dir()`; "" for none.
+      join_timeout: seconds to wait for the other processes at the start.
+      heartbeat_timeout: seconds after which JAX takes a silent process for gone.
+      hang_timeout: seconds without progress after which the job is ended; 0 waits for ever.
 
     Raises:
-      UserError: when the hosts cannot be joined.
+      UserError: when nobody says which processes there are.
+      processes.Lost: when the others did not come in time.
     """
     address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if distributed or address:
         count = _integer("JAX_NUM_PROCESSES", num_processes)
         index = _integer("JAX_PROCESS_ID", process_id)
         try:
-            jax.distributed.initialize(address, count, index)
+            jax.distributed.initialize(
+                address,
+                count,
+                index,
+                initialization_timeout=join_timeout,
+                heartbeat_timeout_seconds=heartbeat_timeout,
+            )
         except (RuntimeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise errors.UserError(
+            kind = errors.UserError if isinstance(error, ValueError) else processes.Lost
+            raise kind(
                 f"cannot join the other processes at {address or 'an address found by JAX'} "
                 f"(process {index} of {count}): {reason}"
             ) from error
+        processes.begin(hang_timeout)
     _use_cache(os.environ.get(CACHE_VARIABLE) if cache_dir is None else cache_dir)
 
 
@@ -134,6 +152,37 @@ def minutes_passed(since: float, minutes: float) -> bool:
     return passed
 
 
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make()` gives on process 0, on every process; every process must call it.
+
+    What process 0 has just written others may not see yet, and then they would go another way
+    than it does.
+
+    Args:
+      make: gives something that JSON holds; called on process 0 alone.
+
+    Raises:
+      UserError: the one that `make` raised, on every process.
+    """
+    if not processes.several():
+        return make()
+    answer: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            answer = {"value": make()}
+        except errors.UserError as error:
+            answer = {"error": str(error)}
+    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
+    padded = np.zeros(size, np.uint8)
+    padded[: len(text)] = text[:size]
+    whole = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
+    answer = json.loads(whole.tobytes().decode())
+    if "error" in answer:
+        raise errors.UserError(answer["error"])
+    return answer["value"]
+
+
 class Stopped(Exception):
     """A signal asked for the end and the state was saved. `main` exits with `exit_status`."""
 
@@ -153,14 +202,19 @@ class GracefulStop:
     A second SIGINT raises `KeyboardInterrupt` at once. In a job of several processes the signal
     may reach one host only, so SIGTERM is left to JAX's preemption service, which makes all
     processes agree on the step after which they stop; SIGINT keeps its default there.
+
+    Args:
+      alone: this process shares no step with the others, and stops by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
+        self._alone = alone
         self.signal: int | None = None
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "GracefulStop":
-        if threading.current_thread() is threading.main_thread() and not _several_processes():
+        ours = self._alone or not processes.several()
+        if threading.current_thread() is threading.main_thread() and ours:
             for number in (signals.SIGTERM, signals.SIGINT):
                 self._old[number] = signals.signal(number, self._handle)
         return self
@@ -178,7 +232,7 @@ class GracefulStop:
         """
         if (
             self.signal is None
-            and _several_processes()
+            and processes.several()
             and multihost_utils.reached_preemption_sync_point(step)
         ):
             self.signal = signals.SIGTERM
@@ -193,8 +247,3 @@ class GracefulStop:
         if number == signals.SIGINT and self.signal == signals.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-
-
-def _several_processes() -> bool:
-    """Whether the job spans processes, without starting a backend to find out."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1

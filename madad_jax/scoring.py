@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from madad_jax import rng, sharding
+from madad_jax import processes, rng, sharding
 from madad_jax.data import record as record_lib
 from madad_jax.methods import base
 from madad_jax.typing import Batch, Params
@@ -51,7 +51,7 @@ class Scorer:
 
 def gather(x: jax.Array) -> np.ndarray:
     """The whole array as numpy, from wherever its shards are."""
-    if jax.process_count() > 1:
+    if not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
 
@@ -62,6 +62,7 @@ def scored(
     """(batch, maps) pairs without their padding."""
     quiet = jax.process_index() != 0
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
+        processes.progress(f"{what}: batch {i}")
         out = scorer(i, batch)
         batch = whole(batch)
         yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}

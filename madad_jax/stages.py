@@ -294,7 +294,7 @@ def write_report(run: Run) -> None:
             "modality": c.data.modality,
             "image size": c.data.image_size,
             "denoiser": f"{c.denoiser.name} {c.denoiser.size}",
-            "denoiser steps": run.facts("denoiser")["steps"],
+            "denoiser steps": run.facts_here("denoiser")["steps"],
             **_method_summary(c),
             "machine": runtime.device_line(),
         },

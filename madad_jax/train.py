@@ -18,7 +18,16 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import checkpoint, errors, metric_writer, rng, runtime, sharding, train_step
+from madad_jax import (
+    checkpoint,
+    errors,
+    metric_writer,
+    processes,
+    rng,
+    runtime,
+    sharding,
+    train_step,
+)
 from madad_jax import train_state as train_state_lib
 from madad_jax.methods import base
 from madad_jax.typing import Batch, Params
@@ -99,6 +108,7 @@ class Trainer:
         key = rng.stream(self.stream_key, "validate")
         total: dict[str, list[float]] = {}
         for i, batch in enumerate(batches):
+            processes.progress(f"{self.options.stage}: validation batch {i}")
             batch = sharding.global_batch(self.mesh, batch)
             metrics = self.loss_fn(
                 state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
@@ -134,6 +144,7 @@ def train(
         keep_latest=options.keep_latest,
         best_metric="val/loss",
     ) as saver:
+        processes.progress(f"{options.stage}: restoring")
         restored = saver.restore_latest(trainer.abstract)
         if restored is None:
             state, step = trainer.initial_state(first), 0
@@ -171,6 +182,7 @@ def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, s
     pending = None
     last_save = time.monotonic()
     while step < options.steps:
+        processes.progress(f"{options.stage}: step {step + 1}")
         state, metrics = step_fn(state)
         step += 1
         bar.update()
@@ -194,6 +206,7 @@ def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, s
             writer.write(options.stage, "val", step, _without_prefix(values))
         if saving or validating:
             _check_finite(options.stage, *pending, saver)
+            processes.progress(f"{options.stage}: saving step {step}")
             save(step, state, values)
             last_save = time.monotonic()
             clock = _Clock(step)

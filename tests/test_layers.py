@@ -1,6 +1,6 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors files command_line version hlo topology
+0  typing rng errors files command_line version hlo topology processes
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
@@ -16,10 +16,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"typing", "rng", "errors", "files", "command_line", "version", "hlo", "topology"},
+    {
+        *("typing", "rng", "errors", "files", "command_line", "version"),
+        *("hlo", "topology", "processes"),
+    },
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
-        *("checkpoint_reader", "digests", "metric_writer"),
+        *("checkpoint_reader", "digests", "metric_writer", "process_log"),
     },
     {"methods"},
     {"train_state", "train_step", "visualize", "runtime"},

@@ -108,6 +108,7 @@ def predict(
     report: bool = True,
     workers: int = 1,
     stopped: Callable[[], bool] = lambda: False,
+    table: str = TABLE,
 ) -> list[dict[str, Any]]:
     """Scores scans into `out/<name>/` (`single`: `out/` itself); rows of `scans.csv`.
 
@@ -129,7 +130,7 @@ def predict(
         result.save(folder, report=report)
         return {**_row(scan, result.summary), "status": "done"}
 
-    return each(one, found, out, single=single, workers=workers, stopped=stopped)
+    return each(one, found, out, single=single, workers=workers, stopped=stopped, table=table)
 
 
 def mood(
@@ -160,10 +161,11 @@ def each(
     single: bool,
     workers: int = 1,
     stopped: Callable[[], bool] = lambda: False,
+    table: str = TABLE,
 ) -> list[dict[str, Any]]:
     """Runs `one` on every scan, `workers` at a time; at most so many are in memory.
 
-    What a scan cannot do is its row's message; `out` (None: nowhere) gets the table. After
+    What a scan cannot do is its row's message; `out` (None: nowhere) gets the `table`. After
     `stopped` no further scan is begun.
     """
     if single:
@@ -182,7 +184,7 @@ def each(
             if row["status"] == "failed":
                 tqdm.tqdm.write(f"{row['scan']}: {row['message']}")
             if out is not None:
-                _write_table(out, rows)
+                _write_table(out / table, rows)
     return sorted(rows, key=lambda row: row["scan"])
 
 
@@ -213,12 +215,30 @@ def _row(scan: Found, summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_table(out: epath.Path, rows: list[dict[str, Any]]) -> None:
+def table_of(process: int) -> str:
+    """The table of one process among several."""
+    return f"{TABLE}.process_{process}"
+
+
+def merge(out: epath.Path, processes: int) -> list[dict[str, str]]:
+    """Makes one table of those that `processes` processes left, and removes them; its rows."""
+    rows, parts = [], [out / table_of(k) for k in range(processes)]
+    for part in parts:
+        if part.exists():  # one without scans writes none
+            rows += csv.DictReader(io.StringIO(part.read_text()))
+    if rows:
+        _write_table(out / TABLE, rows)
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return rows
+
+
+def _write_table(path: epath.Path, rows: list[dict[str, Any]]) -> None:
     content = io.StringIO()
     writer = csv.DictWriter(content, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: row["scan"]))
-    files.write_bytes(out / TABLE, content.getvalue().encode())
+    files.write_bytes(path, content.getvalue().encode())
 
 
 def settings_digest(detector: detector_lib.Detector) -> str:

@@ -117,6 +117,9 @@ def load(
         ) from error
     folder = workdir / "denoiser" / "checkpoints"
     params = restore.denoiser(config, folder, mesh, method, step)
+    if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
+        mesh = sharding.make_mesh(devices=jax.local_devices())
+        params, frozen = _on_host((params, frozen))
     weights = digests.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
         raise errors.UserError(
@@ -149,6 +152,13 @@ def load(
         shards=sharding.batch_shards(mesh),
         weights=weights,
         facts=facts,
+    )
+
+
+def _on_host(tree: Params) -> Params:
+    """Replicated arrays as this process's own."""
+    return jax.tree.map(
+        lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
     )
 
 
