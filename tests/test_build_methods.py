@@ -9,7 +9,7 @@ from configs import default, method_settings, protocols
 from configs.baselines import anoddpm, ddpm, wolleb
 from madad_jax import build_methods, build_networks, checks, errors
 from madad_jax import run as run_lib
-from madad_jax.methods import base
+from madad_jax.methods import base, penalised
 
 
 def test_every_section_has_a_method_and_every_method_a_name_of_its_own():
@@ -93,3 +93,34 @@ def test_a_folding_unet_gives_back_what_it_took():
     x = jax.ShapeDtypeStruct((2, 16, 16, 2), "float32")
     out = jax.eval_shape(network.predict, params, x, jax.ShapeDtypeStruct((2,), "int32"))
     assert out.shape == (2, 16, 16, 1)
+
+
+def test_sspcab_wraps_a_method_with_a_unet_and_is_refused_elsewhere():
+    config = importlib.import_module("configs.baselines.dae").get_config()
+    assert not isinstance(build_methods.detector(config), penalised.Penalised)
+    config.denoiser.sspcab = 0.1
+    made = build_methods.detector(config)
+    assert isinstance(made, penalised.Penalised) and made.weight == 0.1 and made.name == "dae"
+    assert made.method.network.penalised
+    config = importlib.import_module("configs.baselines.reflect").get_config()
+    config.denoiser.sspcab = 0.1  # the demo's DiT
+    with pytest.raises(errors.UserError, match=r"denoiser\.sspcab: unknown key"):
+        build_methods.detector(config)
+
+
+def test_published_settings_of_the_reconstructions_and_corrections_arrive():
+    from_config = {
+        name: build_methods.detector(
+            importlib.import_module(f"configs.baselines.{name}").get_config("brats:FLAIR")
+        )
+        for name in ("dae", "ae", "deco_diff", "reflect")
+    }
+    dae = from_config["dae"]
+    assert (dae.resolution, dae.sigma, dae.synthesis.share) == (16, 0.2, 0.0)
+    assert (dae.residual.median, dae.residual.erosion, dae.residual.sigma) == (5, 5, 0.0)
+    assert from_config["ae"].residual.median == 5
+    deco = from_config["deco_diff"]
+    assert deco.start == 5 and deco.corruption.sides == (1, 2, 4, 8, 16)
+    assert (deco.score.fusion, deco.score.latent_gamma) == ("geometric", 0.2)
+    flow = from_config["reflect"]
+    assert (flow.steps, flow.score.fusion, flow.score.latent_gamma) == (1, "arithmetic", 0.4)

@@ -7,7 +7,11 @@ import pytest
 from madad_jax import report
 
 # Names of configs/baselines; a method beats nothing in so few steps, and is not asked to.
-METHODS = ("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb")
+METHODS = (
+    *("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb"),
+    *("ae", "vae", "dae", "maediff", "deco_diff", "reflect"),
+)
+ON_LATENTS = ("deco_diff", "reflect")
 SHORT = (
     *("--config.train.steps=40", "--config.train.batch_size=8", "--config.log.every_steps=5"),
     *("--config.log.validate_every_steps=20", "--config.checkpoint.every_steps=20"),
@@ -17,6 +21,7 @@ SHORT = (
         "--config.eval.bootstrap=20",
         "--config.eval.panels=2",
     ),
+    *("--config.autoencoder.train.steps=30", "--config.autoencoder.train.batch_size=4"),
 )
 
 
@@ -50,4 +55,4 @@ def test_trains_and_is_scored_beside_the_rows_that_learn_nothing(name, command, 
     text = (tmp_path / "report.md").read_text()
     assert learnt[0]["method"] in text and "synthetic" in text
     assert (tmp_path / "eval" / "test" / "panels" / "panel_00.png").stat().st_size > 5000
-    assert not (tmp_path / "autoencoder").exists()
+    assert (tmp_path / "autoencoder").exists() == (name in ON_LATENTS)

@@ -12,7 +12,7 @@ from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import deco_diff, reflect
 from madad_jax.models import registry
 from tests.methods import stand_ins
-from tests.methods.test_madad import SCALE, batch, frozen, latents
+from tests.methods.test_madad import SCALE, answers, ask, batch, frozen, latents
 
 SCHEDULE = schedule.make_schedule("cosine", 10)
 SIDES = {"sides": (1, 2, 4), "probabilities": (0.4, 0.3, 0.3)}
@@ -111,9 +111,9 @@ def test_no_direction_changes_nothing():
 def test_deco_diffs_loss_is_the_error_of_the_direction():
     b, (network, calls) = batch(count=8), stand_ins.denoiser(gain=0.0)
     made = deco(network, corruption={"foreign": 0.0, "brain_min_fraction": 0.0})
-    loss, metrics = made.loss({"x0": 0.1, "logit": 0.0}, frozen(), b, jax.random.key(0))
-    width = np.sqrt(1 - SCHEDULE.alphas_cumprod[np.asarray(calls[0]["t"])])[:, None, None, None]
-    d = (np.asarray(calls[0]["x"]) - latents(b)) / width
+    loss, metrics, call = ask(made, calls, answers(x0=0.1), b)(jax.random.key(0))
+    width = np.sqrt(1 - SCHEDULE.alphas_cumprod[np.asarray(call["t"])])[:, None, None, None]
+    d = (np.asarray(call["x"]) - latents(b)) / width
     np.testing.assert_allclose(loss, np.square(0.1 - d).mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["loss_over_zero"], loss / np.square(d).mean(), rtol=1e-4)
 
@@ -149,10 +149,11 @@ def test_strength_is_the_objects_and_mostly_inside_the_brain():
 def test_corruption_keeps_unit_spread_and_untouched_cells():
     b = batch(count=48)
     made = flow(corruption={"texture": 0.0, "min_radius": 0.2, "max_radius": 0.3})
-    z1 = jnp.asarray(np.random.default_rng(0).standard_normal((48, 8, 8, 4)), jnp.float32)
+    z1 = jnp.asarray(np.random.default_rng(0).standard_normal((48, 8, 8, 16)), jnp.float32)
     key = jax.random.key(5)
     z0 = np.asarray(jax.jit(made.corrupted)(frozen(), b, z1, key))
-    m = np.asarray(made.strength(jax.random.split(key, 6)[0], b["brain_mask"], (8, 8)))
+    strength = jax.jit(made.strength, static_argnums=2)
+    m = np.asarray(strength(jax.random.split(key, 6)[0], b["brain_mask"], (8, 8)))
     np.testing.assert_allclose(z0[m == 0], np.asarray(z1)[m == 0], atol=1e-6)
     touched = z0[m > 0]
     assert abs(touched.std() - 1) < 0.1 and not np.allclose(touched, np.asarray(z1)[m > 0])
@@ -172,12 +173,12 @@ def test_flow_is_trained_on_the_straight_line():
     b, (network, calls) = batch(count=8), stand_ins.denoiser(gain=0.0)
     made = flow(network, corruption={"textures": "shuffled"})
     key = jax.random.key(7)
-    loss, _ = made.loss({"x0": 0.0, "logit": 0.0}, frozen(), b, key)
+    loss, _, call = ask(made, calls, answers(), b)(key)
     z1 = latents(b)
-    z0 = np.asarray(made.corrupted(frozen(), b, jnp.asarray(z1), jax.random.split(key, 4)[2]))
+    z0 = jax.jit(made.corrupted)(frozen(), b, jnp.asarray(z1), jax.random.split(key, 4)[2])
     np.testing.assert_allclose(loss, np.square(z1 - z0).mean(), rtol=1e-3)
-    t = (np.asarray(calls[0]["t"]) / 1000)[:, None, None, None]
-    np.testing.assert_allclose(calls[0]["x"], (1 - t) * z0 + t * z1, atol=1e-4)
+    t = (np.asarray(call["t"]) / 1000)[:, None, None, None]
+    np.testing.assert_allclose(call["x"], (1 - t) * np.asarray(z0) + t * z1, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -211,18 +212,18 @@ def test_a_synthetic_anomaly_can_stand_in_for_the_corruption(made):
     b, (network, calls) = batch(count=4), stand_ins.denoiser()
     options = synthesis.Options(share=1.0, min_radius=0.1)
     method = made(network, synthesis=options)
-    method.loss({"x0": 0.0, "logit": 0.0}, frozen(), b, jax.random.key(0))
-    x = np.asarray(calls[0]["x"])
+    x = np.asarray(ask(method, calls, answers(), b)(jax.random.key(0))[2]["x"])
     outside = np.zeros(x.shape[:3], bool)
     outside[:, :, 4:] = True  # of the brain
     np.testing.assert_allclose(x[outside], latents(b)[outside], atol=1e-5)
     assert np.abs(x - latents(b)).max() > 0.05
-    cached = {"latent_mean": jnp.asarray(latents(b)) / SCALE, "latent_logvar": 0 * latents(b) - 30}
+    mean = jnp.asarray(latents(b)) / SCALE
+    cached = {"latent_mean": mean, "latent_logvar": 0 * mean - 30}
     cached |= {k: b[k] for k in ("brain_mask", "step")}
     with pytest.raises(errors.UserError, match=r"synthesis\.share: found 1"):
         if made is flow:
             method = flow(network, synthesis=options, corruption={"textures": "shuffled"})
-        method.loss({"x0": 0.0, "logit": 0.0}, frozen(), cached, jax.random.key(0))
+        jax.eval_shape(method.loss, answers(), frozen(), cached, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
