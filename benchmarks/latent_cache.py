@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from configs import brats, demo
-from madad_jax import build, rng, runtime, sharding, train
+from madad_jax import build, build_networks, rng, runtime, sharding, train
 from madad_jax.data import latents
 
 _SLICES = 64
@@ -102,7 +102,7 @@ def main() -> None:
     runtime.start()
     config = _config(arguments.preset)
     config.train.batch_size = arguments.batch_size or config.train.batch_size
-    network = build.autoencoder(config)
+    network = build_networks.autoencoder(config)
     size = config.data.image_size
     images = _Noise(size)
     params = jax.jit(lambda k: network.init(k, (1, size, size, 1)))(jax.random.key(0))

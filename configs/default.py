@@ -5,7 +5,7 @@ The argument picks a preset: `--config=configs/default.py:official`.
 
 from ml_collections import config_dict
 
-from configs import presets
+from configs import method_settings, presets
 
 
 def get_config(preset: str = "paper"):
@@ -16,12 +16,16 @@ def get_config(preset: str = "paper"):
     c.note = ""  # a sentence for the report (hardware, budget)
     c.data = _data()
     c.autoencoder = _autoencoder()
-    c.method = "madad"
+    c.method = "madad"  # or one of configs/method_settings.py, which has their sections
+    c.methods = method_settings.sections()
     c.denoiser = _denoiser()
     c.diffusion = config_dict.create(
         timesteps=10,
         schedule="cosine",  # cosine | linear
-        noise="gaussian",  # gaussian | pyramid (ours)
+        noise="gaussian",  # gaussian | pyramid (ours); on images simplex too
+        octaves=6,  # of simplex noise
+        persistence=0.8,  # amplitude of an octave over that of the coarser one before
+        frequency=64.0,  # period of the coarsest octave in pixels
     )
     c.synthesis = config_dict.create(
         share=0.0,  # of samples corrupted in the image instead of by noise (ours); 0: none
@@ -29,6 +33,7 @@ def get_config(preset: str = "paper"):
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
+        kind="generic",  # generic | dag (foreign patches and biases of intensity classes)
     )
     c.masking = config_dict.create(
         max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
@@ -59,6 +64,12 @@ def get_config(preset: str = "paper"):
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
     )
+    c.ensemble = config_dict.create(  # ours: several looks, several signals (methods/ensemble.py)
+        draws=1,  # of the sampler's noise, whose maps are averaged; needs sampler.eta above 0
+        flips=False,  # each draw also of the mirrored slice
+        combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
+        smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
+    )
     c.optim = config_dict.create(
         name="adamw",  # adamw | adam | muon
         lr=5e-4,
@@ -87,7 +98,16 @@ def get_config(preset: str = "paper"):
         keep_latest=2,  # and the best by validation loss
     )
     c.eval = _eval()
-    c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)  # -1: what is left
+    c.mesh = config_dict.create(  # sizes of the axes over the whole job
+        data=-1,  # -1: what is left
+        fsdp=1,
+        tensor=1,
+        dcn_data=-1,  # slices (pods) that `data` lies over; -1: those there are, over dcn_fsdp
+        dcn_fsdp=1,  # slices that `fsdp` lies over: parameters cross the slow network in each step
+    )
+    c.compile = config_dict.create(
+        memory_gib=0.0,  # --mode=compile fails above this, per device; 0: the --topology's memory
+    )
     c.matmul_precision = "default"  # default | high | highest (jax_default_matmul_precision)
     presets.apply(c, preset)
     return c
@@ -178,8 +198,10 @@ def _denoiser():
         num_res_blocks=0,
         attention_rates=(),
         num_groups=0,
+        patch=0,  # unet: squares of so many pixels are folded into channels first (ours)
         init="",  # a run whose denoiser weights training starts from
         residual_x0=False,  # ours: predict the clean latent as a change of the input
+        sspcab=0.0,  # unet: weight of the loss of an SSPCAB before the heads (0.1); 0: no block
         dropout=0.4,
         remat=False,
         attention="chunked",  # chunked | xla | cudnn
@@ -190,6 +212,10 @@ def _denoiser():
 def _eval():
     return config_dict.create(
         sets=("test",),  # splits to score; the healthy one joins when it exists
+        run="",  # folder of the run whose weights are scored; empty: this one's
+        protocol="slices",  # slices | both: whole scans in 3-D too
+        spacing_mm=(0.0, 0.0, 0.0),  # between slices, rows, columns; 0: as slices were prepared
+        postprocess="none",  # of whole scans, before they are judged: none | pddpm | dae
         batch_size=16,  # global
         checkpoint="best",  # best (by validation loss) | latest
         false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold

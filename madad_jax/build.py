@@ -1,6 +1,7 @@
-"""From a config to the objects of a run: networks, methods, data, optimisers.
+"""From a config to the objects of a run: data, optimisers, budgets, the autoencoder's training.
 
-The last place that knows the config's keys; below it everything takes plain arguments.
+This file, `build_networks.py` and `build_methods.py` are the last places that know the config's
+keys; below them everything takes plain arguments.
 """
 
 import dataclasses
@@ -8,57 +9,23 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 import optax
-import safetensors.numpy
 from etils import epath
 
-from madad_jax import errors, optim, sharding, train
+from madad_jax import build_methods, build_networks, errors, optim, sharding, train
 from madad_jax.data import pipeline
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.data import registry as data_registry
-from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import autoencoder as autoencoder_method
-from madad_jax.methods import madad
-from madad_jax.models import lpips, registry
+from madad_jax.methods import base
+from madad_jax.models import registry
 from madad_jax.typing import Batch
-
-METHODS = ("madad",)
-_DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
-_UNET_NUMBERS = (
-    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups"),
-)
-
-
-def autoencoder(config: Any) -> registry.Autoencoder:
-    """The KL autoencoder of `config.autoencoder`."""
-    c = config.autoencoder
-    optional = {
-        "decoder_channels": c.decoder_channels or None,
-        "decoder_channel_mult": tuple(c.decoder_channel_mult) or None,
-        "decoder_num_res_blocks": (
-            None if c.decoder_num_res_blocks < 0 else c.decoder_num_res_blocks
-        ),
-    }
-    return registry.autoencoder(
-        channels=c.channels,
-        channel_mult=tuple(c.channel_mult),
-        num_res_blocks=c.num_res_blocks,
-        patch=c.patch,
-        latent_channels=c.latent_channels,
-        num_groups=c.num_groups,
-        mid_attention=c.mid_attention,
-        attention=c.attention,
-        remat=c.remat,
-        dtype=c.dtype,
-        **optional,
-    )
 
 
 def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
     """The method that trains the autoencoder."""
     c = config.autoencoder
-    network, discriminator = autoencoder(config), None
+    network, discriminator = build_networks.autoencoder(config), None
     if c.discriminator:
         discriminator = registry.discriminator(
             channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
@@ -68,8 +35,13 @@ def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
         discriminator=discriminator,
         loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
         crop=c.crop,
-        sigma=smoothing_sigma(config),
+        sigma=build_networks.smoothing_sigma(config),
     )
+
+
+def detector(config: Any) -> base.Method:
+    """The method whose maps are reported. Raises UserError for an unknown `config.method`."""
+    return build_methods.detector(config)
 
 
 def detector_spec(config: Any, batch_size: int) -> Batch:
@@ -77,58 +49,9 @@ def detector_spec(config: Any, batch_size: int) -> Batch:
     size = config.data.image_size
     if config.data.latents != "cached":
         return train.image_spec(batch_size, size)
-    network = autoencoder(config)
+    network = build_networks.autoencoder(config)
     side = size // network.factor
     return train.latent_spec(batch_size, size, (side, side, network.latent_channels))
-
-
-def smoothing_sigma(config: Any) -> float:
-    """`score.sigma` is given in pixels of a 256 image, whatever the size in use."""
-    return config.score.sigma * config.data.image_size / 256.0
-
-
-def detector(config: Any) -> madad.MadAd:
-    """The method whose maps are reported.
-
-    Raises UserError for an unknown `config.method`.
-    """
-    if config.method not in METHODS:
-        raise errors.UserError(f"method: found {config.method!r}, accepted: {', '.join(METHODS)}")
-    c = {k: v for k, v in config.denoiser.to_dict().items() if k != "init"}
-    # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
-    overrides = {k: c.pop(k) for k in (*_DIT_NUMBERS, *_UNET_NUMBERS)}
-    c |= {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if v}
-    score = config.score.to_dict() | {"sigma": smoothing_sigma(config)}
-    masking = {k: tuple(v) if isinstance(v, list) else v for k, v in config.masking.items()}
-    return madad.MadAd(
-        denoiser=registry.denoiser(**c),
-        autoencoder=autoencoder(config),
-        schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-        noise=config.diffusion.noise,
-        synthesis=synthesis.Options(**config.synthesis.to_dict()),
-        masking=madad.Masking(**masking),
-        loss_options=madad.Loss(**config.loss.to_dict()),
-        sampler=madad.Sampler(**config.sampler.to_dict()),
-        score=madad.Score(**score),
-    )
-
-
-def lpips_weights(path: str) -> Any:
-    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/lpips.py` names keys).
-
-    Raises UserError when the file is missing, of another kind, or lacks a weight.
-    """
-    file = epath.Path(path)
-    if not file.exists():
-        raise errors.UserError(f"autoencoder.lpips: no file {path}; empty turns the term off")
-    if file.suffix == ".safetensors":
-        weights = safetensors.numpy.load(file.read_bytes())
-    elif file.suffix == ".npz":
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            weights = {name: archive[name] for name in archive.files}
-    else:
-        raise errors.UserError(f"autoencoder.lpips: {path} must end in .npz or .safetensors")
-    return lpips.prepare(weights)
 
 
 def source(config: Any, split: str) -> Any:

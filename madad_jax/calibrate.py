@@ -42,9 +42,7 @@ def from_slices(
       options: post-processing by name; the published ones when None.
     """
     options = dict(stacks.PRESETS if options is None else options)
-    scans: dict[str, list[int]] = {}
-    for i in sorted(range(len(records)), key=lambda i: (records[i].subject, records[i].slice)):
-        scans.setdefault(records[i].subject, []).append(i)
+    scans = scans_of(records)
     numbers = [[records[i].slice for i in order] for order in scans.values()]
     first, last, step = stack_numbers(numbers)
     spacing = (step * geometry.level_step, geometry.pixel, geometry.pixel)
@@ -58,6 +56,14 @@ def from_slices(
     facts = {**facts, "spacing": list(spacing), "numbers": [first, last, step]}
     healthy = {key: calibration_lib.Healthy(tuple(entries)) for key, entries in found.items()}
     return calibration_lib.Calibration(healthy, options, facts)
+
+
+def scans_of(records: Sequence[Any]) -> dict[str, list[int]]:
+    """Places of each subject's slices, in the order of their numbers."""
+    scans: dict[str, list[int]] = {}
+    for i in sorted(range(len(records)), key=lambda i: (records[i].subject, records[i].slice)):
+        scans.setdefault(records[i].subject, []).append(i)
+    return scans
 
 
 def stack_numbers(numbers: Sequence[Sequence[int]]) -> tuple[int, int, int]:

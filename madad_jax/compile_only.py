@@ -1,73 +1,195 @@
 """`--mode=compile`: every program of a run, lowered and compiled without data or weights.
 
 Shapes, shardings and options are those of the run, so that what does not fit together is
-found here, and FLOPs, bytes and memory are known before a machine is paid for.
+found here, and FLOPs, bytes, collectives and memory are known before a machine is paid for.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, rng, sharding, train
+from madad_jax import (
+    build,
+    build_methods,
+    build_networks,
+    errors,
+    hlo,
+    rng,
+    sharding,
+    topology,
+    train,
+)
+from madad_jax.typing import Params
 
 
-def report(config: Any) -> None:
-    """Prints one line a program: GFLOP, bytes moved, memory per device."""
-    mesh = sharding.make_mesh(**config.mesh.to_dict())
-    print(f"{'program':24} {'GFLOP':>12} {'GB moved':>10} {'GiB/device':>11}")
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """A compiled program: what one run does and what one device must hold, in bytes."""
+
+    name: str
+    program: hlo.Program
+    arguments: int
+    outputs: int  # beyond those that take the place of donated arguments
+    temp: int
+
+    @property
+    def memory(self) -> int:
+        """Arguments, outputs and temporaries together."""
+        return self.arguments + self.outputs + self.temp
+
+
+def measure(name: str, lowered: Any) -> Costs:
+    """Compiles a lowered program and reads what it costs."""
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    return Costs(
+        name=name,
+        program=hlo.read(compiled.as_text()),
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temp=memory.temp_size_in_bytes,
+    )
+
+
+def report(config: Any, machine: topology.Topology | None = None) -> None:
+    """Prints, of every program: costs, memory, collectives and, for a machine, the times.
+
+    Raises:
+      UserError: a program does not fit `compile.memory_gib`, or the machine's memory.
+    """
+    slices = machine.slices if machine else 0
+    mesh = sharding.make_mesh(**config.mesh.to_dict(), slices=slices)
+    limit = config.compile.memory_gib * 2**30 or (machine.chip.memory if machine else 0)
+    print("mesh " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()), end="")
+    print(f"; all figures are of one device of {mesh.size}, by the {_platform(mesh)} compiler")
+    if machine:
+        print(f"{machine.name}: {machine.chip.source}, read {machine.chip.read}")
+    too_large = []
     for name, lowered in programs(config, mesh):
-        compiled = lowered.compile()
-        cost = compiled.cost_analysis() or {}
-        # A list with one entry a module in some versions of JAX.
-        cost = cost[0] if isinstance(cost, list) else cost
-        memory = compiled.memory_analysis()
-        size = (
-            memory.argument_size_in_bytes
-            + memory.temp_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
+        costs = measure(name, lowered)
+        _print_costs(costs)
+        if machine:
+            dtype = config.autoencoder.dtype if "autoencoder" in name else config.denoiser.dtype
+            found = topology.plan(costs.program, machine, dtype, config.matmul_precision)
+            _print_plan(found, mesh.size)
+        if limit and costs.memory > limit:
+            too_large.append(f"{name} needs {sharding.human(costs.memory)}")
+    if limit and too_large:
+        raise errors.UserError(
+            f"{'; '.join(too_large)} per device, but there are {sharding.human(limit)} "
+            f"({'compile.memory_gib' if config.compile.memory_gib else machine.name}); raise "
+            "mesh.fsdp or train.accum_steps, lower the batch size, or set denoiser.remat"
         )
-        flops, moved = cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
-        print(f"{name:24} {flops / 1e9:12.2f} {moved / 1e9:10.3f} {size / 2**30:11.3f}")
+
+
+def _platform(mesh: jax.sharding.Mesh) -> str:
+    return mesh.devices.flat[0].platform.upper()
+
+
+def _print_costs(costs: Costs) -> None:
+    program = costs.program
+    print(f"\n{costs.name}")
+    print(f"  {program.flops / 1e9:.3f} GFLOP, {program.bytes / 1e9:.3f} GB moved by kernels")
+    print(
+        f"  memory {sharding.human(costs.memory)}: arguments {sharding.human(costs.arguments)}, "
+        f"outputs {sharding.human(costs.outputs)}, temporaries {sharding.human(costs.temp)}"
+    )
+    for line in collective_lines(program):
+        print(f"  {line}")
+    if program.unknown_loops:
+        print(f"  {program.unknown_loops} loops of unknown length, counted as one run")
+
+
+def collective_lines(program: hlo.Program) -> list[str]:
+    """One line for each kind and group size: how many, how many bytes."""
+    rows: dict[tuple[str, int], list[float]] = {}
+    for c in program.collectives:
+        row = rows.setdefault((c.kind, c.group_size), [0, 0, 0])
+        row[0] += c.times
+        row[1] += c.times * c.bytes
+        row[2] += c.times * c.scattered
+    lines = []
+    for (kind, size), (count, moved, scattered) in sorted(rows.items()):
+        line = f"{count} {kind} over {size} devices, {moved / 1e6:.3f} MB"
+        if scattered:
+            line += f", of which {scattered / 1e6:.3f} MB are sliced after: a reduce-scatter"
+        lines.append(line)
+    return lines or ["no collectives"]
+
+
+def _print_plan(found: topology.Plan, devices: int) -> None:
+    print(
+        f"  on paper: compute {found.compute * 1e3:.3f} ms, memory {found.memory * 1e3:.3f} ms, "
+        f"collectives {found.collective * 1e3:.3f} ms; bound by {found.bound}; a run takes "
+        f"{found.shortest * 1e3:.3f} to {found.longest * 1e3:.3f} ms, at "
+        f"{100 * found.compute / found.shortest:.0f} to {100 * found.compute / found.longest:.0f} "
+        f"% of the peak of {devices} chips"
+    )
 
 
 def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
-    """(name, lowered program) of the two training steps and of image -> anomaly map."""
-    autoencoder, detector = build.autoencoder_training(config), build.detector(config)
-    size = config.data.image_size
-    spec = train.image_spec(1, size)
-    trained = jax.eval_shape(lambda: autoencoder.init(jax.random.key(0), spec))
-    whole = sharding.replicated(mesh)
-    frozen = {
-        "autoencoder": trained["autoencoder"],
-        "scaling_factor": jax.ShapeDtypeStruct((), jnp.float32),
-    }
-    frozen = _sharded(frozen, whole)
-    stages = (
-        ("autoencoder step", autoencoder, config.autoencoder, {}),
-        ("denoiser step", detector, config, frozen),
-    )
-    for name, method, section, inputs in stages:
-        count = section.train.batch_size
-        batch = build.detector_spec(config, count) if method is detector else None
-        yield name, _step(method, section, batch or train.image_spec(count, size), inputs, mesh)
-    params = jax.eval_shape(lambda: detector.init(jax.random.key(0), spec))
-    batch = _sharded(train.image_spec(config.eval.batch_size, size), sharding.batch_sharding(mesh))
+    """(name, lowered program) of the training steps and of image -> anomaly map."""
+    detector, size = build.detector(config), config.data.image_size
+    spec, latent = train.image_spec(1, size), build_methods.uses_latents(config)
     key = jax.eval_shape(lambda: rng.root_key(0))
+    whole = sharding.replicated(mesh)
+    if latent and not config.autoencoder.checkpoint:
+        inputs = train.image_spec(config.autoencoder.train.batch_size, size)
+        method = build.autoencoder_training(config)
+        yield (
+            "autoencoder step",
+            step(method, config.autoencoder, inputs, {}, mesh, "autoencoder.train"),
+        )
+    yield denoiser_step(config, mesh)
+    params = jax.eval_shape(lambda k: detector.init(k, spec), key)
+    sharding.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
+    images = train.image_spec(config.eval.batch_size, size)
+    batch = _sharded(images, sharding.batch_sharding(mesh))
+    frozen = _sharded(_frozen(config), whole)
+    if latent and config.data.latents == "cached":
+        encode = jax.jit(build_networks.autoencoder(config).encode)
+        yield "encoding for the cache", encode.lower(frozen["autoencoder"], batch["image"])
     yield (
         "image to anomaly map",
         jax.jit(detector.anomaly_map).lower(_sharded(params, whole), frozen, batch, key),
     )
 
 
-def _step(method: Any, section: Any, spec: Any, frozen: Any, mesh: jax.sharding.Mesh) -> Any:
+def _frozen(config: Any) -> Params:
+    """Shapes of what the detector takes and does not train."""
+    frozen = dict(build_methods.frozen(config))
+    if build_methods.uses_latents(config):
+        spec = train.image_spec(1, config.data.image_size)
+        key = jax.eval_shape(lambda: rng.root_key(0))
+        trained = jax.eval_shape(lambda k: build.autoencoder_training(config).init(k, spec), key)
+        frozen["autoencoder"] = trained["autoencoder"]
+        frozen["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
+    return frozen
+
+
+def denoiser_step(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
+    """(name, lowered) of the denoiser's training step, live or from cached latents."""
+    frozen, latent = _frozen(config), build_methods.uses_latents(config)
+    if latent and config.data.latents == "cached":
+        del frozen["autoencoder"]
+    frozen = _sharded(frozen, sharding.replicated(mesh))
+    inputs = build.detector_spec(config, config.train.batch_size)
+    name = "denoiser step" + (f" ({config.data.latents} latents)" if latent else "")
+    return name, step(build.detector(config), config, inputs, frozen, mesh, "train")
+
+
+def step(
+    method: Any, section: Any, spec: Any, frozen: Any, mesh: jax.sharding.Mesh, stage: str
+) -> Any:
+    """The lowered training step of `method` with the options of a config section."""
     # Warm-up and decay are data of the program, not its shape: one epoch stands for any.
     planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
     tx, _ = build.optimizer(section.optim, planned)
     options = train.Options(
-        stage=method.name,
+        stage=stage,
         steps=planned.steps,
         batch_size=section.train.batch_size,
         accum_steps=section.train.accum_steps,

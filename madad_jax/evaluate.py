@@ -5,6 +5,7 @@ test slice is scored, and the rows that learn nothing are scored on the same sli
 the same smoothing and stand first.
 """
 
+import collections
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -14,19 +15,16 @@ import jax
 import numpy as np
 import tqdm
 from etils import epath
-from jax.experimental import multihost_utils
 
-from madad_jax import processes, rng, sharding, visualize
+from madad_jax import calibrate, panels, processes, result_files, scoring, visualize
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
-from madad_jax.evaluation import no_learning, thresholds
-from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
+from madad_jax.evaluation import no_learning, stacks, subjects, thresholds
+from madad_jax.evaluation import volumes as volumes_lib
+from madad_jax.typing import Batch
 
 _LOG = logging.getLogger(__name__)
 
-# The three signals of the paper's table 3; the first is what the paper reports.
-SIGNALS = {"map": "", "latent_map": " (latent difference)", "mask_map": " (mask head)"}
 ROWS_WITHOUT_LEARNING = {
     "intensity bright": ("bright", None),
     "intensity dark": ("dark", None),
@@ -38,9 +36,25 @@ ROWS_WITHOUT_LEARNING = {
 BatchesOf = Callable[[record_lib.Source], Iterable[Batch]]  # with a length
 
 
+# Whether thresholds keep their promise is told at these rates, beside the one in use.
+RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
+# Of healthy validation voxels, for the thresholds of the FROC curve.
+_FROC_RATES = tuple(np.logspace(-5, -0.5, 28).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Volumes:
+    """Whole scans are judged too: `spacing` in mm (slices, rows, columns) and what is done to
+    a stack before."""
+
+    spacing: stacks.Spacing
+    postprocess: stacks.Options
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """`sigma` in pixels of the image; `band` in slice numbers (0: one mean image for all)."""
+    """`sigma` in pixels of the image; `band` in slice numbers (0: one mean image for all);
+    `volumes` None judges slices alone; `smooth_slices` in steps of the slice number, 0: not."""
 
     image_size: int
     sigma: float
@@ -49,77 +63,39 @@ class Options:
     bootstrap: int = 200
     panels: int = 12
     seed: int = 0
+    volumes: Volumes | None = None
+    smooth_slices: float = 0.0
 
 
-class Scorer:
-    """A method with its weights, as a compiled function from batches to maps on the host."""
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """What healthy validation slices gave for one row: the threshold and pixels that make an
+    alarm; thresholds by rate; of whole scans the threshold and the grid of the FROC curve."""
 
-    def __init__(
-        self,
-        method: base.Method,
-        params: Params,
-        frozen: Params,
-        mesh: jax.sharding.Mesh,
-        seed: int,
-    ):
-        whole = sharding.replicated(mesh)
-        self._mesh = mesh
-        self._weights = jax.device_put((params, frozen), whole)
-        self._key = rng.stream(rng.root_key(seed), "evaluate")
-        self._fn = jax.jit(method.anomaly_map)
-        self.name = method.name
-
-    def __call__(self, number: int, batch: Batch) -> dict[str, np.ndarray]:
-        """Maps and reconstruction of batch `number`, whole on every process."""
-        arrays = {k: batch[k] for k in ("image", "brain_mask")}
-        arrays = sharding.global_batch(self._mesh, arrays)
-        key = jax.random.fold_in(self._key, number)
-        out = self._fn(*self._weights, arrays, key)
-        return {k: gather(v) for k, v in out.items() if k in SIGNALS or k == "reconstruction"}
+    value: float
+    alarm_pixels: int
+    rates: dict[float, float]
+    volume: float = 0.0
+    grid: tuple[float, ...] = ()
 
 
-def gather(x: jax.Array) -> np.ndarray:
-    """The whole array as numpy, from wherever its shards are."""
-    if not x.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-    return np.asarray(x)
+@dataclasses.dataclass
+class _Scored:
+    """One row of a set under way."""
 
-
-def scored(
-    scorer: Scorer, batches: Iterable[Batch], what: str
-) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
-    """(batch, maps) pairs without their padding."""
-    quiet = jax.process_index() != 0
-    for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
-        processes.progress(f"{what}: batch {i}")
-        out = scorer(i, batch)
-        batch = whole(batch)
-        yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}
-
-
-def whole(batch: Batch) -> Batch:
-    """The global batch without its padding, in the order of its rows, on every process.
-
-    Sorted by index because processes that share rows (a `tensor` axis over hosts) hold them
-    twice, and because the padding (index -1) stands at the end of the last batch only.
-    """
-    if jax.process_count() > 1:
-        batch = {k: multihost_utils.process_allgather(v, tiled=True) for k, v in batch.items()}
-    index = np.asarray(batch["index"])
-    _, rows = np.unique(index, return_index=True)
-    rows = rows[index[rows] >= 0]
-    return {k: np.asarray(v)[rows] for k, v in batch.items()}
+    evaluator: evaluator_lib.Evaluator
+    scans: volumes_lib.Scans | None
 
 
 class Evaluation:
     """Thresholds from healthy slices first, then one test set at a time."""
 
-    def __init__(self, scorer: Scorer, options: Options, batches_of: BatchesOf):
+    def __init__(self, scorer: scoring.Scorer, options: Options, batches_of: BatchesOf):
         self._scorer = scorer
         self._options = options
         self._batches_of = batches_of
         self._mean = no_learning.MeanImage(options.band)
-        self.thresholds: dict[str, tuple[float, int]] = {}
+        self.thresholds: dict[str, Threshold] = {}
 
     def fit_floor(self, train: record_lib.Source) -> None:
         """The mean training image, for the rows that learn nothing but that."""
@@ -127,7 +103,7 @@ class Evaluation:
         quiet = jax.process_index() != 0
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
             processes.progress("mean image")
-            batch = whole(batch)
+            batch = scoring.whole(batch)
             numbers = [train.records[i].slice for i in batch["index"]]
             self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)
 
@@ -138,21 +114,51 @@ class Evaluation:
         """
         maps: dict[str, list[np.ndarray]] = {}
         brains = []
-        for batch, out in scored(self._scorer, self._batches_of(val), "healthy validation"):
+        for batch, out in self._scored(val, "healthy validation"):
             brains.append(batch["brain_mask"])
             for name, values in self._all_maps(val, batch, out).items():
                 maps.setdefault(name, []).append(values)
         brain = np.concatenate(brains)
         whole_maps = {name: np.concatenate(parts) for name, parts in maps.items()}
         for name, values in whole_maps.items():
-            threshold = thresholds.healthy_threshold(
-                values, brain, self._options.false_positive_rate
+            self.thresholds[name] = found = self._threshold(val, values, brain)
+            _LOG.info(
+                "threshold of %s: %.4f, alarm from %d pixels", name, found.value, found.alarm_pixels
             )
-            pixels = thresholds.alarm_pixels(values, brain, threshold)
-            self.thresholds[name] = (threshold, pixels)
-            _LOG.info("threshold of %s: %.4f, alarm from %d pixels", name, threshold, pixels)
-        rows = {signal: self._scorer.name + suffix for signal, suffix in SIGNALS.items()}
+        rows = {signal: self._scorer.name + suffix for signal, suffix in scoring.SIGNALS.items()}
         return {k: whole_maps[row] for k, row in rows.items() if row in whole_maps}, brain
+
+    def _scored(
+        self, source: record_lib.Source, what: str
+    ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+        pairs = scoring.scored(self._scorer, self._batches_of(source), what)
+        if self._options.smooth_slices > 0:
+            return scoring.across_slices(pairs, source.records, self._options.smooth_slices)
+        return pairs
+
+    def _threshold(self, val: record_lib.Source, maps: np.ndarray, brain: np.ndarray) -> Threshold:
+        rate = self._options.false_positive_rate
+        value = thresholds.healthy_threshold(maps, brain, rate)
+        found = Threshold(
+            value=value,
+            alarm_pixels=thresholds.alarm_pixels(maps, brain, value),
+            rates=thresholds.at_rates(maps, brain, sorted({*RATES, rate})),
+        )
+        if self._options.volumes is None:
+            return found
+        # Post-processing moves scores: whole scans need a threshold of their own.
+        parts = []
+        for rows in calibrate.scans_of(val.records).values():
+            o = self._options.volumes
+            stack, inside = stacks.processed(maps[rows], brain[rows], o.spacing, o.postprocess)
+            parts.append(stack[inside])
+        flat = np.concatenate(parts)[None, None]
+        everywhere = np.ones(flat.shape, bool)
+        return dataclasses.replace(
+            found,
+            volume=thresholds.healthy_threshold(flat, everywhere, rate),
+            grid=tuple(thresholds.at_rates(flat, everywhere, _FROC_RATES).values()),
+        )
 
     def _all_maps(
         self, source: record_lib.Source, batch: Batch, out: dict[str, np.ndarray]
@@ -168,7 +174,7 @@ class Evaluation:
                 maps[name] = self._mean.maps(
                     images, brain, sigma=sigma, spread=spread, slice_numbers=numbers
                 )
-        for key, suffix in SIGNALS.items():
+        for key, suffix in scoring.SIGNALS.items():
             if key in out:
                 maps[self._scorer.name + suffix] = np.clip(out[key], 0.0, 1.0)
         return maps
@@ -185,121 +191,109 @@ class Evaluation:
 
         `healthy` slices count for false alarms only. `extra` goes into every row.
         """
-        evaluators: dict[str, evaluator_lib.Evaluator] = {}
-        shown = _Shown(test, self._options.panels)
-        for batch, out in scored(self._scorer, self._batches_of(test), name):
+        scored: dict[str, _Scored] = {}
+        shown = panels.Shown(test, self._options.panels)
+        for batch, out in self._scored(test, name):
             records = [test.records[i] for i in batch["index"]]
             maps = self._all_maps(test, batch, out)
             for row, values in maps.items():
-                evaluator = evaluators.setdefault(row, self._evaluator())
+                one = scored.setdefault(row, self._empty(row, test, healthy))
                 truth = (batch["segmentation"], batch["brain_mask"], batch["has_segmentation"])
-                evaluator.add(values, *truth, records)
+                one.evaluator.add(values, *truth, records)
+                if one.scans is not None:
+                    one.scans.add(values, *truth, records)
             shown.add(batch, out, maps[self._scorer.name])
         if healthy is not None:
-            for batch, out in scored(self._scorer, self._batches_of(healthy), f"{name}, healthy"):
-                records = [healthy.records[i] for i in batch["index"]]
-                for row, values in self._all_maps(healthy, batch, out).items():
-                    evaluators[row].add_healthy(values, batch["brain_mask"], records)
+            self._add_healthy(name, healthy, scored)
+        rows = self._rows(name, scored, extra)
         if jax.process_index() == 0:
-            shown.draw(folder / "panels", self.thresholds[self._scorer.name][0])
-            self._dice_curves(folder, evaluators)
-        return self._rows(name, evaluators, extra)
+            shown.draw(folder / "panels", self.thresholds[self._scorer.name].value)
+            self._curves(folder, scored, rows)
+            floor = [row for row in scored if row in ROWS_WITHOUT_LEARNING]
+            facts = {"set": name, "fingerprint": test.fingerprint(), "floor": floor, **extra}
+            result_files.write(
+                folder,
+                rows,
+                {row: one.evaluator.subjects.sums for row, one in scored.items()},
+                {row: one.scans.scans for row, one in scored.items() if one.scans},
+                facts,
+            )
+        return rows
 
-    def _evaluator(self) -> evaluator_lib.Evaluator:
-        o = self._options
-        return evaluator_lib.Evaluator(image_size=o.image_size, draws=o.bootstrap)
+    def _add_healthy(
+        self, name: str, healthy: record_lib.Source, scored: dict[str, _Scored]
+    ) -> None:
+        for batch, out in self._scored(healthy, f"{name}, healthy"):
+            records = [healthy.records[i] for i in batch["index"]]
+            brain = batch["brain_mask"]
+            for row, values in self._all_maps(healthy, batch, out).items():
+                scored[row].evaluator.add_healthy(values, brain, records)
+                if (scans := scored[row].scans) is not None:
+                    known = np.ones(len(records), bool)
+                    scans.add(values, np.zeros_like(brain), brain, known, records)
+
+    def _empty(
+        self, row: str, test: record_lib.Source, healthy: record_lib.Source | None
+    ) -> _Scored:
+        o, at = self._options, self.thresholds[row]
+        evaluator = evaluator_lib.Evaluator(
+            image_size=o.image_size,
+            healthy_threshold=at.value,
+            alarm_pixels=at.alarm_pixels,
+            rates=at.rates,
+            draws=o.bootstrap,
+        )
+        if o.volumes is None:
+            return _Scored(evaluator, None)
+        # Healthy slices of a person in the test set belong to the same scan.
+        records = [*test.records, *(healthy.records if healthy is not None else ())]
+        scans = volumes_lib.Scans(
+            collections.Counter(r.subject for r in records),
+            spacing=o.volumes.spacing,
+            healthy_threshold=at.volume,
+            grid=at.grid,
+            options=o.volumes.postprocess,
+            draws=o.bootstrap,
+        )
+        return _Scored(evaluator, scans)
 
     def _rows(
-        self, name: str, evaluators: dict[str, evaluator_lib.Evaluator], extra: dict[str, Any]
+        self, name: str, scored: dict[str, _Scored], extra: dict[str, Any]
     ) -> list[dict[str, Any]]:
         entries, intensity = [], []
-        for method, evaluator in evaluators.items():
-            threshold, pixels = self.thresholds[method]
+        for method, one in scored.items():
             direction = ROWS_WITHOUT_LEARNING.get(method, (None, None))[0]
-            row = evaluator.result(
+            row = one.evaluator.result(
                 method=method,
-                healthy_threshold=threshold,
-                alarm_pixels=pixels,
                 learns=method not in ROWS_WITHOUT_LEARNING,
                 seed=self._options.seed,
                 set=name,
                 false_positive_rate=self._options.false_positive_rate,
                 **extra,
             )
+            if one.scans is not None:
+                row["volumes"] = one.scans.result(seed=self._options.seed)
+            pair = (row, one.evaluator.subjects.sums)
             if direction:
-                intensity.append(({**row, "direction": direction}, evaluator))
+                intensity.append(({**row, "direction": direction}, pair[1]))
             else:
-                entries.append((row, evaluator))
+                entries.append(pair)
         best = no_learning.best_intensity([row for row, _ in intensity])
-        owner = next(e for row, e in intensity if row["direction"] == best["direction"])
+        owner = next(sums for row, sums in intensity if row["direction"] == best["direction"])
         entries.insert(0, (best, owner))
-        evaluator_lib.add_differences(
-            entries, draws=self._options.bootstrap, seed=self._options.seed
-        )
+        subjects.add_differences(entries, draws=self._options.bootstrap, seed=self._options.seed)
         return [row for row, _ in entries]
 
-    def _dice_curves(
-        self, folder: epath.Path, evaluators: dict[str, evaluator_lib.Evaluator]
+    def _curves(
+        self, folder: epath.Path, scored: dict[str, _Scored], rows: list[dict[str, Any]]
     ) -> None:
-        curves = {name: e.dice_curve() for name, e in evaluators.items()}
+        curves = {name: one.evaluator.dice_curve() for name, one in scored.items()}
         curves = {name: curve for name, curve in curves.items() if curve is not None}
-        marks = {name: self.thresholds[name][0] for name in curves}
+        marks = {name: self.thresholds[name].value for name in curves}
         visualize.threshold_curve(
             folder / "dice_over_thresholds.png", curves, healthy_thresholds=marks
         )
-
-
-class _Shown:
-    """Slices for the panels: of each subject the one with the most lesion, then spread evenly
-    over the subjects. Never picked by score."""
-
-    def __init__(self, source: record_lib.Source, count: int):
-        self._source = source
-        self._count = count
-        self._kept: list[tuple[int, bool, dict[str, np.ndarray]]] = []
-
-    def add(self, batch: Batch, out: dict[str, np.ndarray], maps: np.ndarray) -> None:
-        for i, index in enumerate(batch["index"]):
-            truth = batch["segmentation"][i]
-            if batch["has_segmentation"][i] and not truth.any():
-                continue
-            item = {
-                "image": batch["image"][i],
-                "reconstruction": out["reconstruction"][i],
-                "map": maps[i],
-                "segmentation": truth,
-            }
-            self._kept.append((int(index), bool(batch["has_segmentation"][i]), item))
-
-    def draw(self, folder: epath.Path, threshold: float, rows: int = 6) -> None:
-        if not self._kept or not self._count:
-            return
-        best: dict[str, tuple[int, bool, dict[str, np.ndarray]]] = {}
-        for entry in self._kept:
-            subject = self._source.records[entry[0]].subject
-            if subject not in best or _area(entry) > _area(best[subject]):
-                best[subject] = entry
-        one_each = list(best.values())
-        which = np.linspace(0, len(one_each) - 1, min(self._count, len(one_each)))
-        chosen = [one_each[int(i)] for i in np.unique(which.round())]
-        folder.mkdir(parents=True, exist_ok=True)
-        for page, start in enumerate(range(0, len(chosen), rows)):
-            part = chosen[start : start + rows]
-            stack = {k: np.stack([item[k] for _, _, item in part]) for k in part[0][2]}
-            visualize.panels(
-                folder / f"panel_{page:02d}.png",
-                stack["image"],
-                stack["reconstruction"],
-                stack["map"],
-                threshold,
-                stack["segmentation"] if all(known for _, known, _ in part) else None,
-                [self._title(index) for index, _, _ in part],
-            )
-
-    def _title(self, index: int) -> str:
-        record = self._source.records[index]
-        return f"{record.id}\n{record.lesion_kind}".strip()
-
-
-def _area(entry: tuple[int, bool, dict[str, np.ndarray]]) -> int:
-    return int(entry[2]["segmentation"].sum())
+        froc = {r["method"]: r["volumes"]["froc"] for r in rows if r.get("volumes")}
+        froc = {k: (v["false_positives"], v["sensitivity"]) for k, v in froc.items()}
+        if any(len(found) for _, found in froc.values()):
+            visualize.froc(folder / "froc.png", froc)

@@ -19,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from madad_jax import errors
+from madad_jax import errors, topology
 
 MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
 
@@ -30,6 +30,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default runs/<config name>.")
 _MODE = flags.DEFINE_enum("mode", "run", MODES, "Which part of the job to do.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "compile: so many fake CPU devices.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "compile: a machine to plan for, as v5e-256, h100-8 or 4xv5e-64."
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other hosts (jax.distributed).")
 _JOIN = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the other processes.", 1)
 _HEARTBEAT = flags.DEFINE_integer(
@@ -51,14 +55,35 @@ def _config() -> Any:
     return _CONFIG.value
 
 
+def _described_machine() -> Any:
+    """The machine of `--topology`, and as many fake devices as it or `--devices` asks for."""
+    if not _TOPOLOGY.value and not _DEVICES.value:
+        return None
+    if _MODE.value != "compile":
+        raise errors.UserError("--devices and --topology belong to --mode=compile")
+    machine = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
+    count = machine.devices if machine else _DEVICES.value
+    if count < 1 or _DEVICES.value not in (0, count):
+        raise errors.UserError(
+            f"--devices: found {_DEVICES.value}, accepted: "
+            + (f"{count} with --topology={machine.name}" if machine else "1 or more")
+        )
+    # Both are read when JAX starts, which is below.
+    flag = f"--xla_force_host_platform_device_count={count}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    return machine
+
+
 def _run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise errors.UserError(f"unexpected argument {argv[1]!r}; options start with --")
     config = _config()
+    machine = _described_machine()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax
 
-    from madad_jax import compile_only, process_log, runtime, stages
+    from madad_jax import compile_only, process_log, runtime, stages, table_run
 
     runtime.start(
         distributed=_DISTRIBUTED.value,
@@ -76,21 +101,24 @@ def _run(argv: list[str]) -> int:
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", runtime.device_line())
-    if _MODE.value == "compile":
-        compile_only.report(config)
+    work = table_run if "cells" in config else stages  # a table is many runs
+    if work is stages and _MODE.value == "compile":
+        compile_only.report(config, machine)
         return 0
-    if _MODE.value == "export":
+    if work is stages and _MODE.value == "export":
         from madad_jax import predict
 
         print(predict.export(workdir, os.path.join(workdir, "export")))
         return 0
     with runtime.GracefulStop() as stop:
         try:
-            stages.execute(config, workdir, _MODE.value, stop)
+            work.execute(config, workdir, _MODE.value, stop)
         except runtime.Stopped as stopped:
             _LOG.warning("%s; the same command continues it", stopped)
             return stopped.exit_status
-    if _MODE.value in ("run", "evaluate", "report"):
+    if work is table_run:
+        table_run.print_table(config, workdir)
+    elif _MODE.value in ("run", "evaluate", "report"):
         stages.print_table(workdir)
     return 0
 

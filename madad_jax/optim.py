@@ -105,21 +105,28 @@ def make_schedule(
     return official_epochs(lr, warmup_epochs, epochs, steps_per_epoch)
 
 
+def _is_kernel(path: tuple[Any, ...], p: Any) -> bool:
+    """Two or more axes, and no bias: those of parallel maps have two axes."""
+    return jnp.ndim(p) >= 2 and getattr(path[-1], "key", "") != "bias"
+
+
 def decay_matrices(params: Any) -> Any:
     """True for kernels (two or more axes): biases and norm scales are not decayed."""
-    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+    return jax.tree_util.tree_map_with_path(_is_kernel, params)
+
+
+# Axes that go in and that come out: (in, out), (in, parts, out), (height, width, in, out).
+_MATRIX_AXES = {2: ((0,), (1,)), 3: ((0,), (1, 2)), 4: ((0, 1, 2), (3,))}
 
 
 def _matrices(params: Any) -> Any:
-    """How muon reads each kernel as a matrix: (in, out), or (height width in, out) for HWIO."""
+    """How muon reads each kernel as one matrix of inputs by outputs."""
 
-    def numbers(p: Any) -> Any:
-        rank = jnp.ndim(p)
-        if rank not in (2, 4):
-            return None
-        return optax.contrib.MuonDimensionNumbers(tuple(range(rank - 1)), (rank - 1,))
+    def numbers(path: tuple[Any, ...], p: Any) -> Any:
+        axes = _MATRIX_AXES.get(jnp.ndim(p)) if _is_kernel(path, p) else None
+        return axes and optax.contrib.MuonDimensionNumbers(*axes)
 
-    return jax.tree.map(numbers, params)
+    return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 def make_optimizer(

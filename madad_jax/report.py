@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from madad_jax import errors, files
-from madad_jax.evaluation import metrics, tables
+from madad_jax.evaluation import metrics, tables, volumes
 
 _INCLUDES_NONE = "which includes none at all"
 _JUDGED = (("ap", "AP"), ("pooled_max_dice", "pooled max Dice"))
@@ -174,6 +174,17 @@ def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         out += [f"Pooled figures come from histograms, exact within {worst:.1e}.", ""]
     if any(r.get("n_healthy_slices") for r in rows):
         out += ["### On healthy slices", "", tables.markdown(rows, tables.ALARMS)]
+    out += _rates(rows)
+    out += _scans(rows)
+    if any(r.get("aupro") is not None for r in rows):
+        out += [
+            "### By region",
+            "",
+            "Per-region overlap: the mean over connected lesions of the share found, integrated "
+            "over false positive rates up to 30 %; a small lesion counts as much as a large one.",
+            "",
+            tables.markdown(rows, tables.REGIONS),
+        ]
     by_kind = tables.group_rows(rows, "by_kind")
     if {r["group"] for r in by_kind} - {"unknown"}:
         out += ["### By kind of lesion", "", tables.markdown(by_kind, _plain_columns())]
@@ -187,6 +198,55 @@ def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             tables.markdown(by_size, _plain_columns()),
         ]
     return out
+
+
+def _rates(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Do thresholds keep their promise on healthy slices of the set?"""
+    asked = sorted({e["asked"] for r in rows for e in r.get("rates") or ()})
+    if not asked:
+        return []
+    lines = []
+    for row in rows:
+        found = {e["asked"]: e for e in row.get("rates") or ()}
+        intervals = {f"{a}": e["interval"] for a, e in found.items() if "interval" in e}
+        figures = {f"{a}": e["realised"] for a, e in found.items()}
+        lines.append({"method": row["method"], "intervals": intervals, **figures})
+    columns = [tables.Column(f"{a}", f"{100 * a:g} % asked", "percent", "") for a in asked]
+    return [
+        "### What a threshold promises, and keeps",
+        "",
+        "Share of healthy brain pixels of this set above the threshold that healthy validation "
+        "slices gave for each rate; brackets: 95 % bootstrap interval over subjects.",
+        "",
+        tables.markdown(lines, [tables.METHOD, *columns]),
+    ]
+
+
+def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The figures of whole scans, where they were asked for."""
+    found = [{"method": r["method"], **r["volumes"]} for r in rows if r.get("volumes")]
+    if not found:
+        return []
+    one = found[0]
+    spacing = " x ".join(f"{s:g}" for s in one["spacing_mm"])
+    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in volumes.VOLUMES])
+    columns = [
+        tables.Column("group", "Volume", "text", ""),
+        tables.Column("n_lesions", "Lesions", "number", ""),
+        tables.METHOD,
+        tables.Column("sensitivity_healthy", "Found, healthy threshold", better=""),
+    ]
+    return [
+        "### Whole scans",
+        "",
+        f"{one['n_scans']} scans of {spacing} mm voxels, {one['n_lesion_scans']} with a lesion, "
+        f"{one['n_lesions']} lesions (3-D components). A lesion is found when "
+        f"{100 * one['found_share']:g} % of its voxels lie above the threshold; a false positive "
+        "is a component above it that touches none. Brackets: 95 % bootstrap interval over scans.",
+        "",
+        tables.markdown(found, tables.SCANS),
+        *([tables.markdown(by_volume, columns)] if by_volume else []),
+    ]
 
 
 def _plain_columns() -> list[tables.Column]:

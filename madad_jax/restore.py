@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, checkpoint, errors, sharding, train
+from madad_jax import build, build_networks, checkpoint, errors, sharding, train
 from madad_jax.typing import Params
 
 
@@ -31,7 +31,7 @@ def autoencoder(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> tu
     Raises:
       UserError: no checkpoint, or one of another model.
     """
-    network = build.autoencoder(config)
+    network = build_networks.autoencoder(config)
     method = build.autoencoder_training(config)
     abstract = _abstract(config, mesh, method)
     folder = workdir / "autoencoder" / "checkpoints"

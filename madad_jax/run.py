@@ -17,6 +17,7 @@ from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
     errors,
     files,
     metric_writer,
@@ -25,6 +26,7 @@ from madad_jax import (
     train,
     version,
 )
+from madad_jax.data import registry as data_registry
 from madad_jax.typing import Batch, Params
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ DENOISER_KEYS = (
     *_LATENT_KEYS,
     *("method", "denoiser", "diffusion", "synthesis", "masking", "loss", "optim", "train"),
 )
+_INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
     *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
@@ -58,12 +61,23 @@ class Run:
     ):
         self.config = config
         self.workdir = epath.Path(workdir)
+        # Where weights lie: another run's, when its variants are evaluated here.
+        self.trained = epath.Path(config.eval.run or workdir)
         self.stop = stop
         self.mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
         self.primary = jax.process_index() == 0
         self._sources: dict[str, Any] = {}
         self.latents: dict[str, Any] = {}  # `train` and `val` of the cache, where one is used
         _make_writable(self.workdir)
+
+    @property
+    def denoiser_keys(self) -> tuple[str, ...]:
+        """What the trained detector depends on: the method's own section too, and nothing of
+        the autoencoder where the method works on images."""
+        latent = build_methods.uses_latents(self.config)
+        keys = tuple(k for k in DENOISER_KEYS if latent or k != "autoencoder")
+        own = self.config.method in self.config.methods
+        return (*keys, f"methods.{self.config.method}") if own else keys
 
     # Parts that stages share.
 
@@ -74,6 +88,13 @@ class Run:
             _LOG.info("%s: %s", split, self._sources[split].describe())
         return self._sources[split]
 
+    def healthy_source(self, name: str) -> Any:
+        """The healthy companion of a test set, when there is one."""
+        companion = f"{name}_healthy"
+        c = self.config.data
+        known = data_registry.has_split(companion, name=c.source, root=c.root, modality=c.modality)
+        return self.source(companion) if known else None
+
     def complete(self, stage: str, keys: Sequence[str]) -> bool:
         """Whether the stage was finished with this config. Every process must call it.
 
@@ -82,30 +103,30 @@ class Run:
         return runtime.from_first(lambda: self._complete(stage, keys))
 
     def _complete(self, stage: str, keys: Sequence[str]) -> bool:
-        marker = self.workdir / stage / "config.json"
-        now = _flat(self.config, keys)
+        marker = self.trained / stage / "config.json"
+        now = flat(self.config, keys)
         if marker.exists():
             then = json.loads(marker.read_text())
             differ = [k for k in now if k not in then or then[k] != now[k]]
             if differ:
                 shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
                 raise errors.UserError(
-                    f"{self.workdir / stage} was made with another config ({shown}); "
+                    f"{self.trained / stage} was made with another config ({shown}); "
                     "choose another --workdir, or remove that folder"
                 )
         else:
             files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
-        return (self.workdir / stage / "complete.json").exists()
+        return (self.trained / stage / "complete.json").exists()
 
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
         """Records that a stage is finished."""
         if self.primary:
-            text = json.dumps(_flat(self.config, keys), sort_keys=True)
+            text = json.dumps(flat(self.config, keys), sort_keys=True)
             facts |= {
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
             }
-            files.write_text(self.workdir / stage / "complete.json", json.dumps(facts, indent=1))
+            files.write_text(self.trained / stage / "complete.json", json.dumps(facts, indent=1))
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded. Every process must call it.
@@ -117,10 +138,10 @@ class Run:
     def facts_here(self, stage: str) -> dict[str, Any]:
         """`facts` as this process alone sees them: what process 0 has just written others may
         not see yet."""
-        path = self.workdir / stage / "complete.json"
+        path = self.trained / stage / "complete.json"
         if not path.exists():
             raise errors.UserError(
-                f"{self.workdir} has no finished stage '{stage}'; run --mode=run on it first"
+                f"{self.trained} has no finished stage '{stage}'; run --mode=run on it first"
             )
         return json.loads(path.read_text())
 
@@ -152,13 +173,13 @@ class Run:
             seed=self.config.seed,
         )
         iterator = build.train_iterator(self.config, section, data, self.mesh)
-        with metric_writer.MetricWriter(self.workdir, self.primary) as writer:
+        with metric_writer.MetricWriter(self.trained, self.primary) as writer:
             train.train(
                 trainer,
                 frozen,
                 iterator,
                 lambda: self._validation(val, section.batch_size, tuple(spec)),
-                directory=self.workdir / stage,
+                directory=self.trained / stage,
                 first=first,
                 config=json.loads(self.config.to_json()),
                 writer=writer,
@@ -191,7 +212,7 @@ def _make_writable(workdir: epath.Path) -> None:
         ) from error
 
 
-def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+def flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     """The named sections as {dotted key: plain value}, without what is free to change."""
     out: dict[str, Any] = {}
 
@@ -199,6 +220,8 @@ def _flat(config: Any, keys: Sequence[str]) -> dict[str, Any]:
         if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
         if isinstance(value, dict):
+            if prefix.startswith("methods."):
+                value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():
                 walk(f"{prefix}.{k}", v)
         else:

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from madad_jax import digests, errors
@@ -43,16 +44,33 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
+    *,
+    dcn_data: int = -1,
+    dcn_fsdp: int = 1,
+    slices: int = 0,
 ) -> Mesh:
     """The mesh `(data, fsdp, tensor)` over `devices` (default: all of the job's).
 
-    At most one size may be -1 and then takes what is left.
+    At most one of the three sizes may be -1 and then takes what is left. Where devices lie in
+    several slices (TPU slices joined by the data centre's network), `data` spans `dcn_data` and
+    `fsdp` `dcn_fsdp` of them, as the outer part of the axis, and all else stays within a slice.
+
+    Args:
+      data: size of the axis, as are `fsdp` and `tensor`.
+      fsdp: see `data`.
+      tensor: see `data`.
+      devices: `jax.Device`s, in the order of `jax.devices()`.
+      dcn_data: slices that `data` spans; -1 for all that there are over `dcn_fsdp`.
+      dcn_fsdp: slices that `fsdp` spans.
+      slices: how many equal runs of `devices` are slices; 0 for what the devices say
+        (`slice_index`), or dcn_data x dcn_fsdp of those that do not say.
 
     Raises:
-      UserError: when the sizes do not multiply to the number of devices.
+      UserError: when the sizes do not multiply to the number of devices, or not to the slices.
     """
-    count = len(devices) if devices is not None else jax.device_count()
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     free = [name for name, size in sizes.items() if size == -1]
@@ -68,9 +86,55 @@ def make_mesh(
             f"config.mesh: found {asked}, but there are {count} devices; "
             f"the product of the sizes must be {count}, or a divisor of it where one size is -1"
         )
-    return jax.make_mesh(
-        tuple(sizes[name] for name in AXES), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-    )
+    shape, kinds = tuple(sizes[name] for name in AXES), (AxisType.Auto,) * 3
+    across = _across_slices(sizes, dcn_data, dcn_fsdp, devices, slices)
+    if math.prod(across) == 1:
+        return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    return Mesh(hybrid_grid(shape, across, devices, slices), AXES, axis_types=kinds)
+
+
+def hybrid_grid(
+    shape: Sequence[int], across: Sequence[int], devices: Sequence[Any], slices: int = 0
+) -> np.ndarray:
+    """Devices in a grid of `shape` whose axes span `across` slices, as their outer parts.
+
+    Slices are those that the devices tell of, or equal runs of `devices` where they do not, or
+    where `slices` says so.
+    """
+    within = tuple(size // dcn for size, dcn in zip(shape, across, strict=True))
+    if not slices and _says_slice(devices):
+        return mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    grid = np.array(devices).reshape(*across, *within)
+    return grid.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
+
+
+def _says_slice(devices: Sequence[Any]) -> bool:
+    return getattr(devices[0], "slice_index", None) is not None
+
+
+def _across_slices(
+    sizes: Mapping[str, int],
+    dcn_data: int,
+    dcn_fsdp: int,
+    devices: Sequence[Any],
+    slices: int,
+) -> tuple[int, int, int]:
+    """Slices that each axis spans."""
+    found = slices or (len({d.slice_index for d in devices}) if _says_slice(devices) else 0)
+    asked = f"config.mesh: found dcn_data={dcn_data}, dcn_fsdp={dcn_fsdp}"
+    if dcn_fsdp < 1 or (dcn_data < 1 and dcn_data != -1):
+        raise errors.UserError(f"{asked}; both must be positive, and dcn_data may be -1")
+    if dcn_data == -1:
+        dcn_data = max(found or dcn_fsdp, 1) // dcn_fsdp
+    if found and dcn_data * dcn_fsdp != found:
+        raise errors.UserError(f"{asked}, but there are {found} slices; their product must be that")
+    for name, dcn in (("data", dcn_data), ("fsdp", dcn_fsdp)):
+        if sizes[name] % dcn:
+            raise errors.UserError(
+                f"{asked}; {name}={sizes[name]} does not divide over {dcn} slices, so that tensor "
+                "or fsdp would cross them; choose sizes whose product is that of one slice"
+            )
+    return dcn_data, dcn_fsdp, 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -196,6 +260,16 @@ def state_shardings(
     return jax.tree_util.tree_map_with_path(one, abstract_state)
 
 
+def gathered(shardings: Any) -> Any:
+    """The same shardings without `fsdp`: parameters as a layer uses them."""
+
+    def one(sharding: NamedSharding) -> NamedSharding:
+        spec = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(one, shardings)
+
+
 def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
     """`ShapeDtypeStruct`s of `abstract_tree` that carry `shardings` (a restore target)."""
     return jax.tree.map(
@@ -292,11 +366,11 @@ def describe(abstract_state: Any, mesh: Mesh, **kwargs: Any) -> str:
         part = getattr(abstract_state, field, None)
         if part is not None:
             size = _device_bytes(part, getattr(shardings, field))
-            parts.append(f"{name} {_human(size)}")
+            parts.append(f"{name} {human(size)}")
     return f"mesh {axes}; {count:,} parameters; per device: {', '.join(parts)}"
 
 
-def _human(size: float | int) -> str:
+def human(size: float | int) -> str:
     """Bytes in binary units, as `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":

@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
+    build_networks,
     calibrate,
+    checks,
     digests,
     errors,
     evaluate,
@@ -24,20 +26,20 @@ from madad_jax import (
     report,
     restore,
     runtime,
+    scoring,
     sharding,
     train,
     version,
     visualize,
 )
-from madad_jax.data import augment
 from madad_jax.data import preparation as preparation_lib
-from madad_jax.data import registry as data_registry
-from madad_jax.evaluation import tables
-from madad_jax.run import AUTOENCODER_KEYS, DENOISER_KEYS, Run
+from madad_jax.evaluation import stacks, tables
+from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.typing import Params
 
 _LOG = logging.getLogger(__name__)
 
+_TITLES = {"madad": "MAD-AD"}  # of reports; other methods go by their names
 SYNTHETIC = (
     "All slices are synthetic: the embedded cohort is drawn from a brain template. These figures "
     "show that the program works; they say nothing about patients."
@@ -45,14 +47,16 @@ SYNTHETIC = (
 
 
 def train_autoencoder(run: Run) -> None:
-    """The KL autoencoder, unless a trained one is named."""
+    """The KL autoencoder, unless a trained one is named or the method works on images."""
+    if not build_methods.uses_latents(run.config):
+        return
     if run.config.autoencoder.checkpoint or run.complete("autoencoder", AUTOENCODER_KEYS):
         _LOG.info("autoencoder: complete")
         return
     c = run.config.autoencoder
     frozen = {}
     if c.lpips:
-        frozen["lpips"] = build.lpips_weights(c.lpips)
+        frozen["lpips"] = build_networks.lpips_weights(c.lpips)
     else:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
     method = build.autoencoder_training(run.config)
@@ -61,13 +65,19 @@ def train_autoencoder(run: Run) -> None:
     run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
 
 
+def frozen_part(run: Run) -> dict[str, Any]:
+    """What the method reads and does not train."""
+    frozen = build_methods.frozen(run.config)
+    return frozen | (measure_latents(run) if build_methods.uses_latents(run.config) else {})
+
+
 def measure_latents(run: Run) -> dict[str, Any]:
-    """The frozen part of the detector: autoencoder weights and the scaling factor.
+    """The frozen part of a latent method: autoencoder weights and the scaling factor.
 
     A factor of 0 in the config is measured: 1 / the posterior's spread over brain cells of
     the training slices, so that the noise schedule meets latents of unit variance.
     """
-    network, params = restore.autoencoder(run.config, run.workdir, run.mesh)
+    network, params = restore.autoencoder(run.config, run.trained, run.mesh)
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
         if run.complete("latents", AUTOENCODER_KEYS):
@@ -105,18 +115,18 @@ def _measure(run: Run, network: Any, params: Params) -> float:
 
 def cache_latents(run: Run) -> None:
     """Every training and validation slice encoded once, where `data.latents` asks for it."""
-    if run.config.data.latents == "cached" and not run.complete("denoiser", DENOISER_KEYS):
+    if run.config.data.latents == "cached" and not run.complete("denoiser", run.denoiser_keys):
         run.latents = latent_cache.prepare(
-            run, *restore.autoencoder(run.config, run.workdir, run.mesh)
+            run, *restore.autoencoder(run.config, run.trained, run.mesh)
         )
 
 
 def train_denoiser(run: Run) -> None:
-    """The masked denoiser on the frozen autoencoder's latents."""
-    if run.complete("denoiser", DENOISER_KEYS):
+    """The method itself, on images or on the frozen autoencoder's latents."""
+    if run.complete("denoiser", run.denoiser_keys):
         _LOG.info("denoiser: complete")
         return
-    frozen = measure_latents(run)
+    frozen = frozen_part(run)
     method = build.detector(run.config)
     first = _initial_weights(run, method) if run.config.denoiser.init else None
     if run.latents:
@@ -131,7 +141,7 @@ def train_denoiser(run: Run) -> None:
         spec=build.detector_spec(run.config, run.config.train.batch_size),
         cached=run.latents,
     )
-    run.mark("denoiser", DENOISER_KEYS, steps=steps)
+    run.mark("denoiser", run.denoiser_keys, steps=steps)
 
 
 def _initial_weights(run: Run, method: Any) -> Params:
@@ -142,28 +152,30 @@ def _initial_weights(run: Run, method: Any) -> Params:
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
     """Scores every set of `eval.sets`; returns and stores the rows."""
-    run.complete("denoiser", DENOISER_KEYS)
+    run.complete("denoiser", run.denoiser_keys)
     trained = run.facts("denoiser")
-    sets = {name: (run.source(name), _healthy(run, name)) for name in run.config.eval.sets}
-    frozen = measure_latents(run)
+    sets = {name: (run.source(name), run.healthy_source(name)) for name in run.config.eval.sets}
+    frozen = frozen_part(run)
     method = build.detector(run.config)
     params = restore.denoiser(
         run.config,
-        run.workdir / "denoiser" / "checkpoints",
+        run.trained / "denoiser" / "checkpoints",
         run.mesh,
         method,
         run.config.eval.checkpoint,
     )
     c = run.config
-    scorer = evaluate.Scorer(method, params, frozen, run.mesh, c.seed)
+    scorer = scoring.Scorer(method, params, frozen, run.mesh, c.seed)
     options = evaluate.Options(
         image_size=c.data.image_size,
-        sigma=build.smoothing_sigma(c),
+        sigma=build_networks.smoothing_sigma(c),
         false_positive_rate=c.eval.false_positive_rate,
         band=c.eval.mean_image_band,
         bootstrap=c.eval.bootstrap,
         panels=c.eval.panels,
         seed=c.seed,
+        volumes=_volumes(c),
+        smooth_slices=_smooth_slices(c),
     )
     evaluation = evaluate.Evaluation(scorer, options, run.batches_of)
     evaluation.fit_floor(run.source("train"))
@@ -181,8 +193,39 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def _volumes(c: Any) -> evaluate.Volumes | None:
+    """How whole scans are judged, when they are.
+
+    Raises UserError when nobody says how far apart slices and pixels are.
+    """
+    if c.eval.protocol == "slices":
+        return None
+    spacing = tuple(float(v) for v in c.eval.spacing_mm)
+    if not all(spacing):
+        preparation = build.preparation(c)
+        if preparation is None:
+            raise errors.UserError(
+                f"eval.spacing_mm: found {spacing}, and the slices do not say how they were made; "
+                "with eval.protocol=both give mm between slices, rows and columns"
+            )
+        geometry = preparation.geometry
+        step = preparation.numbers[2] if preparation.numbers else 1
+        known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
+        spacing = tuple(s or k for s, k in zip(spacing, known, strict=True))
+    return evaluate.Volumes(spacing, stacks.PRESETS[c.eval.postprocess])
+
+
+def _smooth_slices(c: Any) -> float:
+    """`ensemble.smooth_slices` in steps of the slice number."""
+    preparation = build.preparation(c)
+    return c.ensemble.smooth_slices / (preparation.geometry.level_step if preparation else 1.0)
+
+
 def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> None:
     """Keeps what healthy validation scans score, for operating points on new scans."""
+    if run.config.ensemble.smooth_slices > 0:
+        _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
+        return
     preparation = build.preparation(run.config)
     if preparation is None:
         _LOG.info("no calibration for whole scans: the slices do not say where they lie")
@@ -214,12 +257,16 @@ def _keep_preparation(run: Run) -> None:
         files.write_text(path, text)
 
 
-def _healthy(run: Run, name: str) -> Any:
-    """The healthy companion of a test set, when there is one."""
-    companion = f"{name}_healthy"
-    c = run.config.data
-    known = data_registry.has_split(companion, name=c.source, root=c.root, modality=c.modality)
-    return run.source(companion) if known else None
+def _method_summary(c: Any) -> dict[str, Any]:
+    """What of the config says how maps were made."""
+    if c.method in c.methods:
+        own = c.methods[c.method].to_dict()
+        inference = own.pop("inference", {})
+        return {"method": c.method, "its settings": own, "its inference": inference}
+    return {
+        "DDIM steps, eta": f"{c.sampler.steps}, {c.sampler.eta}",
+        "score": f"{c.score.difference} against {c.score.reference}, gamma {c.score.gamma}",
+    }
 
 
 def write_report(run: Run) -> None:
@@ -230,16 +277,17 @@ def write_report(run: Run) -> None:
     if not rows:
         raise errors.UserError(f"{run.workdir} has no results.jsonl; run --mode=evaluate first")
     curves = run.workdir / "curves.png"
-    drawn = visualize.training_curves(curves, run.workdir / "metrics.jsonl")
+    drawn = visualize.training_curves(curves, run.trained / "metrics.jsonl")
     pictures = sorted((run.workdir / "eval").glob("*/panels/*.png"))
-    thresholds = sorted((run.workdir / "eval").glob("*/dice_over_thresholds.png"))
+    names = ("dice_over_thresholds.png", "froc.png")
+    of_sets = [p for name in names for p in sorted((run.workdir / "eval").glob(f"*/{name}"))]
     c = run.config
     report.write_report(
         run.workdir / "report.md",
-        title=f"MAD-AD: {c.name}",
+        title=f"{_TITLES.get(c.method, c.method)}: {c.name}",
         rows=rows,
         panels=pictures,
-        curves=[*([curves] if drawn else []), *thresholds],
+        curves=[*([curves] if drawn else []), *of_sets],
         config_summary={
             "preset": c.preset,
             "seed": c.seed,
@@ -247,8 +295,7 @@ def write_report(run: Run) -> None:
             "image size": c.data.image_size,
             "denoiser": f"{c.denoiser.name} {c.denoiser.size}",
             "denoiser steps": run.facts_here("denoiser")["steps"],
-            "DDIM steps, eta": f"{c.sampler.steps}, {c.sampler.eta}",
-            "score": f"{c.score.difference} against {c.score.reference}, gamma {c.score.gamma}",
+            **_method_summary(c),
             "machine": runtime.device_line(),
         },
         cohort_note=SYNTHETIC if c.data.source == "cohort" else "",
@@ -269,98 +316,6 @@ def print_table(workdir: str) -> None:
         print(f"\nset {name} ({kind}), preset {part[0]['preset']}, seed {part[0]['run_seed']}")
         print(tables.markdown(report.floor_first(part), tables.MAIN))
     print(f"report: {folder / 'report.md'}")
-
-
-_AT_LEAST_ONE = (
-    *("data.image_size", "data.latent_draws", "eval.batch_size", "log.every_steps"),
-    "log.validate_every_steps",
-    *("checkpoint.every_steps", "checkpoint.keep_latest"),
-)
-_CHOICES = {
-    "eval.checkpoint": ("best", "latest"),
-    "data.augment": ("none", *augment.STYLES),
-    "data.latents": ("live", "cached"),
-}
-
-
-def check(config: Any) -> None:
-    """Options and shapes of every program, before hours are spent or a file is written.
-
-    Losses and maps are traced and not computed: many options are first read there.
-    Raises UserError for the first that does not fit.
-    """
-    _check_values(config)
-    spec = train.image_spec(1, config.data.image_size)
-    batch = spec | {"step": jax.ShapeDtypeStruct((), jnp.int32)}
-    key = jax.random.key(0)
-    frozen: Params = {}
-    for method in (build.autoencoder_training(config), build.detector(config)):
-        # The key is an argument, so that initial weights are traced too and nothing is drawn.
-        params = jax.eval_shape(lambda k, method=method: method.init(k, spec), key)
-        if "autoencoder" in frozen:  # the second, which may train on cached latents
-            batch = build.detector_spec(config, 1) | {"step": batch["step"]}
-        jax.eval_shape(method.loss, params, frozen, batch, key)
-        jax.eval_shape(method.anomaly_map, params, frozen, spec, key)
-        scale = jax.ShapeDtypeStruct((), jnp.float32)
-        frozen = {"autoencoder": params.get("autoencoder"), "scaling_factor": scale}
-
-
-def _check_values(config: Any) -> None:
-    values = config.to_dict()
-    for key in _AT_LEAST_ONE:
-        section, name = key.split(".")
-        if values[section][name] < 1:
-            raise errors.UserError(f"{key}: found {values[section][name]}, must be at least 1")
-    for key, accepted in _CHOICES.items():
-        section, name = key.split(".")
-        if values[section][name] not in accepted:
-            found = values[section][name]
-            raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
-    if config.data.latents == "cached" and config.synthesis.share > 0:
-        raise errors.UserError(
-            f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
-            "latents hold no image to change; set synthesis.share=0 or data.latents=live"
-        )
-    rate = config.eval.false_positive_rate
-    if not 0.0 < rate < 1.0:
-        raise errors.UserError(f"eval.false_positive_rate: found {rate}, must lie between 0 and 1")
-    for key, section in (("autoencoder.train", config.autoencoder.train), ("train", config.train)):
-        if not 0.0 <= section.ema_decay < 1.0:
-            raise errors.UserError(
-                f"{key}.ema_decay: found {section.ema_decay}, accepted: 0 to below 1"
-            )
-
-
-def check_inputs(run: Run, mode: str) -> None:
-    """Opens everything that the stages of a training mode will read, so that a mistake in
-    what comes last is found before what comes first is trained.
-
-    Raises UserError for the first that is missing or does not fit.
-    """
-    c = run.config
-    sharding.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
-    if mode not in ("run", "train", "train_autoencoder"):
-        return
-    sections = {} if c.autoencoder.checkpoint else {"autoencoder.train": c.autoencoder}
-    if mode != "train_autoencoder":
-        sections["train"] = c
-    slices = len(run.source("train"))
-    run.source("val")
-    for key, section in sections.items():
-        sizes = section.train.batch_size, run.mesh, section.train.accum_steps
-        sharding.check_batch_size(*sizes, key=f"{key}.batch_size")
-        build.optimizer(section.optim, build.budget(section.train, slices))
-    if c.autoencoder.checkpoint:
-        restore.checkpoints_of(c, "autoencoder", "checkpoint")
-    if c.data.latents == "cached" and mode != "train_autoencoder":
-        latent_cache.folder_of(run)
-    if c.denoiser.init and mode != "train_autoencoder":
-        restore.checkpoints_of(c, "denoiser", "init")
-    if mode == "run" and not c.eval.sets:
-        raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
-    for name in c.eval.sets if mode == "run" else ():
-        run.source(name)
-        _healthy(run, name)
 
 
 STAGES: dict[str, tuple[Callable[[Run], Any], ...]] = {
@@ -384,10 +339,10 @@ def execute(
     Raises UserError for what the user can mend.
     """
     if mode != "report":
-        check(config)
+        checks.check(config)
     run = Run(config, workdir, stop, devices)
     if mode != "report":
-        check_inputs(run, mode)
+        checks.check_inputs(run, mode)
         _keep_preparation(run)
     for stage in STAGES[mode]:
         stage(run)

@@ -300,6 +300,30 @@ def threshold_curve(
         _save(figure, path)
 
 
+def froc(path: epath.PathLike, curves: Mapping[str, tuple[Sequence, Sequence]]) -> None:
+    """Share of lesions found against false positives a scan, one line a method.
+
+    Args:
+      path: the PNG.
+      curves: method -> (false positives per scan [k], sensitivity [k]).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.8), dpi=130, layout="constrained")
+        axis = figure.add_subplot()
+        for (name, (false, found)), colour in zip(curves.items(), _LINES * 9, strict=False):
+            # Past their most, components merge and there are fewer again: not a working point.
+            last = int(np.argmax(false)) + 1
+            share = 100 * np.asarray(found[:last])
+            axis.plot(false[:last], share, color=colour, linewidth=1.7, label=name)
+        axis.set(xlabel="false positives a scan", ylabel="lesions found, %", ylim=(0, None))
+        axis.set_xscale("symlog", linthresh=1.0)
+        axis.set_xlim(0, None)
+        axis.grid(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8)
+        _save(figure, path)
+
+
 def _save(figure: Figure, path: epath.PathLike) -> None:
     """PNG through memory and a neighbour file, so that a reader sees all of it or none."""
     buffer = io.BytesIO()

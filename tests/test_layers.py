@@ -1,10 +1,10 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors files command_line version processes
+0  typing rng errors files command_line version hlo topology processes
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
-4  train build run evaluate calibrate report stages compile_only restore convert/
+4  train build run checks evaluate calibrate report stages compile_only restore convert/
    prediction/
 5  main predict
 """
@@ -16,7 +16,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"typing", "rng", "errors", "files", "command_line", "version", "processes"},
+    {
+        *("typing", "rng", "errors", "files", "command_line", "version"),
+        *("hlo", "topology", "processes"),
+    },
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
         *("checkpoint_reader", "digests", "metric_writer", "process_log"),
@@ -24,16 +27,30 @@ LAYERS = (
     {"methods"},
     {"train_state", "train_step", "visualize", "runtime"},
     {
-        *("train", "build", "run", "evaluate", "calibrate", "report", "stages", "compile_only"),
-        *("latent_cache", "convert", "extract_brain", "prediction", "restore"),
+        *(
+            "train",
+            "build",
+            "build_methods",
+            "build_networks",
+            "run",
+            "evaluate",
+            "calibrate",
+            "report",
+            "stages",
+            "compile_only",
+        ),
+        *("scoring", "panels", "result_files", "table_run"),
+        *("checks", "latent_cache", "convert", "extract_brain", "prediction", "restore"),
     },
-    {"main", "predict"},
+    {"main", "predict", "compare"},
 )
 LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # Below layer 3 a room knows nothing of its neighbours, but for the parts of one thing.
 NEIGHBOURS = {
     ("files", "errors"),
     ("command_line", "errors"),
+    ("topology", "errors"),
+    ("topology", "hlo"),
     ("checkpoint", "checkpoint_reader"),
     ("checkpoint", "digests"),
     ("checkpoint_reader", "digests"),

@@ -4,13 +4,15 @@ A kind of network gives two small functions, the published name of one of our mo
 number of trailing unit axes of its matrices; everything else is the same for all:
 
 - `weight` is our `kernel` (convolutions, linear maps) or `scale` (norms); `bias` is `bias`;
-- convolutions: OIHW there, HWIO here; linear maps (out, in) there, (in, out) here;
+- convolutions: OIHW there, HWIO here; linear maps (out, in) there, (in, out) here; parallel
+  maps (parts * out, in) there, (in, parts, out) here, and their bias (parts, out);
 - 1x1 convolutions are plain matrices here: (O, I, 1) and (O, I, 1, 1) lose their unit axes.
 
 Only numpy; tensors come and go as float32 and no value is changed.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +21,8 @@ import numpy as np
 
 from madad_jax import errors
 
+# Our axes in the order that they have there, by their number.
+_AXES = {1: (0,), 2: (1, 0), 3: (1, 2, 0), 4: (3, 2, 0, 1)}
 LISTED = 10  # names spelt out per complaint; the rest is a count
 
 
@@ -37,8 +41,12 @@ class Naming:
 
     def official_shape(self, path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape there of a tensor of `shape` here."""
+        if path[-1] == "bias":
+            return (math.prod(shape),)
         if len(shape) == 4:
             return (shape[3], shape[2], shape[0], shape[1])
+        if len(shape) == 3:
+            return (shape[1] * shape[2], shape[0])
         if len(shape) == 2:
             return (shape[1], shape[0]) + (1,) * self.unit_axes(path[:-1])
         return shape
@@ -56,8 +64,9 @@ def to_official(params: Any, naming: Naming) -> dict[str, np.ndarray]:
     for path, leaf in flatten(params).items():
         array = np.asarray(leaf, np.float32)
         shape = naming.official_shape(path, array.shape)
-        axes = (3, 2, 0, 1) if array.ndim == 4 else tuple(reversed(range(array.ndim)))
-        state[naming.key(path)] = np.ascontiguousarray(array.transpose(axes)).reshape(shape)
+        if path[-1] != "bias":
+            array = array.transpose(_AXES[array.ndim])
+        state[naming.key(path)] = np.ascontiguousarray(array).reshape(shape)
     return state
 
 
@@ -77,10 +86,10 @@ def to_ours(state: Mapping[str, np.ndarray], template: Any, naming: Naming) -> d
     params: dict[str, Any] = {}
     for path, leaf in wanted.items():
         array = np.asarray(state[naming.key(path)], np.float32)
-        if len(leaf.shape) == 4:
-            array = array.transpose(2, 3, 1, 0)
-        elif len(leaf.shape) == 2:
-            array = array.reshape(array.shape[:2]).T
+        if path[-1] != "bias":
+            there = [leaf.shape[axis] for axis in _AXES[len(leaf.shape)]]
+            array = array.reshape(there).transpose(np.argsort(_AXES[len(leaf.shape)]))
+        array = array.reshape(leaf.shape)
         node = params
         for part in path[:-1]:
             node = node.setdefault(part, {})

@@ -11,19 +11,54 @@ latent looks like nothing in a brain, and a mask head that has only seen white n
 nothing else; a lesion is a smooth change over several cells, as the coarse fields are.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from madad_jax import errors
+from madad_jax.diffusion import simplex
 
 KINDS = ("gaussian", "pyramid")
 
 
-def check_kind(kind: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """A kind of noise and its numbers, for methods on images.
+
+    Attributes:
+      kind: one of `KINDS`, or `simplex`.
+      octaves, persistence, frequency: of simplex noise (`simplex.py`); `frequency` is the
+        period of the coarsest octave in pixels.
+    """
+
+    kind: str = "gaussian"
+    octaves: int = 6
+    persistence: float = 0.8
+    frequency: float = 64.0
+
+    def __post_init__(self):
+        if self.kind != "simplex":
+            check_kind(self.kind, (*KINDS, "simplex"))
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> Float[jax.Array, "b h w c"]:
+        """Noise of `shape` (b, h, w, c), every sample and channel its own."""
+        if self.kind == "simplex":
+            return simplex.fractal(
+                key,
+                shape,
+                octaves=self.octaves,
+                persistence=self.persistence,
+                frequency=self.frequency,
+            )
+        return draw(key, shape, self.kind)
+
+
+def check_kind(kind: str, accepted: tuple[str, ...] = KINDS) -> None:
     """Raises UserError for an unknown kind."""
-    if kind not in KINDS:
-        raise errors.UserError(f"diffusion.noise: found {kind!r}, accepted: {', '.join(KINDS)}")
+    if kind not in accepted:
+        raise errors.UserError(f"diffusion.noise: found {kind!r}, accepted: {', '.join(accepted)}")
 
 
 def draw(key: jax.Array, shape: tuple[int, ...], kind: str) -> Float[jax.Array, "b h w c"]:

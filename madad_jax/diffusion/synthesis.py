@@ -9,6 +9,8 @@ random smooth shapes within the brain, in one of four generic ways:
     foreign   (1 - a) x + a x'               tissue of another slice, from another place
     warp      x(p + a d)                     moved along a random direction
 
+or, with `kind="dag"`, as Disyre does (`dag.py`), in blobs or polygons.
+
 No lesion of any data set is imitated. The corrupted image is encoded like any other (no seam
 betrays the shape), cells that really changed are the noised ones, and the target stays the
 clean latent.
@@ -21,6 +23,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from madad_jax import errors
+from madad_jax.diffusion import dag, polygons
+
+KINDS = ("generic", "dag")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +39,13 @@ class Options:
     min_radius: float = 0.02
     max_radius: float = 0.14
     min_change: float = 0.06
+    kind: str = "generic"
 
     def __post_init__(self):
+        if self.kind not in KINDS:
+            raise errors.UserError(
+                f"synthesis.kind: found {self.kind!r}, accepted: {', '.join(KINDS)}"
+            )
         if not 0.0 <= self.share <= 1.0:
             raise errors.UserError(f"synthesis.share: found {self.share}, accepted: 0 to 1")
         if self.max_shapes < 1:
@@ -58,6 +68,8 @@ def corrupt(
     options: Options,
 ) -> Float[jax.Array, "b H W 1"]:
     """Each slice with synthetic anomalies of one kind inside its brain, values within [-1, 1]."""
+    if options.kind == "dag":
+        return _dag(key, images, brain_masks, options)
     batch = images.shape[0]
     k_shape, k_kind, k_amount, k_sign, k_grey, k_from, k_warp = jax.random.split(key, 7)
     weight = several_shapes(k_shape, brain_masks, options)[..., None]
@@ -74,6 +86,24 @@ def corrupt(
     blend = jnp.where(kind == 3, (weight > 0.02).astype(jnp.float32), weight)
     out = jnp.clip((1 - blend) * images + blend * changed, -1.0, 1.0)
     return jnp.where(brain_masks[..., None], out, images)
+
+
+def _dag(
+    key: jax.Array,
+    images: Float[jax.Array, "b H W 1"],
+    brain_masks: Bool[jax.Array, "b H W"],
+    options: Options,
+) -> Float[jax.Array, "b H W 1"]:
+    """`dag.corrupt` in soft blobs for one half of the samples, in polygons for the other."""
+    k_blob, k_polygon, k_which, k_from, k_corrupt = jax.random.split(key, 5)
+    blobs = several_shapes(k_blob, brain_masks, options)
+    radii = {"min_radius": options.min_radius, "max_radius": options.max_radius}
+    filled = polygons.draw(k_polygon, brain_masks, options.max_shapes, **radii)
+    count = jax.random.randint(k_which, (len(images), 1, 1, 1), 1, options.max_shapes + 1)
+    several = (filled & (jnp.arange(options.max_shapes)[None, :, None, None] < count)).any(1)
+    half = jax.random.bernoulli(jax.random.fold_in(k_which, 1), 0.5, (len(images), 1, 1))
+    weight = jnp.where(half, blobs, (several & brain_masks).astype(jnp.float32))
+    return dag.corrupt(k_corrupt, images, brain_masks, weight, _elsewhere(k_from, images))
 
 
 def changed_cells(

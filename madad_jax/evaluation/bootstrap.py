@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from madad_jax.evaluation import histogram
 
-N_BINS = 4096
+N_BINS = histogram.COARSE_BINS
 MIN_SUBJECTS = 5
 _DRAWS_AT_ONCE = 50
 
@@ -110,10 +110,8 @@ def empty_sums(n_thresholds: int) -> SubjectSums:
     return SubjectSums(np.zeros((2, N_BINS), np.int64), np.zeros(n_thresholds), 0)
 
 
-def add_slice(
-    sums: SubjectSums, positive: np.ndarray, negative: np.ndarray, dice: np.ndarray
-) -> None:
-    """Adds one slice's lesion scores, other scores and Dice curve, in place."""
-    sums.scores += histogram.counts(positive, negative, N_BINS)
+def add_slice(sums: SubjectSums, scores: np.ndarray, dice: np.ndarray) -> None:
+    """Adds one slice's histograms [2, N_BINS] and Dice curve, in place."""
+    sums.scores += scores
     sums.dice += dice
     sums.slices += 1

@@ -8,20 +8,29 @@
 The row is plain Python (JSON-able). Figures that chose a threshold with the truth in hand are
 named in `row["oracle"]`; what cannot be computed (no lesion at all) is `None`, never NaN.
 
-Memory: 4 to 8 bytes a pixel up to `max_exact_pixels`. Past that the pixels are dropped, pooled
-figures come from 65,536-bin histograms with a stated error bound (`row["error_bounds"]`), and
-the healthy threshold must be known beforehand (`Evaluator(healthy_threshold=...)`).
+Memory: up to `max_exact_pixels` the pixels are kept. Past that they are dropped and nothing
+grows any more, however many slices follow: means are running sums (`totals`), pooled figures
+come from histograms of 65,506 bins with a stated error bound (`row["error_bounds"]`), and the
+healthy threshold and alarm size must be known beforehand (`Evaluator(healthy_threshold=...)`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax import errors
-from madad_jax.evaluation import bootstrap, metrics, slices
+from madad_jax.evaluation import (
+    bootstrap,
+    histogram,
+    metrics,
+    operating_rates,
+    slices,
+    subjects,
+    totals,
+)
 
 # Chosen with the truth: no user without segmentations could reproduce the choice.
 ORACLE = (
@@ -47,6 +56,8 @@ class Evaluator:
         image_size: int | None = None,
         pixels: str = "all",
         healthy_threshold: float | None = None,
+        alarm_pixels: int = 1,
+        rates: Mapping[float, float] | None = None,
         max_exact_pixels: int = 1 << 26,
         draws: int = 200,
     ):
@@ -55,7 +66,11 @@ class Evaluator:
         Args:
           image_size: side that maps must have; `None` accepts any.
           pixels: "all" scores every pixel (as the official code does), "brain" those in the mask.
-          healthy_threshold: see the module docstring; needed past `max_exact_pixels` only.
+          healthy_threshold: chosen on healthy validation slices (`thresholds`); see the module
+            docstring.
+          alarm_pixels: pixels above the threshold that make a slice an alarm.
+          rates: {false positive rate asked for: threshold that validation slices gave}; the
+            rates that healthy slices of this set have are reported beside.
           max_exact_pixels: how many pixels are kept for exact figures.
           draws: bootstrap draws; 0 for no intervals.
 
@@ -66,15 +81,17 @@ class Evaluator:
             raise errors.UserError(f"pixels: found '{pixels}', accepted: 'all', 'brain'")
         self._image_size = image_size
         self._pixels = pixels
-        self._healthy_threshold = healthy_threshold
+        self._threshold = healthy_threshold
+        self._alarm_pixels = alarm_pixels
+        self._limit = max_exact_pixels
         self._draws = draws
-        self._pool = slices.Pool(max_exact_pixels)
-        self._healthy_pool = slices.Pool(max_exact_pixels)
-        self._scored: list[slices.SliceScores] = []
-        self._healthy: list[slices.SliceScores] = []
-        self._pixels_at = np.zeros((2, metrics.N_THRESHOLDS), np.int64)  # positives, true ones
-        self._seen = 0
-        self.subjects: dict[str, bootstrap.SubjectSums] = {}
+        self._kept: list[slices.SliceScores] = []
+        self._kept_healthy: list[slices.SliceScores] = []
+        self._kept_pixels = 0
+        self._totals: totals.Totals | None = None  # once pixels are dropped
+        self._rates = operating_rates.Rates(rates or {})
+        self._seen = self._scored = 0
+        self.subjects = subjects.Subjects()
 
     # Adding.
 
@@ -101,20 +118,25 @@ class Evaluator:
         self._check(maps, records)
         self._seen += len(maps)
         known = np.flatnonzero(has_segmentation)
-        maps, truth, brain = maps[known], segmentations[known], brain_masks[known]
-        kept = brain if self._pixels == "brain" else np.ones_like(brain)
-        counts = metrics.ThresholdCounts()
-        counts.add(maps, truth, kept)
-        self._pixels_at[0] += counts.positives.sum(axis=0)
-        self._pixels_at[1] += counts.true_positives.sum(axis=0)
-        inside = _brain_above(maps, brain)
-        for j, (i, dice) in enumerate(zip(known, counts.dice(), strict=True)):
-            one = _slice(maps[j], truth[j] & kept[j], kept[j], brain[j], records[i])
-            one.dice, one.brain_above = dice, inside[j]
-            sums = self.subjects.setdefault(one.subject, bootstrap.empty_sums(len(dice)))
-            bootstrap.add_slice(sums, one.positive, one.negative, dice)
-            self._scored.append(one)
-        self._pool.update(self._scored, self._healthy_threshold)
+        if len(known) < len(maps):
+            maps, segmentations, brain_masks = (
+                a[known] for a in (maps, segmentations, brain_masks)
+            )
+        kept = brain_masks if self._pixels == "brain" else np.ones_like(brain_masks)
+        truth = segmentations & kept
+        for one in slices.measure(maps, truth, kept, brain_masks, [records[i] for i in known]):
+            fine = np.stack([histogram.fine(one.positive), histogram.fine(one.negative)])
+            coarse = np.stack([histogram.fold(part) for part in fine])
+            self.subjects.add(one.subject, coarse, one.dice)
+            self._scored += 1
+            if one.brain is not None:
+                self._rates.add(one.subject, one.brain)
+            if self._totals is None:
+                self._kept.append(one)
+                self._kept_pixels += len(one.positive) + len(one.negative)
+            else:
+                self._totals.add(one, fine)
+        self._drop_past_limit()
 
     def add_healthy(
         self,
@@ -130,13 +152,29 @@ class Evaluator:
           UserError: as `add`.
         """
         self._check(maps, records)
-        nothing = np.zeros_like(brain_masks[:1])
-        inside = _brain_above(maps, brain_masks)
-        for i, record in enumerate(records):
-            one = _slice(maps[i], nothing[0], brain_masks[i], brain_masks[i], record)
-            one.brain_above = inside[i]
-            self._healthy.append(one)
-        self._healthy_pool.update(self._healthy, self._healthy_threshold)
+        nothing = np.zeros_like(brain_masks)
+        for one in slices.measure(maps, nothing, brain_masks, brain_masks, list(records)):
+            self._rates.add(one.subject, one.brain)
+            if self._totals is None:
+                self._kept_healthy.append(one)
+                self._kept_pixels += one.n_brain
+            else:
+                self._totals.add_healthy(one)
+        self._drop_past_limit()
+
+    def _drop_past_limit(self) -> None:
+        if self._totals is None and self._kept_pixels > self._limit:
+            self._totals = self._sum(self._threshold, self._alarm_pixels, fine=True)
+            self._kept, self._kept_healthy = [], []
+
+    def _sum(self, threshold: float | None, alarm_pixels: int, *, fine: bool) -> totals.Totals:
+        out = totals.Totals(threshold, alarm_pixels, fine=fine)
+        for one in self._kept:
+            parts = (one.positive, one.negative)
+            out.add(one, np.stack([histogram.fine(p) for p in parts]) if fine else None)
+        for one in self._kept_healthy:
+            out.add_healthy(one)
+        return out
 
     def _check(self, maps: np.ndarray, records: Sequence[Any]) -> None:
         for values, record in zip(maps, records, strict=True):
@@ -164,7 +202,7 @@ class Evaluator:
         *,
         method: str = "",
         healthy_threshold: float | None = None,
-        alarm_pixels: int = 1,
+        alarm_pixels: int | None = None,
         learns: bool = True,
         seed: int = 0,
         **extra: Any,
@@ -173,209 +211,177 @@ class Evaluator:
 
         Args:
           method: name of the row.
-          healthy_threshold: chosen on healthy validation slices (`thresholds`); without it the
-            figures that need it are `None`. Defaults to the constructor's.
-          alarm_pixels: pixels above the threshold that make a slice an alarm.
+          healthy_threshold: defaults to the constructor's; without it the figures that need it
+            are `None`.
+          alarm_pixels: defaults to the constructor's.
           learns: false for rows that learn nothing (`no_learning`).
           seed: of the bootstrap.
           **extra: further JSON-able entries (set, seed of the run, checkpoint step, ...).
 
         Raises:
-          UserError: another healthy threshold than the constructor's after pixels were dropped.
+          UserError: another healthy threshold or alarm size than the constructor's after pixels
+            were dropped.
         """
-        if healthy_threshold is None:
-            healthy_threshold = self._healthy_threshold
-        everything = self._pool.figures(self._scored)
-        lesions = any(s.lesion for s in self._scored)
-        best, at = self._max_dice(self._scored) if lesions else (None, None)
-        healthy = self._healthy + [s for s in self._scored if not s.lesion]
+        sums = self._final(healthy_threshold, alarm_pixels)
+        everything, lesions = sums.union(), sums.with_lesion()
+        pooled, bounds = self._pooled(everything)
+        best, at = everything.max_dice() if lesions.slices else (None, None)
         row = {
             "method": method,
             **extra,
             "learns": learns,
-            **self._census(healthy),
+            **self._census(sums, lesions),
             "max_dice": best,
             "max_dice_threshold": at,
             # Empty slices score 1 under an empty prediction and can drown all else in the mean.
-            "max_dice_lesion_slices": self._max_dice([s for s in self._scored if s.lesion])[0],
-            "max_dice_exact": self._max_dice_exact() if lesions else None,
-            "pooled_max_dice": everything.max_dice,
-            "pooled_max_dice_threshold": everything.threshold,
-            "pooled_max_dice_201": self._pooled_201() if lesions else None,
-            "auroc": everything.auroc,
-            "ap": everything.ap,
-            **self._at_healthy(healthy_threshold, healthy, alarm_pixels, lesions),
-            **self._at_oracle(at, healthy, alarm_pixels),
-            **self._image_level(healthy),
-            "by_size": self._groups("size", metrics.SIZE_GROUPS, at, healthy_threshold),
-            "by_kind": self._groups(
-                "kind", sorted({s.kind for s in self._scored} - {""}), at, healthy_threshold
-            ),
+            "max_dice_lesion_slices": lesions.max_dice()[0],
+            "max_dice_exact": self._max_dice_exact() if lesions.slices else None,
+            **pooled,
+            "pooled_max_dice_201": _pooled_201(everything),
+            **_at_healthy(sums, everything),
+            **_at_oracle(sums, at),
+            **{f"image_auroc_{name}": sums.image_auroc(name)[0] for name in ("max", "mean")},
+            "by_size": self._groups(sums, "size", metrics.SIZE_GROUPS, at),
+            "by_kind": self._groups(sums, "kind", sorted({k for _, k in sums.groups} - {""}), at),
             "intervals": bootstrap.intervals(
-                list(self.subjects.values()), draws=self._draws if lesions else 0, seed=seed
+                list(self.subjects.sums.values()),
+                draws=self._draws if lesions.slices else 0,
+                seed=seed,
             ),
-            "bootstrap": {"unit": "subject", "draws": self._draws, "level": 0.95, "seed": seed},
+            "bootstrap": {
+                "unit": "bundle of subjects" if self.subjects.bundled else "subject",
+                "draws": self._draws,
+                "level": 0.95,
+                "seed": seed,
+            },
+            "rates": self._rates.table(draws=self._draws, seed=seed),
             "oracle": list(ORACLE),
         }
-        if not self._pool.exact:
-            row["error_bounds"] = {
-                "auroc": everything.auroc_bound,
-                "ap": everything.ap_bound,
-                "pooled_max_dice": everything.max_dice_bound,
-            }
+        if self._totals is not None:
+            bounds |= {f"image_auroc_{n}": sums.image_auroc(n)[1] for n in ("max", "mean")}
+            row["error_bounds"] = bounds
         return row
 
     def dice_curve(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(thresholds [k], mean per-slice Dice [k]) for a picture; `None` without slices."""
         if not self._scored:
             return None
-        return metrics.THRESHOLDS, np.mean([s.dice for s in self._scored], axis=0)
+        sums = self._totals or self._sum(None, 1, fine=False)
+        return metrics.THRESHOLDS, sums.union().mean_dice()
 
-    def _census(self, healthy: list[slices.SliceScores]) -> dict[str, Any]:
+    def _final(self, threshold: float | None, alarm_pixels: int | None) -> totals.Totals:
+        threshold = self._threshold if threshold is None else threshold
+        alarm_pixels = self._alarm_pixels if alarm_pixels is None else alarm_pixels
+        if self._totals is None:
+            return self._sum(threshold, alarm_pixels, fine=False)
+        for what, found, accepted in (
+            ("healthy threshold", threshold, self._threshold),
+            ("alarm_pixels", alarm_pixels, self._alarm_pixels),
+        ):
+            if found != accepted:
+                raise errors.UserError(
+                    f"{what}: found {found:.6g} after the pixels were dropped, accepted: the one "
+                    "given to Evaluator(...), or a larger max_exact_pixels"
+                )
+        return self._totals
+
+    def _census(self, sums: totals.Totals, lesions: totals.Group) -> dict[str, Any]:
         return {
             "n_slices": self._seen,
-            "n_scored": len(self._scored),
-            "n_unknown": self._seen - len(self._scored),
-            "n_lesion_slices": sum(s.lesion > 0 for s in self._scored),
-            "n_healthy_slices": len(healthy),
-            "n_subjects": len(self.subjects),
+            "n_scored": self._scored,
+            "n_unknown": self._seen - self._scored,
+            "n_lesion_slices": lesions.slices,
+            "n_healthy_slices": sums.alarms.slices,
+            "n_subjects": len(self.subjects.sums),
+            "n_regions": lesions.regions,
             "pixels": self._pixels,
-            "exact": self._pool.exact,
+            "exact": self._totals is None,
         }
 
-    def _max_dice(self, chosen: list[slices.SliceScores]) -> tuple[float | None, float | None]:
-        dice = np.array([s.dice for s in chosen]).reshape(-1, metrics.N_THRESHOLDS)
-        return metrics.best_of_curve(dice, metrics.THRESHOLDS)
+    def _pooled(self, everything: totals.Group) -> tuple[dict[str, Any], dict[str, float]]:
+        """Figures of all pixels, and their error bounds."""
+        if self._totals is None:
+            found, overlap = slices.pooled(self._kept), slices.region_overlap_of(self._kept)
+            bound = 0.0
+        else:
+            found = totals.pooled(everything)
+            overlap, bound = totals.region_overlap_of(everything)
+        figures = {
+            "pooled_max_dice": found.max_dice,
+            "pooled_max_dice_threshold": found.threshold,
+            "auroc": found.auroc,
+            "ap": found.ap,
+            "aupro": overlap,
+        }
+        return figures, {
+            "auroc": found.auroc_bound,
+            "ap": found.ap_bound,
+            "pooled_max_dice": found.max_dice_bound,
+            "aupro": bound,
+        }
 
     def _max_dice_exact(self) -> float | None:
-        scored = self._scored
-        if not self._pool.exact:
+        if self._totals is not None:
             return None
-        if sum(len(s.positive) + len(s.negative) for s in scored) > _MAX_SWEEP_PIXELS:
-            return None
-        return metrics.max_dice_exact(
-            [np.concatenate([s.positive, s.negative]) for s in scored],
-            [np.arange(len(s.positive) + len(s.negative)) < len(s.positive) for s in scored],
-        )
-
-    def _pooled_201(self) -> float:
-        lesion = sum(s.lesion for s in self._scored)
-        return float((2.0 * self._pixels_at[1] / (self._pixels_at[0] + lesion)).max())
-
-    def _at_healthy(
-        self,
-        threshold: float | None,
-        healthy: list[slices.SliceScores],
-        alarm_pixels: int,
-        lesions: bool,
-    ) -> dict[str, Any]:
-        pooled: dict[str, float | None] = dict.fromkeys(("dice", "precision", "recall"))
-        mean, alarms = None, (None, None)
-        if threshold is not None:
-            alarms = slices.false_alarms(
-                healthy, [s.above(threshold)[2] for s in healthy], alarm_pixels
-            )
-            if lesions:
-                mean = slices.mean_dice_at(self._scored, threshold)
-                pooled = slices.pooled_at(self._scored, threshold)
-        return {
-            "healthy_threshold": threshold,
-            "alarm_pixels": alarm_pixels,
-            "dice_healthy": mean,
-            "pooled_dice_healthy": pooled["dice"],
-            "precision_healthy": pooled["precision"],
-            "recall_healthy": pooled["recall"],
-            "false_alarm_slices_healthy": alarms[0],
-            "false_alarm_pixels_healthy": alarms[1],
-        }
-
-    def _at_oracle(
-        self, threshold: float | None, healthy: list[slices.SliceScores], alarm_pixels: int
-    ) -> dict[str, Any]:
-        alarms: tuple[float | None, float | None] = (None, None)
-        if threshold is not None:
-            column = int(np.argmin(np.abs(metrics.THRESHOLDS - threshold)))
-            above = [int(s.brain_above[column]) for s in healthy]
-            alarms = slices.false_alarms(healthy, above, alarm_pixels)
-        return {"false_alarm_slices_oracle": alarms[0], "false_alarm_pixels_oracle": alarms[1]}
-
-    def _image_level(self, healthy: list[slices.SliceScores]) -> dict[str, Any]:
-        sick = [s for s in self._scored if s.lesion]
-        labels = np.array([True] * len(sick) + [False] * len(healthy))
-        return {
-            f"image_auroc_{name}": metrics.auroc(
-                np.array([getattr(s, f"brain_{name}") for s in sick + healthy]), labels
-            )
-            for name in ("max", "mean")
-        }
+        return slices.max_dice_exact(self._kept, _MAX_SWEEP_PIXELS)
 
     def _groups(
-        self, field: str, names: Sequence[str], oracle: float | None, healthy: float | None
+        self, sums: totals.Totals, field: str, names: Sequence[str], oracle: float | None
     ) -> dict[str, Any]:
         """Figures of each size group or kind; its negatives are its own slices' pixels."""
         out = {}
         for name in names:
-            chosen = slices.select(self._scored, **{field: name})
-            if not chosen:
+            group = sums.union(**{field: name})
+            if not group.slices:
                 continue
-            figures = self._pool.figures(self._scored, **{field: name})
+            chosen = [s for s in self._kept if getattr(s, field) == name]
+            exact = self._totals is None
+            figures = slices.pooled(chosen) if exact else totals.pooled(group)
             column = int(np.argmin(np.abs(metrics.THRESHOLDS - oracle)))
+            mean_at = float(group.at[0] / group.slices)
             out[name] = {
-                "n_slices": len(chosen),
+                "n_slices": group.slices,
                 "ap": figures.ap,
                 "pooled_max_dice": figures.max_dice,
-                "max_dice": self._max_dice(chosen)[0],
-                "dice_oracle": float(np.mean([s.dice[column] for s in chosen])),
-                "dice_healthy": None if healthy is None else slices.mean_dice_at(chosen, healthy),
+                "max_dice": group.max_dice()[0],
+                "dice_oracle": float(group.mean_dice()[column]),
+                "dice_healthy": None if sums.threshold is None else mean_at,
             }
         return out
 
 
-def add_differences(
-    entries: Sequence[tuple[dict[str, Any], Evaluator]], *, draws: int = 200, seed: int = 0
-) -> None:
-    """Adds to each learned row its paired difference to the best no-learning row by AP, in place.
-
-    `row["difference"] = {"to": name, "ap": [low, high], ...}`: 95 % intervals of the row's figure
-    minus the other's, over the same draws of subjects. Nothing is added where either is missing.
-    """
-    floor = [e for e in entries if not e[0]["learns"] and e[0]["ap"] is not None]
-    if not floor:
-        return
-    best = max(floor, key=lambda e: e[0]["ap"])
-    for row, ev in entries:
-        if row["learns"] and row["ap"] is not None:
-            row["difference"] = {
-                "to": best[0]["method"],
-                **bootstrap.paired_difference(
-                    ev.subjects, best[1].subjects, draws=draws, seed=seed
-                ),
-            }
+def _pooled_201(everything: totals.Group) -> float | None:
+    if not everything.lesion:
+        return None
+    return float((2.0 * everything.hits / (everything.above + everything.lesion)).max())
 
 
-def _brain_above(maps: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Brain pixels above each threshold of the grid, [n, k]."""
-    counts = metrics.ThresholdCounts()
-    counts.add(maps, np.zeros_like(brain), brain)
-    return counts.positives
+def _at_healthy(sums: totals.Totals, everything: totals.Group) -> dict[str, Any]:
+    pooled: dict[str, float | None] = dict.fromkeys(("dice", "precision", "recall"))
+    mean, alarms = None, (None, None)
+    if sums.threshold is not None:
+        alarms = sums.alarms.shares(*sums.alarms.at)
+        if everything.lesion:
+            dice, hits, above = everything.at
+            mean = float(dice / everything.slices)
+            pooled["dice"] = float(2.0 * hits / (above + everything.lesion))
+            pooled["precision"] = float(hits / above) if above else None
+            pooled["recall"] = float(hits / everything.lesion)
+    return {
+        "healthy_threshold": sums.threshold,
+        "alarm_pixels": sums.alarm_pixels,
+        "dice_healthy": mean,
+        "pooled_dice_healthy": pooled["dice"],
+        "precision_healthy": pooled["precision"],
+        "recall_healthy": pooled["recall"],
+        "false_alarm_slices_healthy": alarms[0],
+        "false_alarm_pixels_healthy": alarms[1],
+    }
 
 
-def _slice(
-    values: np.ndarray, lesion: np.ndarray, kept: np.ndarray, brain: np.ndarray, record: Any
-) -> slices.SliceScores:
-    inside, sick = values[brain], bool(lesion.any())
-    return slices.SliceScores(
-        id=str(record.id),
-        subject=str(record.subject),
-        size=metrics.size_group(float(lesion.sum()), values.shape),
-        kind=(record.lesion_kind or "unknown") if sick else "",
-        lesion=int(lesion.sum()),
-        dice=None,
-        brain_above=np.zeros(0, np.int64),
-        n_brain=int(brain.sum()),
-        brain_max=float(inside.max()) if inside.size else 0.0,
-        brain_mean=float(inside.mean()) if inside.size else 0.0,
-        positive=values[lesion],
-        negative=values[kept & ~lesion],
-        brain=None if sick else inside,
-    )
+def _at_oracle(sums: totals.Totals, threshold: float | None) -> dict[str, Any]:
+    alarms: tuple[float | None, float | None] = (None, None)
+    if threshold is not None:
+        column = int(np.argmin(np.abs(metrics.THRESHOLDS - threshold)))
+        alarms = sums.alarms.shares(sums.alarms.slices_at[column], sums.alarms.above[column])
+    return {"false_alarm_slices_oracle": alarms[0], "false_alarm_pixels_oracle": alarms[1]}

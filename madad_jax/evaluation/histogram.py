@@ -21,7 +21,11 @@ from jaxtyping import Float, Float32, Int
 
 from madad_jax.evaluation import metrics
 
-N_BINS = 1 << 16
+# Sixteen inner bins to one of the 4,096 of a subject (`bootstrap`), so that one follows from
+# the other and each pixel is placed once.
+COARSE_BINS = 4096
+_FOLD = 16
+N_BINS = _FOLD * (COARSE_BINS - 2) + 2
 
 
 def bin_of(scores: Float32[np.ndarray, "..."], n_bins: int) -> Int[np.ndarray, "..."]:
@@ -38,13 +42,30 @@ def lower_edge(index: int, n_bins: int) -> float:
     return 1.0 if index >= n_bins - 1 else ((index - 1) / (n_bins - 2)) ** 2
 
 
-def counts(
-    positive: Float32[np.ndarray, "p"], negative: Float32[np.ndarray, "q"], n_bins: int = N_BINS
-) -> Int[np.ndarray, "2 bins"]:
-    """Histograms of lesion scores (row 0) and of all other scores (row 1)."""
-    return np.stack(
-        [np.bincount(bin_of(s, n_bins), minlength=n_bins) for s in (positive, negative)]
-    )
+def fine_bins(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """`bin_of` with `N_BINS`, in float32, which moves an edge by less than 1/100 of its bin."""
+    place = (np.sqrt(np.clip(scores, 0.0, 1.0)) * np.float32(N_BINS - 2)).astype(np.int32)
+    inner = np.minimum(place + 1, N_BINS - 2)
+    return np.where(scores <= 0.0, 0, np.where(scores >= 1.0, N_BINS - 1, inner))
+
+
+def fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
+    """How many scores fall in each of `fine_bins`, in half the time of asking that first."""
+    place = (np.sqrt(np.clip(scores, 0.0, 1.0)) * np.float32(N_BINS - 2)).astype(np.int32)
+    out = np.zeros(N_BINS, np.int64)
+    out[1:] = np.bincount(place, minlength=N_BINS - 1)
+    # Scores just below 1 may have been rounded into the bin of 1, and 0 stands in bin 1 so far.
+    lowest, highest = np.count_nonzero(scores <= 0.0), np.count_nonzero(scores >= 1.0)
+    out[-2] += out[-1] - highest
+    out[1] -= lowest
+    out[0], out[-1] = lowest, highest
+    return out
+
+
+def fold(counts: Int[np.ndarray, "bins"]) -> Int[np.ndarray, "coarse"]:
+    """The histogram of `COARSE_BINS` that a fine one holds."""
+    inner = counts[1:-1].reshape(-1, _FOLD).sum(axis=1)
+    return np.concatenate([counts[:1], inner, counts[-1:]])
 
 
 def pooled(histogram: Int[np.ndarray, "2 bins"]) -> metrics.Pooled:

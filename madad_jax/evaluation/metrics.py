@@ -28,9 +28,10 @@ from jaxtyping import Bool, Float, Float32, Int
 
 N_THRESHOLDS = 201
 THRESHOLDS = np.linspace(0.0, 1.0, N_THRESHOLDS)
+_TH32 = THRESHOLDS.astype(np.float32)
 _DICE_EPS = 1e-6
 _F1_EPS = 1e-10
-_CHUNK_PIXELS = 1 << 22
+_CHUNK_PIXELS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +55,12 @@ NO_FIGURES = Pooled(None, None, None, None)
 
 
 class ThresholdCounts:
-    """Per-slice counts of positives and true positives over a fixed grid of thresholds.
+    """Per-slice counts of positives and true positives at the 201 thresholds.
 
-    Streaming: `add` keeps `2 * len(thresholds)` integers per slice and forgets the pixels.
+    Keeps `2 * 201` integers per slice and forgets the pixels; `Evaluator` takes one a batch.
     """
 
-    def __init__(self, thresholds: np.ndarray = THRESHOLDS):
-        """`thresholds` ascending; compared in float32."""
-        self.thresholds = np.asarray(thresholds, np.float64)
-        self._th32 = self.thresholds.astype(np.float32)
+    def __init__(self):
         self._positives: list[np.ndarray] = []
         self._true_positives: list[np.ndarray] = []
         self._lesion: list[np.ndarray] = []
@@ -81,17 +79,16 @@ class ThresholdCounts:
             self._add(maps[part], segmentations[part], None if inside is None else inside[part])
 
     def _add(self, maps: np.ndarray, truth: np.ndarray, inside: np.ndarray | None) -> None:
-        n, n_bins = len(maps), len(self._th32) + 1
-        # A pixel is positive at threshold k exactly when k < bin: bin = how many are below it.
-        bins = np.searchsorted(self._th32, maps.reshape(n, -1), side="left")
-        bins[maps.reshape(n, -1) >= 1.0] = n_bins - 1  # the official code's quirk
-        bins += np.arange(n)[:, None] * n_bins
+        n, n_bins = len(maps), N_THRESHOLDS + 1
+        bins = _below(maps.reshape(n, -1))
+        bins += (np.arange(n, dtype=np.int32) * n_bins)[:, None]
         truth = truth.reshape(n, -1)
-        keep = np.ones_like(truth) if inside is None else inside.reshape(n, -1)
-        for where, out in ((keep, self._positives), (keep & truth, self._true_positives)):
-            histogram = np.bincount(bins[where], minlength=n * n_bins).reshape(n, n_bins)
+        lesion = truth if inside is None else truth & inside.reshape(n, -1)
+        kept = bins.ravel() if inside is None else bins[inside.reshape(n, -1)]
+        for chosen, out in ((kept, self._positives), (bins[lesion], self._true_positives)):
+            histogram = np.bincount(chosen, minlength=n * n_bins).reshape(n, n_bins)
             out.append(histogram[:, :0:-1].cumsum(axis=1)[:, ::-1])
-        self._lesion.append((keep & truth).sum(axis=1))
+        self._lesion.append(lesion.sum(axis=1))
 
     @property
     def positives(self) -> Int[np.ndarray, "n k"]:
@@ -109,7 +106,7 @@ class ThresholdCounts:
         return np.concatenate([np.zeros(0, np.int64), *self._lesion])
 
     def _stack(self, parts: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.zeros((0, len(self._th32)), np.int64), *parts])
+        return np.concatenate([np.zeros((0, N_THRESHOLDS), np.int64), *parts])
 
     def dice(self) -> Float[np.ndarray, "n k"]:
         """Dice of each slice at each threshold, the official conventions."""
@@ -117,7 +114,7 @@ class ThresholdCounts:
 
     def max_dice(self) -> tuple[float | None, float | None]:
         """(max over thresholds of the mean over slices, the threshold); `None`s without slices."""
-        return best_of_curve(self.dice(), self.thresholds)
+        return best_of_curve(self.dice(), THRESHOLDS)
 
     def pooled_max_dice(self) -> float | None:
         """Largest pooled Dice on this grid; `None` when no pixel is lesion."""
@@ -126,6 +123,21 @@ class ThresholdCounts:
             return None
         tp, p = self.true_positives.sum(axis=0), self.positives.sum(axis=0)
         return float((2.0 * tp / (p + lesion)).max())
+
+
+def _below(values: Float32[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """How many of the thresholds are below each score, in float32: it is positive at threshold k
+    exactly when k is less. All 201 for scores of 1 and more, the official code's quirk.
+
+    The grid is even, so the place is a product; rounding may leave it one short, which two
+    comparisons mend, at a third of the time of a binary search.
+    """
+    place = np.clip(values * np.float32(N_THRESHOLDS - 1), 0.0, N_THRESHOLDS - 1).astype(np.int32)
+    bins = place + (_TH32[place] < values)
+    np.minimum(place + 1, N_THRESHOLDS - 1, out=place)
+    bins += (_TH32[place] < values) & (bins == place)
+    bins[values >= 1.0] = N_THRESHOLDS
+    return bins.astype(np.int32, copy=False)
 
 
 def slice_dice(

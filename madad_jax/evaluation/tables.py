@@ -51,6 +51,23 @@ ALARMS = (
     Column("image_auroc_max", "Slice AUROC (max)"),
     Column("image_auroc_mean", "Slice AUROC (mean)"),
 )
+REGIONS = (
+    METHOD,
+    Column("aupro", "AUPRO (to 30 % FPR)"),
+    Column("n_regions", "Regions", "number", ""),
+    Column("n_subjects", "Subjects", "number", ""),
+)
+SCANS = (
+    METHOD,
+    Column("dice_healthy", "3-D Dice, healthy threshold"),
+    Column("dice_oracle", f"3-D Dice, best common threshold{ORACLE_MARK}"),
+    Column("sensitivity_healthy", "Lesions found, healthy threshold"),
+    Column("false_positives_per_scan", "False positives a scan", "number", "low"),
+    Column("false_positives_per_healthy_scan", "The same, healthy scans", "number", "low"),
+    Column("sensitivity_at_1", f"Lesions found at 1 false positive{ORACLE_MARK}"),
+    Column("sensitivity_at_4", f"at 4{ORACLE_MARK}"),
+    Column("sensitivity_at_8", f"at 8{ORACLE_MARK}"),
+)
 GROUP = (
     Column("group", "Group", "text", ""),
     Column("n_slices", "Slices", "number", ""),

@@ -5,6 +5,8 @@ that a given share of healthy brain pixels exceeds; `alarm_pixels` is how many s
 slice may hold before it counts as an alarm, again from healthy slices alone.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
@@ -34,6 +36,19 @@ def healthy_threshold(
     if not np.isfinite(scores).all():
         raise errors.UserError("healthy threshold: found NaN or infinity in a validation map")
     return float(_exceeded_by(scores, false_positive_rate))
+
+
+def at_rates(
+    maps: Float32[np.ndarray, "n H W"],
+    brain_masks: Bool[np.ndarray, "n H W"],
+    rates: Sequence[float],
+) -> dict[float, float]:
+    """`healthy_threshold` at several false positive rates, {rate: threshold}, from one sort."""
+    scores = np.sort(maps[brain_masks])
+    if not scores.size:
+        return {}
+    allowed = [int(rate * scores.size + 1e-9) for rate in rates]
+    return {r: float(scores[scores.size - 1 - a]) for r, a in zip(rates, allowed, strict=True)}
 
 
 def pixels_above(

@@ -40,8 +40,9 @@ class KLAutoencoder:
     `discriminator=None` leaves the adversarial term out. With `crop` > 0 training sees squares
     of so many pixels around random brain pixels instead of whole slices: the network is
     convolutional, most of a slice is background, and a quarter of the work teaches as much.
-    As a detector (row `ae`) its map is |x - x_hat|, clipped at `gamma` and smoothed by `sigma`
-    pixels.
+    Its map is |x - x_hat|, clipped at `gamma` and smoothed by `sigma` pixels: what the frozen part
+    misses by itself. No row reports it (row `ae` is `methods/ae.py`): a latent made to keep a
+    slice keeps its lesions.
     """
 
     autoencoder: registry.Autoencoder
@@ -50,7 +51,7 @@ class KLAutoencoder:
     crop: int = 0
     gamma: float = 0.25
     sigma: float = 5.0
-    name: str = "ae"
+    name: str = "autoencoder"
     deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:

@@ -5,10 +5,14 @@ A method is a frozen dataclass of options and network functions. It holds no arr
 and both are passed in, so that a method can be closed over by `jax.jit` for free.
 """
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax
+from jaxtyping import Float
 
+from madad_jax.diffusion import anomaly_map, partial, structure
+from madad_jax.models import lpips, registry
 from madad_jax.typing import Batch, Metrics, Params
 
 
@@ -38,3 +42,42 @@ class Method(Protocol):
     ) -> dict[str, jax.Array]:
         """`map` [b,H,W], `reconstruction` [b,H,W,1], and further maps named `*_map`."""
         ...
+
+
+def perceptual_distance(
+    frozen: Params, a: Float[jax.Array, "b H W 1"], b: Float[jax.Array, "b H W 1"]
+) -> Float[jax.Array, "b H W"]:
+    """LPIPS as a map where `frozen` holds its weights ("lpips"), else (1 - SSIM) / 2."""
+    if "lpips" in frozen:
+        return lpips.distance_map(frozen["lpips"], a, b)
+    return structure.dissimilarity(a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDiffusion:
+    """What every diffusion on whole images shares: its parts, its weights and its training.
+
+    train   || y - f(x_t, t) ||^2 at all levels t, y the noise or the clean image
+    """
+
+    network: registry.Denoiser
+    process: partial.Process
+    residual: anomaly_map.Residual
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the U-Net."""
+        return self.network.init(key, batch_spec["image"].shape)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """The network's error over whole images."""
+        del frozen
+        k_process, k_dropout = jax.random.split(key)
+        dropout = None if self.deterministic else k_dropout
+
+        def network(x, t):
+            return self.network.predict(params, x, t, key=dropout)
+
+        loss = self.process.loss(network, batch["image"], k_process)
+        return loss, {"loss": loss}

@@ -89,7 +89,8 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
         h = _modulate(layers.layer_norm(x, self.dtype), shift1, scale1)
-        qkv = linear(3 * width, "attn_qkv")(h).reshape(b, n, 3, self.num_heads, -1)
+        qkv = layers.ParallelLinear(3, width, dtype=self.dtype, name="attn_qkv")(h)
+        qkv = qkv.reshape(b, n, 3, self.num_heads, -1)
         h = attention.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
         h = drop(linear(width, "attn_proj")(h.reshape(b, n, width)))
         x = x + gate1[:, None] * h

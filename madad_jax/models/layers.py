@@ -107,6 +107,30 @@ class Linear(nn.Module):
         return y.reshape(*x.shape[:-1], self.features)
 
 
+class ParallelLinear(nn.Module):
+    """`parts` linear maps of one input in one product; `kernel` (in, parts, out), `bias` (parts,
+    out), drawn as one map to parts * out features.
+
+    The axis of its own lets each part be split alike over devices. In a kernel of (in, parts *
+    out) a split cuts across parts, and attention would have to gather q, k and v again.
+    """
+
+    parts: int
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "*batch c"]) -> Shaped[jax.Array, "*batch p d"]:
+        """[..., c] -> [..., parts, features]."""
+        channels, shape = x.shape[-1], (self.parts, self.features)
+        scheme = initialize.xavier(channels, self.parts * self.features)
+        kernel = self.param("kernel", scheme, (channels, *shape))
+        bias = self.param("bias", initialize.zeros, shape)
+        rows = x.astype(self.dtype).reshape(-1, channels)  # as in Linear
+        y = jnp.einsum("nc,cpd->npd", rows, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return y.reshape(*x.shape[:-1], *shape)
+
+
 class GroupNorm(nn.Module):
     """GroupNorm over (h, w, channels of the group) with float32 statistics; `scale`, `bias`.
 

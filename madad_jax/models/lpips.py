@@ -93,6 +93,22 @@ def distance(
     return total
 
 
+def distance_map(
+    weights: Mapping[str, Any],
+    a: Float[jax.Array, "b H W c"],
+    b: Float[jax.Array, "b H W c"],
+) -> Float[jax.Array, "b H W"]:
+    """`distance` before its means over space: every layer enlarged bilinearly to the image."""
+    shape = a.shape[:3]
+    total = jnp.zeros(shape, jnp.float32)
+    features = zip(_features(weights, a), _features(weights, b), strict=True)
+    for block, (fa, fb) in enumerate(features):
+        squared = jnp.square(_unit(fa) - _unit(fb))
+        weighted = squared @ jnp.asarray(weights[f"lin_{block}"]["kernel"])
+        total = total + jax.image.resize(weighted, shape, "bilinear")
+    return total
+
+
 def _unit(f: jax.Array) -> jax.Array:
     """Unit length over channels. The length of a zero vector is held away from sqrt'(0)."""
     squares = jnp.sum(jnp.square(f), axis=-1, keepdims=True)

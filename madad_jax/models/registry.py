@@ -8,6 +8,7 @@ signature, a parameter tree or a checkpoint.
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
-from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, unet
+from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, penalty, unet
+from madad_jax.models import classifier as image_classifier
 from madad_jax.models import discriminator as patchgan
 
 Array = jax.Array
@@ -42,14 +44,33 @@ class Denoiser:
         t: Int[Array, " b"],
         *,
         key: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]]:
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w 1"] | None]:
         """(x0, visible_logit), both float32; `t` is the raw step index 0 .. T-1.
 
         Dropout is active exactly when `key` is given. sigmoid(visible_logit) is the probability
         that a cell is untouched (official polarity: 1 = kept).
         """
         rngs = None if key is None else {"dropout": key}
-        return self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
+        call = functools.partial(
+            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs
+        )
+        return penalty.keep(call) if self.penalised else call()
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a block in the network has a loss of its own (`sspcab`)."""
+        return getattr(self._module, "sspcab", False)
+
+    def predict(
+        self,
+        params: Params,
+        x: Float[Array, "b h w c"],
+        t: Int[Array, " b"],
+        *,
+        key: Shaped[Array, "..."] | None = None,
+    ) -> Float[Array, "b h w d"]:
+        """The first output of `apply` alone, for networks without a mask head."""
+        return self.apply(params, x, t, key=key)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +123,24 @@ class Autoencoder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Classifier:
+    """One logit of a noised image."""
+
+    _module: Any = dataclasses.field(repr=False)
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters for images of `image_shape` (b, H, W, c)."""
+        x = jax.ShapeDtypeStruct((1, *image_shape[1:]), jnp.float32)
+        return initialize.init(self._module, key, x, jax.ShapeDtypeStruct((1,), jnp.int32))
+
+    def apply(
+        self, params: Params, x: Float[Array, "b H W c"], t: Int[Array, " b"]
+    ) -> Float[Array, " b"]:
+        """The logit, float32; `t` is the raw step index."""
+        return self._module.apply({"params": params}, x, t)
+
+
+@dataclasses.dataclass(frozen=True)
 class Discriminator:
     """Tells decoded images from real ones, patch by patch."""
 
@@ -122,7 +161,9 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, remat, residual_x0, dtype.
+    attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
+    the input), mask_head (True), patch (1; squares of pixels folded into channels), sspcab,
+    dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
@@ -149,7 +190,7 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     Raises:
         UserError: unknown or contradictory settings, named by key.
     """
-    settings = _settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs)
+    settings = checked_settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs)
     defaults = {
         "embed_dim": settings.get("latent_channels", 4),
         "decoder_channels": settings.get("channels", 128),
@@ -181,15 +222,31 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     )
 
 
+def classifier(**kwargs: Any) -> Classifier:
+    """A classifier of noised images: model_channels=32, channel_mult=(1, 2, 2, 4),
+    num_res_blocks=2, num_groups=8, patch=1, dropout=0, dtype="float32".
+
+    Raises:
+        UserError: unknown settings, or channels that do not divide into groups.
+    """
+    module = image_classifier.Classifier(
+        **checked_settings("classifier", image_classifier.Classifier, kwargs)
+    )
+    for mult in module.channel_mult:
+        width = module.model_channels * mult
+        layers.check_groups("classifier.model_channels", width, module.num_groups)
+    return Classifier(_module=module)
+
+
 def discriminator(**kwargs: Any) -> Discriminator:
     """A PatchGAN discriminator: channels=64, num_layers=3, dtype="float32"."""
-    settings = _settings("discriminator", patchgan.PatchDiscriminator, kwargs)
+    settings = checked_settings("discriminator", patchgan.PatchDiscriminator, kwargs)
     return Discriminator(_module=patchgan.PatchDiscriminator(**settings))
 
 
 def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
     """Reads "S/2" (or "S" and patch_size), then lets explicit numbers override."""
-    settings = _settings("denoiser", dit.DiT, kwargs, extra=("size",))
+    settings = checked_settings("denoiser", dit.DiT, kwargs, extra=("size",))
     merged: dict[str, Any] = {"patch_size": 2}
     if size is not None:
         stem, _, patch = size.partition("/")
@@ -215,7 +272,7 @@ def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
 
 def _unet(size: str | None = "L", **kwargs: Any) -> unet.UNet:
     """Reads the size name, then lets explicit numbers override."""
-    settings = _settings("denoiser", unet.UNet, kwargs, extra=("size",))
+    settings = checked_settings("denoiser", unet.UNet, kwargs, extra=("size",))
     merged: dict[str, Any] = {}
     if size is not None:
         if size not in unet.SIZES:
@@ -238,7 +295,7 @@ def _unet(size: str | None = "L", **kwargs: Any) -> unet.UNet:
     return module
 
 
-def _settings(
+def checked_settings(
     section: str, module_class: Any, kwargs: Mapping[str, Any], extra: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Checked keyword arguments of a module: known names, tuples for lists, known types."""

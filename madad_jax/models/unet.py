@@ -8,7 +8,8 @@ joined as [current, skip] on the channels. GroupNorm eps 1e-5.
 
 Two output heads: `out` = GroupNorm, SiLU, conv -> clean latent; `mt_out` = GroupNorm, conv ->
 mask, with no SiLU between (so in the official code). The official network returns the sigmoid
-of the mask head; this one returns the logit, which a cross-entropy needs.
+of the mask head; this one returns the logit, which a cross-entropy needs. With `sspcab` (ours to
+combine) that block stands before the heads.
 
 Every residual block's second convolution, every attention's output map and both heads start
 from zero: at initialisation x0 = 0 and p(visible) = 1/2. Submodules bear the published names
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
-from madad_jax.models import attention, layers
+from madad_jax.models import attention, layers, sspcab
 
 # name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is
 # not divisible by 12. Ten heads keep the head size of 32 that S, M and L have at the first
@@ -119,20 +120,28 @@ class UNet(nn.Module):
     attention: str = "chunked"
     remat: bool = False
     residual_x0: bool = False
+    sspcab: bool = False
+    out_channels: int = 0  # 0: as the input
+    mask_head: bool = True
+    patch: int = 1  # ours: squares of so many pixels are folded into channels first
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], train: bool = False
-    ) -> tuple[Float[jax.Array, "b h w c"], Float[jax.Array, "b h w 1"]]:
-        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32."""
+    ) -> tuple[Float[jax.Array, "b h w d"], Float[jax.Array, "b h w 1"] | None]:
+        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32.
+
+        Without `mask_head` the second is None; with `out_channels` the first has so many
+        channels, whatever the input has.
+        """
         self._check_sides(x.shape)
         emb = layers.timestep_embedding(t, self.model_channels)
         emb = nn.silu(self._linear("time_embed_0")(emb))
         emb = self._linear("time_embed_2")(emb)
 
         conv_in = layers.Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")
-        h = conv_in(x)
+        h = conv_in(layers.space_to_depth(x, self.patch))
         skips, block, rate = [h], 1, 1
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
@@ -158,10 +167,12 @@ class UNet(nn.Module):
                     h = Upsample(self.dtype, name=f"output_blocks_{block}_{place}")(h)
                     rate //= 2
                 block += 1
+        if self.sspcab:
+            h = sspcab.SSPCAB(dtype=self.dtype, name="sspcab")(h)
         return self._heads(h, x)
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
-        multiple = 2 ** (len(self.channel_mult) - 1)
+        multiple = self.patch * 2 ** (len(self.channel_mult) - 1)
         if shape[1] % multiple or shape[2] % multiple:
             raise errors.UserError(
                 f"denoiser.channel_mult: {len(self.channel_mult)} levels need latent sides that "
@@ -189,13 +200,22 @@ class UNet(nn.Module):
         block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         return block(self.num_heads, self.num_groups, self.attention, self.dtype, name=name)(h)
 
-    def _heads(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _heads(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Both heads in float32: they are small, and losses and thresholds read them."""
 
         def norm(name: str) -> layers.GroupNorm:
             return layers.GroupNorm(self.num_groups, NORM_EPSILON, name=name)
 
-        x0 = layers.Conv(x.shape[-1], zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        channels = self.out_channels or x.shape[-1]
+        fold = self.patch**2
+        x0 = layers.Conv(channels * fold, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        x0 = layers.depth_to_space(x0, self.patch)
         if self.residual_x0:
-            x0 = x.astype(jnp.float32) + x0
-        return x0, layers.Conv(1, zero_init=True, name="mt_out_1")(norm("mt_out_0")(h))
+            x0 = x[..., :channels].astype(jnp.float32) + x0
+        if not self.mask_head:
+            return x0, None
+        return x0, self._mask(norm("mt_out_0")(h))
+
+    def _mask(self, h: jax.Array) -> jax.Array:
+        logit = layers.Conv(self.patch**2, zero_init=True, name="mt_out_1")(h)
+        return layers.depth_to_space(logit, self.patch)

@@ -70,7 +70,7 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
         batch = {"image": image, "brain_mask": brain_mask}
         key = jax.random.fold_in(root, number)
         found = model.method.anomaly_map(params, parts, batch, key)
-        return {name: found[name] for name in OUTPUTS}
+        return {name: found[name] for name in OUTPUTS if name in found}
 
     (batch,) = jax_export.symbolic_shape("b")
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
@@ -86,6 +86,17 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
             "chunked or xla)"
         ) from error
     return bytes(made.serialize())
+
+
+def _outputs(model: model_lib.Model) -> dict[str, str]:
+    """The maps that this method makes, and their shapes."""
+    size = model.config.data.image_size
+    spec = dict(zip(("image", "brain_mask"), model_lib.abstract_inputs(model, 1), strict=True))
+    found = jax.eval_shape(
+        model.method.anomaly_map, model.params, model.frozen, spec, rng.root_key(0)
+    )
+    ends = {"reconstruction": ", 1] in about [-1, 1]"}
+    return {k: f"float32 [b, {size}, {size}{ends.get(k, ']')}" for k in OUTPUTS if k in found}
 
 
 def _description(model: model_lib.Model, names: dict[str, str]) -> dict[str, Any]:
@@ -104,10 +115,7 @@ def _description(model: model_lib.Model, names: dict[str, str]) -> dict[str, Any
             "brain_mask": f"bool [b, {size}, {size}]",
             "number": "uint32: which batch",
         },
-        "outputs": {
-            **{name: f"float32 [b, {size}, {size}]" for name in detector_lib.SIGNALS},
-            "reconstruction": f"float32 [b, {size}, {size}, 1] in about [-1, 1]",
-        },
+        "outputs": _outputs(model),
         "image_size": size,
         "preparation": None if model.preparation is None else model.preparation.to_dict(),
         "thresholds": thresholds,

@@ -12,12 +12,13 @@ from etils import epath
 
 from madad_jax import (
     build,
+    build_methods,
     calibrate,
     checkpoint,
     digests,
     errors,
-    evaluate,
     restore,
+    scoring,
     sharding,
     version,
 )
@@ -48,7 +49,7 @@ class Model:
     method: Any
     params: Params
     frozen: Params
-    scorer: evaluate.Scorer
+    scorer: scoring.Scorer
     preparation: preparation_lib.Preparation | None
     calibration: calibration_lib.Calibration | None
     shards: int
@@ -105,10 +106,9 @@ def load(
     """
     mesh = sharding.make_mesh()
     try:
-        _, autoencoder = restore.autoencoder(config, workdir, mesh)
         method = build.detector(config)
+        frozen = _frozen(config, workdir, mesh)
         preparation = _preparation(workdir, config)
-        factor = config.autoencoder.scaling_factor
         step = config.eval.checkpoint
     except (AttributeError, KeyError) as error:
         raise errors.UserError(
@@ -119,12 +119,7 @@ def load(
     params = restore.denoiser(config, folder, mesh, method, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = sharding.make_mesh(devices=jax.local_devices())
-        copy = lambda tree: jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)  # noqa: E731
-        params, autoencoder = copy(params), copy(autoencoder)
-    frozen = {
-        "autoencoder": autoencoder,
-        "scaling_factor": np.float32(factor if factor > 0 else _measured(workdir)),
-    }
+        params, frozen = _on_host((params, frozen))
     weights = digests.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
         raise errors.UserError(
@@ -135,6 +130,7 @@ def load(
     facts = {
         "run": os.fspath(workdir),
         "name": config.name,
+        "method": method.name,
         "preset": config.preset,
         "modality": config.data.modality,
         "image_size": config.data.image_size,
@@ -150,13 +146,31 @@ def load(
         method=method,
         params=params,
         frozen=frozen,
-        scorer=evaluate.Scorer(method, params, frozen, mesh, config.seed),
+        scorer=scoring.Scorer(method, params, frozen, mesh, config.seed),
         preparation=preparation,
         calibration=calibration,
         shards=sharding.batch_shards(mesh),
         weights=weights,
         facts=facts,
     )
+
+
+def _on_host(tree: Params) -> Params:
+    """Replicated arrays as this process's own."""
+    return jax.tree.map(
+        lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
+    )
+
+
+def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params:
+    """What the method reads and does not train."""
+    frozen = build_methods.frozen(config)
+    if build_methods.uses_latents(config):
+        _, weights = restore.autoencoder(config, workdir, mesh)
+        factor = config.autoencoder.scaling_factor
+        factor = np.float32(factor if factor > 0 else _measured(workdir))
+        frozen |= {"autoencoder": weights, "scaling_factor": factor}
+    return frozen
 
 
 def _preparation(workdir: epath.Path, config: Any) -> preparation_lib.Preparation | None:

@@ -62,3 +62,32 @@ def test_bad_options_name_the_key():
         anomaly_map.clipped_difference(x, x, difference="l3", gamma=0.2)
     with pytest.raises(errors.UserError, match=r"score.sigma: 20.0 pixels reach beyond"):
         anomaly_map.gaussian_smooth(x[..., 0], 20.0)
+
+
+def test_median_filter_is_scipys():
+    maps = np.random.default_rng(4).random((2, 9, 12)).astype(np.float32)
+    expected = ndimage.median_filter(maps, size=(1, 5, 5), mode="reflect")
+    np.testing.assert_array_equal(anomaly_map.median_filter(jnp.asarray(maps), 5), expected)
+    np.testing.assert_array_equal(anomaly_map.median_filter(jnp.asarray(maps), 0), maps)
+    with pytest.raises(errors.UserError, match="median: found 4"):
+        anomaly_map.median_filter(jnp.asarray(maps), 4)
+
+
+def test_erosion_keeps_pixels_whose_surroundings_are_brain():
+    brain = np.zeros((1, 20, 20), bool)
+    brain[0, 4:16, 4:16] = True
+    brain[0, 9, 9] = False  # one of 25 pixels is no more than 4 %: still more than 0.95 brain
+    expected = ndimage.uniform_filter(brain[0].astype(float), 5, mode="constant") > 0.95
+    found = np.asarray(anomaly_map.eroded(jnp.asarray(brain), 5))[0]
+    np.testing.assert_array_equal(found, expected & brain[0])
+    assert found[8, 8] and not found[9, 9] and not found[4, 10]
+
+
+def test_residual_erodes_before_it_filters():
+    x = jnp.zeros((1, 16, 16, 1))
+    brain = jnp.zeros((1, 16, 16), bool).at[0, 3:13, 3:13].set(True)
+    rim = jnp.where(brain[..., None], 1.0, 0.0).at[0, 6:10, 6:10].set(0.0)
+    plain = anomaly_map.Residual(gamma=1.0)(rim, x, brain)
+    filtered = anomaly_map.Residual(gamma=1.0, median=3, erosion=5)(rim, x, brain)
+    assert plain[0, 3, 3] == 1 and filtered[0, 3, 3] == filtered[0, 4, 7] == 0
+    assert filtered[0, 5, 8] == 0  # two kept pixels deep are left: no majority of nine

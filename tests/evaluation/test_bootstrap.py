@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from madad_jax.evaluation import bootstrap, metrics
+from madad_jax.evaluation import bootstrap, histogram, metrics
+
+
+def _add(sums, positive, negative, dice):
+    bins = (histogram.bin_of(s, bootstrap.N_BINS) for s in (positive, negative))
+    scores = np.stack([np.bincount(b, minlength=bootstrap.N_BINS) for b in bins])
+    bootstrap.add_slice(sums, scores, dice)
 
 
 def _subjects(n, seed=0, slices=2):
@@ -17,7 +23,7 @@ def _subjects(n, seed=0, slices=2):
             labels = np.arange(530) < 30
             values = np.concatenate([positive, negative])
             counts.add(values[None, None], labels[None, None])
-            bootstrap.add_slice(sums, positive, negative, counts.dice()[0])
+            _add(sums, positive, negative, counts.dice()[0])
             pixels.append((values, labels))
         out.append(sums)
     return out, pixels
@@ -72,7 +78,7 @@ def test_few_subjects_or_no_draws_give_none():
 def test_draws_without_a_lesion_are_left_out():
     subjects = [bootstrap.empty_sums(201) for _ in range(6)]
     for s in subjects:
-        bootstrap.add_slice(s, np.zeros(0, np.float32), np.full(9, 0.1, np.float32), np.ones(201))
+        _add(s, np.zeros(0, np.float32), np.full(9, 0.1, np.float32), np.ones(201))
     assert set(bootstrap.intervals(subjects)) == {"max_dice"}
 
 
@@ -81,9 +87,7 @@ def test_paired_difference_of_equals_is_zero_and_has_a_sign():
     assert bootstrap.paired_difference(one, one)["ap"] == [0.0, 0.0]
     flat = {name: bootstrap.empty_sums(201) for name in one}
     for s in flat.values():
-        bootstrap.add_slice(
-            s, np.full(30, 0.1, np.float32), np.full(500, 0.1, np.float32), np.zeros(201)
-        )
+        _add(s, np.full(30, 0.1, np.float32), np.full(500, 0.1, np.float32), np.zeros(201))
     ahead = bootstrap.paired_difference(one, flat)["ap"]
     behind = bootstrap.paired_difference(flat, one)["ap"]
     assert ahead[0] > 0.2 and behind == pytest.approx([-ahead[1], -ahead[0]])

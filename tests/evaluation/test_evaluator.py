@@ -1,11 +1,13 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from sklearn import metrics as sk
 
 from madad_jax import errors
-from madad_jax.evaluation import evaluator, histogram, metrics, thresholds
+from madad_jax.evaluation import evaluator, histogram, metrics, region_overlap, subjects, thresholds
 from tests.evaluation.records import make_set
 
 
@@ -163,10 +165,10 @@ def test_brain_pixels_only():
 def test_streaming_keeps_its_bounds_and_the_counts():
     data = make_set(24, size=64, healthy=6)
     exact = _filled(data).result(healthy_threshold=0.28, alarm_pixels=2)
-    ev = _filled(data, max_exact_pixels=30_000, healthy_threshold=0.28)
-    row = ev.result(alarm_pixels=2)
+    ev = _filled(data, max_exact_pixels=30_000, healthy_threshold=0.28, alarm_pixels=2)
+    row = ev.result()
     assert exact["exact"] and not row["exact"]
-    for key in ("auroc", "ap", "pooled_max_dice"):
+    for key in ("auroc", "ap", "pooled_max_dice", "aupro", "image_auroc_mean"):
         assert abs(row[key] - exact[key]) <= row["error_bounds"][key] + 1e-9
         assert row["error_bounds"][key] < 0.01
     for key in (
@@ -176,6 +178,9 @@ def test_streaming_keeps_its_bounds_and_the_counts():
         "pooled_dice_healthy",
         "false_alarm_slices_healthy",
         "false_alarm_pixels_healthy",
+        "false_alarm_slices_oracle",
+        "false_alarm_pixels_oracle",
+        "max_dice_lesion_slices",
         "image_auroc_max",
         "intervals",
         "recall_healthy",
@@ -186,8 +191,19 @@ def test_streaming_keeps_its_bounds_and_the_counts():
         assert group["dice_healthy"] == exact["by_kind"][name]["dice_healthy"]
     with pytest.raises(errors.UserError, match=r"healthy threshold: found 0\.3 after"):
         ev.result(healthy_threshold=0.3)
-    for one in ev._scored:
-        assert one.positive is None and one.negative is None and one.brain is None
+    with pytest.raises(errors.UserError, match=r"alarm_pixels: found 3 after"):
+        ev.result(alarm_pixels=3)
+
+
+def test_nothing_grows_once_pixels_are_dropped():
+    data = make_set(24, size=64, healthy=6)
+    ev = _filled(data, max_exact_pixels=0, healthy_threshold=0.28)
+    size = len(pickle.dumps(ev))
+    for _ in range(3):
+        ev.add(*data[:3], np.ones(24, bool), data[3])
+        ev.add_healthy(data[0][18:], data[2][18:], data[3][18:])
+    assert len(pickle.dumps(ev)) < size + 200
+    assert ev.result()["n_scored"] == 96
 
 
 def test_nan_and_range_name_the_slice():
@@ -225,8 +241,8 @@ def test_differences_are_paired_with_the_best_floor_row():
     entries = []
     for name, data, learns in (("w", worse, False), ("f", floor, False), ("m", better, True)):
         ev = _filled(data)
-        entries.append((ev.result(method=name, learns=learns), ev))
-    evaluator.add_differences(entries)
+        entries.append((ev.result(method=name, learns=learns), ev.subjects.sums))
+    subjects.add_differences(entries)
     difference = entries[2][0]["difference"]
     assert difference["to"] == "f" and "difference" not in entries[1][0]
     low, high = difference["ap"]
@@ -245,4 +261,44 @@ def test_dice_curve_holds_the_maximum():
 
 def test_bins_of_the_pool_are_the_fine_ones():
     ev = _filled(make_set(), max_exact_pixels=0)
-    assert {h.shape for h in ev._pool._histograms.values()} == {(2, histogram.N_BINS)}
+    assert {g.fine.shape for g in ev._totals.groups.values()} == {(2, histogram.N_BINS)}
+
+
+def _aupro_directly(maps, truth, limit=0.3):
+    """Region by region and threshold by threshold."""
+    regions = []
+    for i, one in enumerate(truth):
+        labels, count = ndimage.label(one, structure=np.ones((3, 3)))
+        regions += [maps[i][labels == k] for k in range(1, count + 1)]
+    others = maps[~truth]
+    levels = np.unique(maps)[::-1]
+    fpr = np.array([0.0, *[(others >= t).mean() for t in levels]])
+    pro = np.array([0.0, *[np.mean([(r >= t).mean() for r in regions]) for t in levels]])
+    inside = fpr <= limit
+    x = np.append(fpr[inside], limit)
+    y = np.append(pro[inside], np.interp(limit, fpr, pro))
+    return np.trapezoid(y, x) / limit
+
+
+@pytest.mark.parametrize("levels", [7, 10_000])
+def test_region_overlap_is_that_of_a_direct_computation(levels):
+    maps, truth, brain, records = make_set(12, healthy=3)
+    truth[2, 26:28, 4:6] = True  # a second region in its slice
+    maps = (np.round(maps * levels) / levels).astype(np.float32)
+    row = _filled((maps, truth, brain, records)).result()
+    assert row["aupro"] == pytest.approx(_aupro_directly(maps, truth), abs=1e-6)
+    assert row["n_regions"] == 10
+    weight, count = region_overlap.weights(truth[2])
+    assert count == 2 and weight.sum() == pytest.approx(2.0)
+
+
+def test_rates_asked_and_found():
+    maps, truth, brain, records = make_set(24, healthy=12)
+    ev = _filled((maps, truth, brain, records), rates={0.01: 0.29, 0.1: 0.27})
+    found = ev.result()["rates"]
+    healthy = maps[12:][brain[12:]]
+    assert [e["asked"] for e in found] == [0.01, 0.1]
+    for entry, limit in zip(found, (0.29, 0.27), strict=True):
+        assert entry["realised"] == pytest.approx((healthy > np.float32(limit)).mean())
+        assert entry["interval"][0] <= entry["realised"] <= entry["interval"][1]
+    assert _filled((maps, truth, brain, records)).result()["rates"] == []

@@ -6,6 +6,11 @@ import pytest
 from madad_jax.evaluation import histogram, metrics
 
 
+def _counts(positive, negative, n_bins=histogram.N_BINS):
+    parts = (histogram.bin_of(s, n_bins) for s in (positive, negative))
+    return np.stack([np.bincount(b, minlength=n_bins) for b in parts])
+
+
 def _cases():
     rng = np.random.default_rng(0)
     n, p = 20_000, 400
@@ -30,7 +35,7 @@ def test_exact_figures_lie_within_the_bounds(case, n_bins):
     _, positive, negative = case
     positive, negative = positive.astype(np.float32), negative.astype(np.float32)
     exact = metrics.pooled_split(positive, negative)
-    got = histogram.pooled(histogram.counts(positive, negative, n_bins))
+    got = histogram.pooled(_counts(positive, negative, n_bins))
     for name in ("auroc", "ap", "max_dice"):
         error = abs(getattr(got, name) - getattr(exact, name))
         assert error <= getattr(got, f"{name}_bound") + 1e-9, name
@@ -38,16 +43,14 @@ def test_exact_figures_lie_within_the_bounds(case, n_bins):
 
 def test_bounds_are_small_on_ordinary_scores():
     _, positive, negative = next(iter(_cases()))
-    got = histogram.pooled(
-        histogram.counts(positive.astype(np.float32), negative.astype(np.float32))
-    )
+    got = histogram.pooled(_counts(positive.astype(np.float32), negative.astype(np.float32)))
     assert max(got.auroc_bound, got.ap_bound, got.max_dice_bound) < 2e-3
     assert got.auroc_bound < 1e-5
 
 
 def test_saturated_pixels_cost_no_accuracy():
     ones, zeros = np.ones(50, np.float32), np.zeros(70, np.float32)
-    mixed = histogram.counts(np.concatenate([ones, zeros]), np.concatenate([ones[:9], zeros]))
+    mixed = _counts(np.concatenate([ones, zeros]), np.concatenate([ones[:9], zeros]))
     got = histogram.pooled(mixed)
     assert (got.auroc_bound, got.ap_bound, got.max_dice_bound) == (0, 0, 0)
 
@@ -66,7 +69,7 @@ def test_bins_are_monotone_and_keep_the_ends_apart():
 def test_threshold_reproduces_the_dice():
     rng = np.random.default_rng(2)
     positive, negative = (rng.beta(a, 4, 3000).astype(np.float32) for a in (6, 1))
-    got = histogram.pooled(histogram.counts(positive, negative, 1024))
+    got = histogram.pooled(_counts(positive, negative, 1024))
     tp, fp = (positive >= got.threshold).sum(), (negative >= got.threshold).sum()
     assert 2 * tp / (tp + fp + len(positive)) == pytest.approx(got.max_dice, abs=1e-3)
 
@@ -74,10 +77,7 @@ def test_threshold_reproduces_the_dice():
 def test_many_draws_agree_with_one_by_one():
     rng = np.random.default_rng(3)
     stack = np.stack(
-        [
-            histogram.counts(*(rng.beta(a, 4, 500).astype(np.float32) for a in (3, 1)), 256)
-            for _ in range(4)
-        ]
+        [_counts(*(rng.beta(a, 4, 500).astype(np.float32) for a in (3, 1)), 256) for _ in range(4)]
     )
     ap, dice = histogram.ap_and_max_dice(stack.astype(np.float64))
     for i, one in enumerate(stack):
@@ -86,3 +86,18 @@ def test_many_draws_agree_with_one_by_one():
     nothing, none = histogram.ap_and_max_dice(np.zeros((1, 2, 16)))
     assert np.isnan(nothing[0]) and np.isnan(none[0])
     assert histogram.pooled(np.zeros((2, 16), np.int64)) == metrics.NO_FIGURES
+
+
+def test_fast_histogram_is_that_of_its_bins_and_folds_into_the_coarse_one():
+    rng = np.random.default_rng(2)
+    ends = np.array([0, -1e-5, 1e-12, 1, 1 - 6e-8, 1.00001], np.float32)
+    scores = np.concatenate([rng.random(20_000).astype(np.float32) ** 3, ends])
+    fine = histogram.fine(scores)
+    bins = histogram.fine_bins(scores)
+    np.testing.assert_array_equal(fine, np.bincount(bins, minlength=histogram.N_BINS))
+    assert np.abs(bins - histogram.bin_of(scores, histogram.N_BINS)).max() <= 1
+    coarse = histogram.bin_of(scores, histogram.COARSE_BINS)
+    folded = histogram.fold(fine)
+    assert folded.sum() == len(scores) and (folded[0], folded[-1]) == (2, 2)
+    moved = np.abs(folded - np.bincount(coarse, minlength=histogram.COARSE_BINS)).sum()
+    assert moved <= 4  # a score on an edge, rounded

@@ -52,3 +52,31 @@ def autoencoder(logvar=-30.0):
 def denoiser(gain=1.0):
     calls = []
     return registry.Denoiser(name="stand-in", _module=Answers(calls, gain)), calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A network that is a function of (params, x, t)."""
+
+    function: Any
+
+    def apply(self, variables, x, t, **_):
+        return self.function(variables["params"], x, t), None
+
+
+def network(function):
+    return registry.Denoiser(name="stand-in", _module=Function(function))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A classifier that is a function of (params, x, t)."""
+
+    function: Any
+
+    def apply(self, variables, x, t):
+        return self.function(variables["params"], x, t)
+
+
+def classifier(function):
+    return registry.Classifier(_module=Judge(function))

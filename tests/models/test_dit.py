@@ -44,7 +44,8 @@ def dit_direct(params, x, t, heads, patch):
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
 
     def linear(name, h, tree=p):
-        return h @ tree[name]["kernel"] + tree[name]["bias"]
+        kernel, bias = tree[name]["kernel"], tree[name]["bias"]
+        return h @ kernel.reshape(len(kernel), -1) + bias.ravel()
 
     def silu(h):
         return h / (1 + np.exp(-h))

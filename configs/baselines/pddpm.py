@@ -1,0 +1,29 @@
+"""pDDPM: patches noised one at a time (methods/pddpm.py).
+
+    python -m madad_jax.main --config=configs/baselines/pddpm.py --workdir=runs/pddpm
+
+The argument is a cohort of configs/protocols.py. Published: 96 pixels, batch of 32, 1,600 epochs.
+"""
+
+from configs import pixels, protocols
+
+PUBLISHED = pixels.WYATT | {
+    "data.image_size": 96,
+    "denoiser.channel_mult": (1, 2, 2),
+    "denoiser.num_res_blocks": 3,
+    "denoiser.attention_rates": (2, 4),
+    "diffusion.noise": "simplex",
+    "optim.name": "adam",
+    "train.epochs": 1600,
+    "train.batch_size": 32,
+    "train.ema_decay": 0.0,
+}
+SMALL = pixels.SMALL | {
+    "diffusion.frequency": 16.0,
+    "methods.pddpm.box": 32,
+    "methods.pddpm.stride": 16,
+}
+
+
+def get_config(argument: str = "demo"):
+    return protocols.config("pddpm", argument, PUBLISHED, SMALL)

@@ -1,0 +1,94 @@
+"""From a config to networks: the autoencoder, the denoiser, a classifier, weights of LPIPS."""
+
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from madad_jax import errors
+from madad_jax.models import lpips, registry
+
+_DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
+_UNET_NUMBERS = (
+    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups", "patch"),
+)
+
+
+def autoencoder(config: Any) -> registry.Autoencoder:
+    """The KL autoencoder of `config.autoencoder`."""
+    c = config.autoencoder
+    optional = {
+        "decoder_channels": c.decoder_channels or None,
+        "decoder_channel_mult": tuple(c.decoder_channel_mult) or None,
+        "decoder_num_res_blocks": (
+            None if c.decoder_num_res_blocks < 0 else c.decoder_num_res_blocks
+        ),
+    }
+    return registry.autoencoder(
+        channels=c.channels,
+        channel_mult=tuple(c.channel_mult),
+        num_res_blocks=c.num_res_blocks,
+        patch=c.patch,
+        latent_channels=c.latent_channels,
+        num_groups=c.num_groups,
+        mid_attention=c.mid_attention,
+        attention=c.attention,
+        remat=c.remat,
+        dtype=c.dtype,
+        **optional,
+    )
+
+
+def denoiser(config: Any, **more: Any) -> registry.Denoiser:
+    """The network of `config.denoiser`; `more` are settings that a method decides for it."""
+    c = {k: v for k, v in config.denoiser.to_dict().items() if k != "init"}
+    # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
+    overrides = {k: c.pop(k) for k in (*_DIT_NUMBERS, *_UNET_NUMBERS)}
+    c |= {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if v}
+    if c.pop("sspcab") > 0:
+        c["sspcab"] = True
+    return registry.denoiser(**c, **more)
+
+
+def pixel_unet(config: Any, out_channels: int = 1) -> registry.Denoiser:
+    """The U-Net of `config.denoiser` for images: one output and no mask head.
+
+    Raises UserError for another network.
+    """
+    if config.denoiser.name != "unet":
+        raise errors.UserError(
+            f"denoiser.name: found {config.denoiser.name!r} with method={config.method}, which "
+            "works on pixels; accepted: unet"
+        )
+    return denoiser(config, mask_head=False, out_channels=out_channels)
+
+
+def classifier(config: Any, section: Any) -> registry.Classifier:
+    """The classifier of `section` for images, computed in the denoiser's type."""
+    c = section.to_dict()
+    c["channel_mult"] = tuple(c["channel_mult"])
+    return registry.classifier(**c, dtype=config.denoiser.dtype)
+
+
+def smoothing_sigma(config: Any) -> float:
+    """`score.sigma` is given in pixels of a 256 image, whatever the size in use."""
+    return config.score.sigma * config.data.image_size / 256.0
+
+
+def lpips_weights(path: str) -> Any:
+    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/lpips.py` names keys).
+
+    Raises UserError when the file is missing, of another kind, or lacks a weight.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise errors.UserError(f"autoencoder.lpips: no file {path}; empty turns the term off")
+    if file.suffix == ".safetensors":
+        weights = safetensors.numpy.load(file.read_bytes())
+    elif file.suffix == ".npz":
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            weights = {name: archive[name] for name in archive.files}
+    else:
+        raise errors.UserError(f"autoencoder.lpips: {path} must end in .npz or .safetensors")
+    return lpips.prepare(weights)

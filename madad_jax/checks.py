@@ -1,0 +1,123 @@
+"""What is checked of a config and of a run's inputs before hours are spent or a file is written."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from madad_jax import build, build_methods, errors, latent_cache, restore, sharding, train
+from madad_jax.data import augment
+from madad_jax.evaluation import stacks
+from madad_jax.methods import base
+from madad_jax.run import Run
+from madad_jax.typing import Batch, Params
+
+_AT_LEAST_ONE = (
+    *("data.image_size", "data.latent_draws", "eval.batch_size", "log.every_steps"),
+    "log.validate_every_steps",
+    *("checkpoint.every_steps", "checkpoint.keep_latest"),
+)
+_CHOICES = {
+    "eval.checkpoint": ("best", "latest"),
+    "eval.protocol": ("slices", "both"),
+    "eval.postprocess": tuple(stacks.PRESETS),
+    "data.augment": ("none", *augment.STYLES),
+    "data.latents": ("live", "cached"),
+}
+
+
+def check(config: Any) -> None:
+    """Options and shapes of every program, before hours are spent or a file is written.
+
+    Losses and maps are traced and not computed: many options are first read there.
+    Raises UserError for the first that does not fit.
+    """
+    _check_values(config)
+    spec = train.image_spec(1, config.data.image_size)
+    frozen = build_methods.frozen(config)
+    if build_methods.uses_latents(config):
+        trained = _trace(build.autoencoder_training(config), {}, spec, spec)
+        scale = jax.ShapeDtypeStruct((), jnp.float32)
+        frozen |= {"autoencoder": trained["autoencoder"], "scaling_factor": scale}
+    _trace(build.detector(config), frozen, build.detector_spec(config, 1), spec)
+
+
+def _trace(method: base.Method, frozen: Params, trains_on: Batch, scores: Batch) -> Params:
+    """Shapes of the method's weights; its loss and its maps are traced on the way."""
+    key = jax.random.key(0)
+    # The key is an argument, so that initial weights are traced too and nothing is drawn.
+    params = jax.eval_shape(lambda k: method.init(k, scores), key)
+    batch = trains_on | {"step": jax.ShapeDtypeStruct((), jnp.int32)}
+    jax.eval_shape(method.loss, params, frozen, batch, key)
+    jax.eval_shape(method.anomaly_map, params, frozen, scores, key)
+    return params
+
+
+def _check_values(config: Any) -> None:
+    values = config.to_dict()
+    for key in _AT_LEAST_ONE:
+        section, name = key.split(".")
+        if values[section][name] < 1:
+            raise errors.UserError(f"{key}: found {values[section][name]}, must be at least 1")
+    for key, accepted in _CHOICES.items():
+        section, name = key.split(".")
+        if values[section][name] not in accepted:
+            found = values[section][name]
+            raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
+    cached = config.data.latents == "cached"
+    if cached and not build_methods.uses_latents(config):
+        raise errors.UserError(
+            f"data.latents: found 'cached' with method={config.method}, which works on images; "
+            "set data.latents=live"
+        )
+    if cached and config.synthesis.share > 0:
+        raise errors.UserError(
+            f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
+            "latents hold no image to change; set synthesis.share=0 or data.latents=live"
+        )
+    rate = config.eval.false_positive_rate
+    if not 0.0 < rate < 1.0:
+        raise errors.UserError(f"eval.false_positive_rate: found {rate}, must lie between 0 and 1")
+    for key, section in (("autoencoder.train", config.autoencoder.train), ("train", config.train)):
+        if not 0.0 <= section.ema_decay < 1.0:
+            raise errors.UserError(
+                f"{key}.ema_decay: found {section.ema_decay}, accepted: 0 to below 1"
+            )
+
+
+def check_inputs(run: Run, mode: str) -> None:
+    """Opens everything that the stages of a training mode will read, so that a mistake in
+    what comes last is found before what comes first is trained.
+
+    Raises UserError for the first that is missing or does not fit.
+    """
+    c = run.config
+    sharding.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
+    if mode not in ("run", "train", "train_autoencoder"):
+        return
+    latent = build_methods.uses_latents(c)
+    if mode == "train_autoencoder" and not latent:
+        raise errors.UserError(
+            f"--mode={mode}: method={c.method} works on images and needs no autoencoder"
+        )
+    trains_first = latent and not c.autoencoder.checkpoint
+    sections = {"autoencoder.train": c.autoencoder} if trains_first else {}
+    if mode != "train_autoencoder":
+        sections["train"] = c
+    slices = len(run.source("train"))
+    run.source("val")
+    for key, section in sections.items():
+        sizes = section.train.batch_size, run.mesh, section.train.accum_steps
+        sharding.check_batch_size(*sizes, key=f"{key}.batch_size")
+        build.optimizer(section.optim, build.budget(section.train, slices))
+    if latent and c.autoencoder.checkpoint:
+        restore.checkpoints_of(c, "autoencoder", "checkpoint")
+    if c.data.latents == "cached" and mode != "train_autoencoder":
+        latent_cache.folder_of(run)
+    if c.denoiser.init and mode != "train_autoencoder":
+        restore.checkpoints_of(c, "denoiser", "init")
+    if mode == "run" and not c.eval.sets:
+        raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
+    for name in c.eval.sets if mode == "run" else ():
+        run.source(name)
+        run.healthy_source(name)

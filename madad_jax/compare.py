@@ -1,0 +1,103 @@
+"""Paired differences between rows of one or several runs on the same test set.
+
+    python -m madad_jax.compare --run=runs/a --run=runs/b --set=test
+
+Every learned row of every run is compared with the first run's first learned row (or with `--to`),
+over the same draws of subjects: AP, pooled max Dice and max Dice per slice, with 95 % bootstrap
+intervals of the difference. Runs must have scored the same slices; a run that did not is refused.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from madad_jax import command_line, errors, result_files
+from madad_jax.evaluation import bootstrap, subjects, tables
+
+_FIGURES = (
+    ("ap", "AP"),
+    ("pooled_max_dice", "Pooled max Dice" + tables.ORACLE_MARK),
+    ("max_dice", "Max Dice per slice" + tables.ORACLE_MARK),
+)
+
+
+def differences(
+    runs: list[str], name: str, *, to: str = "", draws: int = 1000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """One entry a row: `run`, `method`, and for each figure its difference and interval.
+
+    Raises:
+      UserError: a run without that set, other slices than the first run's, or no row `to`.
+    """
+    loaded = [(run, *result_files.read_sums(epath.Path(run), name)) for run in runs]
+    if not loaded:
+        raise errors.UserError("--run is missing; give the folders of runs")
+    first_run, first, facts = loaded[0]
+    for run, _, other in loaded[1:]:
+        if other["fingerprint"] != facts["fingerprint"]:
+            raise errors.UserError(
+                f"{run}: set '{name}' holds other slices than that of {first_run}; only the same "
+                "slices can be compared in pairs"
+            )
+    learned = [m for m in first if first[m] and m not in facts.get("floor", ())]
+    reference = to or (learned[0] if learned else next(iter(first)))
+    if reference not in first:
+        raise errors.UserError(
+            f"--to: found {reference!r}, accepted: {', '.join(first)} (rows of {first_run})"
+        )
+    out = []
+    for run, rows, _ in loaded:
+        for method, mine in rows.items():
+            if (run, method) != (first_run, reference):
+                out.append(
+                    {"run": os.path.basename(os.path.normpath(run)), "method": method}
+                    | _difference(mine, first[reference], draws, seed)
+                )
+    return [{"run": first_run, "method": reference, "reference": True}, *out]
+
+
+def _difference(
+    mine: subjects.Sums, theirs: subjects.Sums, draws: int, seed: int
+) -> dict[str, Any]:
+    names = sorted(mine.keys() & theirs.keys())
+    once = np.ones((1, len(names)))
+    one = bootstrap.draw_figures([mine[n] for n in names], once)
+    two = bootstrap.draw_figures([theirs[n] for n in names], once)
+    found = bootstrap.paired_difference(mine, theirs, draws=draws, seed=seed)
+    values = {k: float(one[k][0] - two[k][0]) for k in one}
+    return {"n_subjects": len(names), "intervals": found, **values}
+
+
+def _options() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
+    flags.DEFINE_bool("traceback", False, "Show the traceback of errors.", flag_values=values)
+    flags.DEFINE_multi_string("run", [], "Folder of a run; as often as needed.", flag_values=values)
+    flags.DEFINE_string("set", "test", "The set that they scored.", flag_values=values)
+    text = "Row to compare with, of the first run; default: its first learned one."
+    flags.DEFINE_string("to", "", text, flag_values=values)
+    flags.DEFINE_integer("draws", 1000, "Of subjects.", lower_bound=1, flag_values=values)
+    return values
+
+
+def _run(argv: Sequence[str]) -> int:
+    options = _options()
+    if not command_line.parsed(options, argv, __doc__, ("run",)):
+        return 0
+    found = differences(options.run, options.set, to=options.to, draws=options.draws)
+    reference, rows = found[0], found[1:]
+    print(f"Difference to {reference['method']} of {reference['run']}, set {options.set}, points;")
+    print("brackets: 95 % bootstrap interval over subjects, the same draws for both.\n")
+    columns = [tables.Column("run", "Run", "text", ""), tables.METHOD]
+    columns += [tables.Column(key, label, better="") for key, label in _FIGURES]
+    print(tables.markdown(rows, columns))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.status("madad_jax.compare", _run, sys.argv))

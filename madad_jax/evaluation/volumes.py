@@ -1,0 +1,272 @@
+"""Whole scans: every slice of a person as one stack, judged in 3-D.
+
+    scans = Scans(slices_of, spacing=(3.0, 1.0, 1.0), healthy_threshold=t, grid=thresholds)
+    scans.add(maps, segmentations, brain_masks, has_segmentation, records)   # in any order
+    figures = scans.result()
+
+A scan is judged when its last slice has come and is forgotten then, so memory holds the scans that
+are under way and one line each of the others. What is reported:
+
+* Dice of the whole scan, mean over scans with a lesion: at the healthy threshold, and at the best
+  common threshold (oracle).
+* Lesions: 3-D components (26 neighbours) of the segmentation, with their volume. One is found at
+  a threshold when at least a tenth of its voxels lie above it. Sensitivity by volume.
+* False positives: components above the threshold that touch no lesion; per scan, and per scan
+  without any lesion.
+* FROC: sensitivity against false positives per scan over a grid of thresholds that healthy
+  validation slices gave (`thresholds.grid`), and the sensitivity at 1, 2, 4 and 8 of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32
+from scipy import ndimage
+
+from madad_jax import errors
+from madad_jax.evaluation import bootstrap, histogram, stacks
+
+ORACLE = ("dice_oracle", "dice_oracle_threshold")
+FOUND_SHARE = 0.1
+FALSE_POSITIVES = (1, 2, 4, 8)
+# Upper ends in ml, by what a radiologist would call them.
+VOLUMES = (("below 0.1 ml", 0.1), ("0.1 to 1 ml", 1.0), ("1 to 10 ml", 10.0), ("10 ml up", np.inf))
+_NEIGHBOURS = np.ones((3, 3, 3), bool)
+_EDGES = np.array(
+    [histogram.lower_edge(i, histogram.COARSE_BINS) for i in range(histogram.COARSE_BINS)]
+)
+
+
+@dataclasses.dataclass
+class Scan:
+    """What is kept of a scan. `lesions` are (volume in ml, score above which it is found);
+    `false_positives` [k] at each threshold of the grid, `at_healthy` at the healthy one."""
+
+    id: str
+    known: bool
+    lesion_ml: float
+    lesions: list[tuple[float, float]]
+    dice_healthy: float | None
+    at_healthy: int
+    false_positives: np.ndarray
+    score: float
+
+
+class Scans:
+    """Collects slices into scans; see the module docstring."""
+
+    def __init__(
+        self,
+        slices_of: Mapping[str, int],
+        *,
+        spacing: stacks.Spacing,
+        healthy_threshold: float,
+        grid: Sequence[float],
+        options: stacks.Options | None = None,
+        draws: int = 200,
+    ):
+        """Starts an empty set.
+
+        Args:
+          slices_of: how many slices each scan (`record.subject`) has.
+          spacing: mm between slices, rows, columns.
+          healthy_threshold: chosen on healthy validation scans, after `options`.
+          grid: thresholds of the FROC curve.
+          options: post-processing of each stack; none when None.
+          draws: bootstrap draws over scans.
+        """
+        self._slices_of = dict(slices_of)
+        self._spacing = spacing
+        self._threshold = healthy_threshold
+        self._grid = np.unique(np.asarray(grid, np.float32))[::-1]
+        self._options = options or stacks.Options()
+        self._draws = draws
+        self._open: dict[str, list[tuple]] = {}
+        self._dice = np.zeros(histogram.COARSE_BINS)  # sum over scans with a lesion
+        self.scans: list[Scan] = []
+
+    def add(
+        self,
+        maps: Float32[np.ndarray, "n H W"],
+        segmentations: Bool[np.ndarray, "n H W"],
+        brain_masks: Bool[np.ndarray, "n H W"],
+        has_segmentation: Bool[np.ndarray, "n"],
+        records: Sequence[Any],
+    ) -> None:
+        """Adds slices; those that complete their scan judge it.
+
+        Raises:
+          UserError: a slice of a scan that was not announced, or one too many.
+        """
+        for i, record in enumerate(records):
+            waiting = self._open.setdefault(record.subject, [])
+            # Copies: a view would keep the whole batch alive.
+            parts = (maps[i].copy(), segmentations[i].copy(), brain_masks[i].copy())
+            waiting.append((record.slice, bool(has_segmentation[i]), *parts))
+            if len(waiting) == self._slices_of.get(record.subject, 0):
+                self._judge(record.subject, self._open.pop(record.subject))
+                self._slices_of.pop(record.subject)
+            elif record.subject not in self._slices_of:
+                raise errors.UserError(
+                    f"slice {record.id}: its scan '{record.subject}' is complete or not announced"
+                )
+
+    def _judge(self, name: str, entries: list[tuple]) -> None:
+        entries = sorted(entries, key=lambda e: e[0])
+        known = all(e[1] for e in entries)
+        maps, truth, brain = (np.stack([e[k] for e in entries]) for k in (2, 3, 4))
+        maps, inside = stacks.processed(maps, brain, self._spacing, self._options)
+        limit = np.float32(self._threshold)
+        lesions, dice = [], None
+        if known and truth.any():
+            lesions = _lesions(maps, truth, stacks.voxel_ml(self._spacing))
+            predicted = maps > limit
+            dice = 2.0 * float((predicted & truth).sum()) / float(predicted.sum() + truth.sum())
+            self._dice += _dice_curve(maps[truth], maps[~truth])
+        counted = truth if known else np.zeros_like(truth)
+        self.scans.append(
+            Scan(
+                id=name,
+                known=known,
+                lesion_ml=float(truth.sum() * stacks.voxel_ml(self._spacing)),
+                lesions=lesions,
+                dice_healthy=dice,
+                at_healthy=self._false_positives(maps, counted, self._threshold),
+                false_positives=np.array(
+                    [self._false_positives(maps, counted, float(t)) for t in self._grid]
+                ),
+                score=stacks.score(maps, inside),
+            )
+        )
+
+    def _false_positives(self, maps: np.ndarray, truth: np.ndarray, threshold: float) -> int:
+        labels, count = stacks.candidates(maps, threshold, self._spacing, self._options)
+        touched = np.unique(labels[truth])
+        return count - int((touched > 0).sum())
+
+    def result(self, *, seed: int = 0) -> dict[str, Any]:
+        """Plain, JSON-able figures of all complete scans; `None` where nothing was there.
+
+        Raises:
+          UserError: a scan lacks slices that were announced.
+        """
+        if self._open:
+            name = next(iter(self._open))
+            raise errors.UserError(
+                f"scan '{name}': found {len(self._open[name])} of {self._slices_of[name]} slices"
+            )
+        judged = sorted((s for s in self.scans if s.known), key=lambda s: s.id)
+        sick = [s for s in judged if s.dice_healthy is not None]
+        healthy = [s for s in judged if s.dice_healthy is None]
+        out: dict[str, Any] = {
+            "n_scans": len(judged),
+            "n_lesion_scans": len(sick),
+            "n_lesions": sum(len(s.lesions) for s in sick),
+            "n_unknown": len(self.scans) - len(judged),
+            "spacing_mm": list(self._spacing),
+            "postprocess": dataclasses.asdict(self._options),
+            "healthy_threshold": self._threshold,
+            "found_share": FOUND_SHARE,
+            "dice_healthy": _mean([s.dice_healthy for s in sick]),
+            "dice_oracle": None,
+            "dice_oracle_threshold": None,
+            "sensitivity_healthy": self._sensitivity(sick, self._threshold),
+            "false_positives_per_scan": _mean([s.at_healthy for s in judged]),
+            "false_positives_per_healthy_scan": _mean([s.at_healthy for s in healthy]),
+            "by_volume": self._by_volume(sick),
+            "froc": self._froc(judged, sick),
+            "intervals": self._intervals(judged, seed),
+            "oracle": list(ORACLE),
+        }
+        if sick:
+            best = int(self._dice.argmax())
+            out["dice_oracle"] = float(self._dice[best] / len(sick))
+            out["dice_oracle_threshold"] = float(_EDGES[best])
+        curve = out["froc"]
+        for limit in FALSE_POSITIVES if sick else ():
+            reached = [
+                s
+                for s, f in zip(curve["sensitivity"], curve["false_positives"], strict=True)
+                if f <= limit
+            ]
+            out[f"sensitivity_at_{limit}"] = max(reached, default=0.0)
+        return out
+
+    def _sensitivity(self, scans: Sequence[Scan], threshold: float) -> float | None:
+        scores = [score for s in scans for _, score in s.lesions]
+        return float(np.mean(np.array(scores) > np.float32(threshold))) if scores else None
+
+    def _by_volume(self, scans: Sequence[Scan]) -> dict[str, Any]:
+        lesions = np.array([pair for s in scans for pair in s.lesions]).reshape(-1, 2)
+        out, low = {}, 0.0
+        for name, high in VOLUMES:
+            scores = lesions[(lesions[:, 0] >= low) & (lesions[:, 0] < high), 1]
+            low = high
+            if len(scores):
+                found = float((scores > np.float32(self._threshold)).mean())
+                out[name] = {"n_lesions": len(scores), "sensitivity_healthy": found}
+        return out
+
+    def _froc(self, judged: Sequence[Scan], sick: Sequence[Scan]) -> dict[str, list[float]]:
+        if not sick:
+            return {"thresholds": [], "false_positives": [], "sensitivity": []}
+        counts = np.mean([s.false_positives for s in judged], axis=0)
+        return {
+            "thresholds": [float(t) for t in self._grid],
+            "false_positives": [float(c) for c in counts],
+            "sensitivity": [self._sensitivity(sick, float(t)) for t in self._grid],
+        }
+
+    def _intervals(self, judged: Sequence[Scan], seed: int) -> dict[str, list[float]]:
+        """95 % bootstrap intervals over scans."""
+        if len(judged) < bootstrap.MIN_SUBJECTS or not self._draws:
+            return {}
+        limit = np.float32(self._threshold)
+        parts = np.array(
+            [
+                [
+                    s.dice_healthy or 0.0,
+                    float(s.dice_healthy is not None),
+                    float(sum(score > limit for _, score in s.lesions)),
+                    float(len(s.lesions)),
+                    float(s.at_healthy),
+                    1.0,
+                ]
+                for s in judged
+            ]
+        )
+        drawn = bootstrap.draw_weights(len(judged), self._draws, seed) @ parts
+        out = {}
+        names = ("dice_healthy", "sensitivity_healthy", "false_positives_per_scan")
+        for name, above, below in zip(names, (0, 2, 4), (1, 3, 5), strict=True):
+            usable = drawn[drawn[:, below] > 0]
+            if len(usable):
+                ratio = usable[:, above] / usable[:, below]
+                out[name] = [float(v) for v in np.percentile(ratio, (2.5, 97.5))]
+        return out
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _lesions(maps: np.ndarray, truth: np.ndarray, voxel_ml: float) -> list[tuple[float, float]]:
+    """(volume, score s: found at every threshold below s) of each lesion."""
+    labels, count = ndimage.label(truth, structure=_NEIGHBOURS)
+    out = []
+    for k, box in zip(range(1, count + 1), ndimage.find_objects(labels), strict=True):
+        scores = maps[box][labels[box] == k]
+        needed = max(1, int(np.ceil(FOUND_SHARE * scores.size - 1e-9)))
+        score = np.partition(scores, scores.size - needed)[scores.size - needed]
+        out.append((scores.size * voxel_ml, float(score)))
+    return out
+
+
+def _dice_curve(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Dice of P = (A >= lower edge of each bin), lowest first."""
+    hits, false = (
+        histogram.fold(histogram.fine(part))[::-1].cumsum()[::-1] for part in (positive, negative)
+    )
+    return 2.0 * hits / (hits + false + len(positive))

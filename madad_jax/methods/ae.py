@@ -1,0 +1,59 @@
+"""Autoencoder with a bottleneck: what does not fit through it is taken for abnormal.
+
+    train   sum_pixels |x - x_hat|
+    test    map = |x - x_hat|
+
+Source: Baur et al. 2021 (Medical Image Analysis 69) and its public repository. Published there:
+128 pixels, dense bottleneck of 128 numbers or a spatial one of 8 x 8 x 128, dropout 0.1, Adam 1e-4
+(beta1 0.5), batch 8; at test a 5 x 5 x 5 median filter and an eroded brain mask. What differs: the
+loss is the mean over pixels, which changes nothing under Adam; the median filter is 5 x 5 within
+a slice; GroupNorm (`models/bottleneck.py`); no rule that only bright residuals count, which
+suits FLAIR alone. Baur et al. stop early, here the best checkpoint by validation loss is scored.
+
+The KL autoencoder under the latent methods is no substitute: its latent keeps nearly all of a
+slice, lesions too, by design.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from madad_jax.diffusion import anomaly_map as anomaly
+from madad_jax.models import image_networks
+from madad_jax.typing import Batch, Metrics, Params
+
+_PLAIN = anomaly.Residual()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ae:
+    """The method; `frozen` is empty."""
+
+    network: image_networks.Reconstructor
+    residual: anomaly.Residual = _PLAIN
+    name: str = "ae"
+    deterministic: bool = False
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the autoencoder."""
+        return self.network.init(key, batch_spec["image"].shape)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Mean absolute error of the reconstruction."""
+        del frozen
+        x = batch["image"]
+        x_hat, _, _ = self.network.apply(params, x, key=None if self.deterministic else key)
+        loss = jnp.abs(x - x_hat).mean()
+        return loss, {"loss": loss}
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and `reconstruction` [b,H,W,1]."""
+        del frozen, key
+        x = batch["image"]
+        x_hat, _, _ = self.network.apply(params, x)
+        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}

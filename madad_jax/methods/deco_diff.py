@@ -1,0 +1,206 @@
+"""DeCo-Diff: correcting deviations of a latent along a predicted direction (CVPR 2025).
+
+    x_t  = v x_0 + (1 - v) ( sqrt(abar_t) x_0 + sqrt(1 - abar_t) n )
+    d    = (1 - v) ( n - (1 - sqrt(abar_t)) / sqrt(1 - abar_t) x_0 )        so that
+    x_t  = x_0 + sqrt(1 - abar_t) d
+    train    || d - f(x_t, t) ||^2
+    test     from the encoded image at t = start, over t = start .. 0:
+             x_0_hat = x - sqrt(1 - abar_t) f(x, t);  x <- x_0_hat + sqrt(1 - abar_{t-1}) f(x, t)
+
+v = 1 on cells that stay as they are: where the network predicts 0, nothing is moved, so that no
+mask head is needed. n is white noise, but on a share ~ U(0, 0.3) of the patches it is the latent of
+another sample's patch. Score: sqrt(image map * latent map) (`diffusion/fused_map.py`).
+
+Source: Beizaee et al., CVPR 2025, from the formulas. Published: SD autoencoder (32 x 32 x 4, scaled
+by 0.18215), patch sides 1, 2, 4, 8, 16 with probabilities 0.3, 0.25, 0.2, 0.15, 0.1, mask ratio
+U(0, 0.7), T = 10, start 5, AdamW 1e-4 with decay 1e-4, 800 epochs, batch 128. Differs: the
+autoencoder is this repository's; no class embedding, since there is one class; the foreign share is
+drawn as blocks like the noised one, its content from one shuffle of all patches of the batch of
+the middle side; cells outside the brain are left alone, as MAD-AD does. With `synthesis.share`
+(ours) so many samples carry a synthetic anomaly instead: d then follows from its latent.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from madad_jax import errors
+from madad_jax.diffusion import fused_map, masking, process
+from madad_jax.diffusion import schedule as schedule_lib
+from madad_jax.diffusion import synthesis as synthesis_lib
+from madad_jax.models import registry
+from madad_jax.typing import Batch, Metrics, Params
+
+_NO_SYNTHESIS = synthesis_lib.Options()
+_PUBLISHED_SCORE = fused_map.FusedScore()
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+    """Patches in latent cells; `foreign` is the largest share of noised cells that take another
+    patch's content. `brain_*` as MAD-AD's (`diffusion/masking.py`); 0 gates nothing."""
+
+    max_ratio: float = 0.7
+    sides: tuple[int, ...] = (1, 2, 4, 8, 16)
+    probabilities: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
+    per: str = "sample"
+    foreign: float = 0.3
+    brain_cells: int = 1
+    brain_min_fraction: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoDiff:
+    """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
+
+    denoiser: registry.Denoiser
+    autoencoder: registry.Autoencoder
+    schedule: schedule_lib.Schedule
+    corruption: Corruption = Corruption()
+    start: int = 5
+    score: fused_map.FusedScore = _PUBLISHED_SCORE
+    synthesis: synthesis_lib.Options = _NO_SYNTHESIS
+    name: str = "deco_diff"
+    deterministic: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.start < self.schedule.num_steps:
+            raise errors.UserError(
+                f"methods.deco_diff.inference.start: found {self.start}, accepted: 0 to "
+                f"{self.schedule.num_steps - 1}"
+            )
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the denoiser for the latents of the batch, or of its images."""
+        if "latent_mean" in batch_spec:
+            h, w = batch_spec["latent_mean"].shape[1:3]
+        else:
+            h, w = (s // self.autoencoder.factor for s in batch_spec["image"].shape[1:3])
+        c = self.corruption
+        masking.check_sides((h, w), c.sides, c.probabilities, c.per)
+        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Squared error of the direction over the whole latent."""
+        k_sample, k_t, k_corrupt, k_synthesis, k_dropout = jax.random.split(key, 5)
+        mean, logvar = jax.lax.stop_gradient(self._encode(frozen, batch))
+        draw = jax.random.normal(k_sample, mean.shape)
+        x0 = (mean + jnp.exp(0.5 * logvar) * draw) * frozen["scaling_factor"]
+        t = jax.random.randint(k_t, (len(x0),), 0, self.schedule.num_steps)
+        direction = self.direction(k_corrupt, x0, t, batch["brain_mask"])
+        if self.synthesis.share > 0:
+            direction = self._synthesise(k_synthesis, frozen, batch, x0, t, direction)
+        x_t = x0 + self._width(t) * direction
+        said, _ = self.denoiser.apply(params, x_t, t, key=None if self.deterministic else k_dropout)
+        loss = jnp.square(said - direction).mean()
+        size = jnp.square(direction).mean()  # what answering 0 everywhere would cost
+        return loss, {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
+
+    def _encode(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        if "latent_mean" in batch:
+            return batch["latent_mean"], batch["latent_logvar"]
+        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
+
+    def _width(self, t: jax.Array) -> jax.Array:
+        """sqrt(1 - abar_t), [b,1,1,1]."""
+        return jnp.sqrt(1.0 - process.gather(self.schedule.alphas_cumprod, t))
+
+    def direction(
+        self,
+        key: jax.Array,
+        x0: Float[jax.Array, "b h w c"],
+        t: jax.Array,
+        brain_mask: jax.Array,
+    ) -> Float[jax.Array, "b h w c"]:
+        """d of freshly drawn patches and noise; 0 on cells that stay as they are."""
+        k_visible, k_noise, k_foreign, k_shuffle = jax.random.split(key, 4)
+        c = self.corruption
+        shape = x0.shape[:3]
+        options = {"sides": c.sides, "probabilities": c.probabilities, "per": c.per}
+        visible = masking.draw_visible(k_visible, shape, max_ratio=c.max_ratio, **options)
+        outside = masking.outside_brain(
+            brain_mask, shape[1:], cells=c.brain_cells, min_fraction=c.brain_min_fraction
+        )
+        visible = masking.keep_outside(visible, outside)
+        noise = jax.random.normal(k_noise, x0.shape)
+        if c.foreign > 0:
+            own = masking.draw_visible(k_foreign, shape, max_ratio=c.foreign, **options)
+            side = _middle(c.sides)
+            noise = jnp.where(own[..., None] > 0.5, noise, shuffled(k_shuffle, x0, side))
+        abar = process.gather(self.schedule.alphas_cumprod, t)
+        shrink = (1.0 - jnp.sqrt(abar)) / jnp.sqrt(1.0 - abar)
+        return (1.0 - visible[..., None]) * (noise - shrink * x0)
+
+    def _synthesise(self, key, frozen, batch, x0, t, direction) -> jax.Array:
+        """d of a share of samples from the latent of their image with an anomaly drawn in.
+
+        Raises UserError for a batch of cached latents alone: they hold no image to change.
+        """
+        if "image" not in batch:
+            raise errors.UserError(
+                f"synthesis.share: found {self.synthesis.share}, but the batch has latents and no "
+                "image to change; set synthesis.share=0"
+            )
+        k_use, k_corrupt = jax.random.split(key)
+        image = batch["image"]
+        corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
+        latent, _ = jax.lax.stop_gradient(self.autoencoder.encode(frozen["autoencoder"], corrupted))
+        changed = synthesis_lib.changed_cells(
+            image, corrupted, x0.shape[1:3], self.synthesis.min_change
+        )
+        # All of the anomaly is there whatever t says: the direction is as much longer.
+        drawn = changed[..., None] * (latent * frozen["scaling_factor"] - x0) / self._width(t)
+        use = jax.random.bernoulli(k_use, self.synthesis.share, (len(x0), 1, 1, 1))
+        return jnp.where(use, drawn, direction)
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
+        del key  # deterministic
+        mean, _ = self._encode(frozen, batch)
+        latent = mean * frozen["scaling_factor"]
+        corrected = self.correct(params, latent)
+        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
+        if self.score.reference == "input":
+            image, reference = self.autoencoder.decode(weights, corrected / scale), batch["image"]
+        else:
+            both = jnp.concatenate([corrected, latent]) / scale
+            image, reference = jnp.split(self.autoencoder.decode(weights, both), 2)
+        maps = fused_map.fused_maps(
+            image, reference, corrected, latent, batch["brain_mask"], self.score
+        )
+        return {**maps, "reconstruction": image}
+
+    def correct(
+        self, params: Params, latent: Float[jax.Array, "b h w c"]
+    ) -> Float[jax.Array, "b h w c"]:
+        """The latent moved back along the predicted directions, t = start .. 0."""
+        widths = jnp.asarray((1.0 - self.schedule.alphas_cumprod) ** 0.5, jnp.float32)
+        before = jnp.asarray((1.0 - self.schedule.alphas_cumprod_prev) ** 0.5, jnp.float32)
+
+        def step(x, t):
+            d, _ = self.denoiser.apply(params, x, jnp.full((len(x),), t, jnp.int32))
+            return x - (widths[t] - before[t]) * d, None
+
+        return jax.lax.scan(step, latent, jnp.arange(self.start, -1, -1))[0]
+
+
+def _middle(sides: tuple[int, ...]) -> int:
+    """The side of shuffled patches: a typical one, since the shuffle needs a fixed size."""
+    return sorted(sides)[(len(sides) - 1) // 2]
+
+
+def shuffled(
+    key: jax.Array, latents: Float[jax.Array, "b h w c"], side: int
+) -> Float[jax.Array, "b h w c"]:
+    """All patches of `side` x `side` cells of the batch, put to random places of it."""
+    b, h, w, c = latents.shape
+    x = latents.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    x = jax.random.permutation(key, x.reshape(-1, side, side, c))
+    x = x.reshape(b, h // side, w // side, side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(latents.shape)

@@ -1,0 +1,53 @@
+"""Any method whose network holds a block with a loss of its own (SSPCAB, `models/sspcab.py`).
+
+    L = L_method + lambda mean_k L_k,   k over the network's calls in one loss
+
+Maps are the method's own. Published: lambda = 0.1 (Ristea et al., CVPR 2022).
+"""
+
+import dataclasses
+
+import jax
+
+from madad_jax import errors
+from madad_jax.methods import base
+from madad_jax.models import penalty
+from madad_jax.typing import Batch, Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalised:
+    """`method` with `weight` times the penalties of its network added to the loss."""
+
+    method: base.Method
+    weight: float
+    name: str
+    deterministic: bool = False
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """The method's parameters, those of the block among them."""
+        return self.method.init(key, batch_spec)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """The sum, with the block's part as `penalty`.
+
+        Raises UserError where no network of the method has such a block.
+        """
+        method = dataclasses.replace(self.method, deterministic=self.deterministic)
+        (loss, metrics), found = penalty.collect(lambda: method.loss(params, frozen, batch, key))
+        if not found:
+            raise errors.UserError(
+                f"denoiser.sspcab: found {self.weight} with method={self.name}, which has no "
+                "U-Net to put the block in; set denoiser.sspcab=0"
+            )
+        mean = sum(found) / len(found)
+        total = loss + self.weight * mean
+        return total, {**metrics, "loss": total, "penalty": mean}
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The method's maps."""
+        return self.method.anomaly_map(params, frozen, batch, key)

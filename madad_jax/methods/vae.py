@@ -1,0 +1,68 @@
+"""Variational autoencoder: the bottleneck is a distribution, kept near a standard normal one.
+
+    z ~ N( mu(x), sigma(x)^2 )
+    train   sum_pixels |x - x_hat(z)|  +  w KL,   KL = 1/2 sum ( mu^2 + sigma^2 - log sigma^2 - 1 )
+    test    map = |x - x_hat(mu)|
+
+Source: Kingma & Welling 2014; as a detector, Baur et al. 2021 (Medical Image Analysis 69) and its
+public repository, whose network and settings are those of `ae`, w = 1. Averages over several
+draws of z at test were an option there and are not here. What differs otherwise is said in
+`methods/ae.py`. The loss is divided by the number of pixels, which changes nothing under Adam.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from madad_jax.diffusion import anomaly_map as anomaly
+from madad_jax.models import image_networks
+from madad_jax.typing import Batch, Metrics, Params
+
+_PLAIN = anomaly.Residual()
+
+
+@dataclasses.dataclass(frozen=True)
+class Vae:
+    """The method; `network` must be variational. `frozen` is empty."""
+
+    network: image_networks.Reconstructor
+    residual: anomaly.Residual = _PLAIN
+    kl_weight: float = 1.0
+    name: str = "vae"
+    deterministic: bool = False
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the autoencoder."""
+        return self.network.init(key, batch_spec["image"].shape)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """The negative evidence bound a pixel; with `deterministic`, at the mean latent."""
+        del frozen
+        x = batch["image"]
+        x_hat, mean, log_sigma = self.network.apply(
+            params, x, key=None if self.deterministic else key
+        )
+        error = jnp.abs(x - x_hat).sum((1, 2, 3)).mean()
+        kl = kl_divergence(mean, log_sigma).mean()
+        loss = (error + self.kl_weight * kl) / x[0].size
+        return loss, {"loss": loss, "l1": error / x[0].size, "kl": kl}
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and `reconstruction` [b,H,W,1], at the mean latent."""
+        del frozen, key
+        x = batch["image"]
+        x_hat, _, _ = self.network.apply(params, x)
+        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
+
+
+def kl_divergence(
+    mean: Float[jax.Array, "b z"], log_sigma: Float[jax.Array, "b z"]
+) -> Float[jax.Array, " b"]:
+    """KL of N(mean, exp(log_sigma)^2) from N(0, 1), summed over the latent."""
+    return 0.5 * (mean**2 + jnp.exp(2 * log_sigma) - 2 * log_sigma - 1.0).sum(-1)

@@ -1,0 +1,118 @@
+"""Networks from image to image that are no denoisers, as small frozen objects of pure functions.
+
+As in `registry.py`: settings are plain keyword arguments, parameters plain nested dicts that are
+passed in.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from madad_jax import errors
+from madad_jax.models import bottleneck, initialize, layers, masked_encoder, registry
+
+Array = jax.Array
+Params = Any  # nested dict of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstructor:
+    """Image -> image through a bottleneck, for the autoencoder baselines."""
+
+    _module: Any = dataclasses.field(repr=False)
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters for images of `image_shape` (b, H, W, c).
+
+        Raises:
+            UserError: a side is not divisible by 2 ** levels.
+        """
+        multiple = 2**self._module.levels
+        if image_shape[1] % multiple or image_shape[2] % multiple:
+            raise errors.UserError(
+                f"bottleneck.levels: {self._module.levels} halvings need image sides that are "
+                f"multiples of {multiple}, found {image_shape[1]}x{image_shape[2]}"
+            )
+        return initialize.init(self._module, key, _images(image_shape))
+
+    def apply(
+        self,
+        params: Params,
+        image: Float[Array, "b H W c"],
+        *,
+        key: Shaped[Array, "..."] | None = None,
+    ) -> tuple[Float[Array, "b H W c"], Array, Array | None]:
+        """(reconstruction, mean, log sigma; None where it is not variational), float32.
+
+        With `key`, dropout is active and a variational latent is drawn.
+        """
+        rngs = None
+        if key is not None:
+            rngs = dict(zip(("dropout", "latent"), jax.random.split(key), strict=True))
+        return self._module.apply({"params": params}, image, train=key is not None, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedEncoder:
+    """Guesses hidden squares of an image from the visible ones; `patch` is their side."""
+
+    patch: int
+    _module: Any = dataclasses.field(repr=False)
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters for images of `image_shape` (b, H, W, c)."""
+        cells = (1, image_shape[1] // self.patch, image_shape[2] // self.patch)
+        visible = jax.ShapeDtypeStruct(cells, jnp.float32)
+        return initialize.init(self._module, key, _images(image_shape), visible)
+
+    def apply(
+        self, params: Params, image: Float[Array, "b H W c"], visible: Float[Array, "b h w"]
+    ) -> Float[Array, "b H W c"]:
+        """The guess of the whole image; squares with visible = 0 are not read."""
+        return self._module.apply({"params": params}, image, visible)
+
+
+def _images(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
+
+
+def reconstructor(**kwargs: Any) -> Reconstructor:
+    """A bottleneck autoencoder (`models/bottleneck.py`). Defaults as published for 128 pixels.
+
+    kind="dense" ("spatial"), variational=False, levels=4, channels=32, max_channels=128,
+    latent=128, dropout=0.1, num_groups=8, dtype="float32".
+
+    Raises:
+        UserError: unknown or contradictory settings.
+    """
+    settings = registry.checked_settings("bottleneck", bottleneck.BottleneckAutoencoder, kwargs)
+    module = bottleneck.BottleneckAutoencoder(**settings)
+    if module.kind not in bottleneck.KINDS:
+        raise errors.UserError(
+            f"bottleneck.kind: found {module.kind!r}, accepted are {', '.join(bottleneck.KINDS)}"
+        )
+    if module.variational and module.kind != "dense":
+        raise errors.UserError('bottleneck.kind: a variational one must be "dense"')
+    for width in (module.channels, module.max_channels):
+        layers.check_groups("bottleneck.channels", width, module.num_groups)
+    return Reconstructor(_module=module)
+
+
+def masked_encoder_of(**kwargs: Any) -> MaskedEncoder:
+    """A masked autoencoder: patch=8, hidden_size=128, depth=4, decoder_depth=1, num_heads=4,
+    dtype="float32".
+
+    Raises:
+        UserError: unknown or contradictory settings.
+    """
+    settings = registry.checked_settings("maediff", masked_encoder.MaskedEncoder, kwargs)
+    module = masked_encoder.MaskedEncoder(**settings)
+    if module.hidden_size % module.num_heads or module.hidden_size % 4:
+        raise errors.UserError(
+            f"maediff.hidden_size: {module.hidden_size} must be divisible by "
+            f"num_heads={module.num_heads} and by 4"
+        )
+    return MaskedEncoder(patch=module.patch, _module=module)

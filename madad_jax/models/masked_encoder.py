@@ -1,0 +1,81 @@
+"""A masked autoencoder (He et al., CVPR 2022) that guesses hidden squares from visible ones.
+
+Squares of `patch` pixels become tokens with fixed 2-D sine-cosine positions. The encoder's
+blocks let every token attend to visible tokens alone; then the hidden ones are replaced by one
+learned token, and the decoder's blocks and a linear map give the pixels of all squares. He et
+al. cut hidden tokens out; here they stay in place, unread, so that shapes do not depend on
+how many are hidden. Pre-norm blocks with GELU; no class token.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from madad_jax import errors
+from madad_jax.models import dit, initialize, layers
+
+
+class Block(nn.Module):
+    """Pre-norm attention over the tokens that `visible` admits, and an MLP of ratio 4."""
+
+    num_heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: Shaped[jax.Array, "b n d"], visible: Shaped[jax.Array, "b n"]
+    ) -> Shaped[jax.Array, "b n d"]:
+        """Where nothing is visible, every token counts."""
+        b, n, width = x.shape
+
+        def linear(features: int, name: str) -> layers.Linear:
+            return layers.Linear(features, init_scheme="xavier", dtype=self.dtype, name=name)
+
+        qkv = linear(3 * width, "qkv")(layers.layer_norm(x, self.dtype))
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, -1), 2, 0)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        hidden = (visible < 0.5) & (visible > 0.5).any(-1, keepdims=True)
+        logits = jnp.where(hidden[:, None, None], -1e9, logits / math.sqrt(q.shape[-1]))
+        weights = jax.nn.softmax(logits).astype(v.dtype)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, width)
+        x = x + linear(width, "proj")(mixed)
+        h = nn.gelu(linear(4 * width, "fc1")(layers.layer_norm(x, self.dtype)))
+        return x + linear(width, "fc2")(h)
+
+
+class MaskedEncoder(nn.Module):
+    """Image and visible squares -> a guess of the whole image."""
+
+    patch: int = 8
+    hidden_size: int = 128
+    depth: int = 4
+    decoder_depth: int = 1
+    num_heads: int = 4
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[jax.Array, "b H W c"], visible: Float[jax.Array, "b h w"]
+    ) -> Float[jax.Array, "b H W c"]:
+        """`visible` [b, H/patch, W/patch] is 1 where the square may be read."""
+        _, height, width, channels = x.shape
+        if height % self.patch or width % self.patch:
+            raise errors.UserError(
+                f"maediff.sub_patch: {self.patch} does not divide images of {height}x{width}"
+            )
+        table = dit.position_embedding(self.hidden_size, height // self.patch, width // self.patch)
+        seen = visible.reshape(x.shape[0], -1)
+        embed = layers.Linear(self.hidden_size, init_scheme="xavier", name="embed")
+        h = embed(dit.patchify(x, self.patch)) * seen[..., None] + jnp.asarray(table)
+        for i in range(self.depth):
+            h = Block(self.num_heads, self.dtype, name=f"blocks_{i}")(h, seen)
+        token = self.param("mask_token", initialize.normal(0.02), (self.hidden_size,))
+        h = jnp.where(seen[..., None] > 0.5, h, token + jnp.asarray(table))
+        everything = jnp.ones_like(seen)
+        for i in range(self.decoder_depth):
+            h = Block(self.num_heads, self.dtype, name=f"decoder_{i}")(h, everything)
+        pixels = layers.Linear(self.patch**2 * channels, init_scheme="xavier", name="pixels")
+        return dit.unpatchify(pixels(layers.layer_norm(h, "float32")), self.patch, height, width)

@@ -1,0 +1,61 @@
+"""Self-supervised predictive convolutional attentive block (Ristea et al., CVPR 2022).
+
+    z_p = relu( sum_i  K_i * x ),   K_i: k' x k' kernels in the four corners of a field of
+                                    2k' + 2d + 1 cells whose centre row and column are empty
+    y   = z_p * sigmoid( W_2 relu( W_1 mean_hw z_p ) )               squeeze-excite, ratio r
+    L   = lambda mean( (y - x)^2 )
+
+A cell's answer is predicted from its surroundings alone, and the extra loss asks that it be the
+cell itself: what cannot be guessed from around it is passed on badly. Written from the formulas
+of the paper; k' = d = 1 is its best setting, r = 8, lambda = 0.1.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Shaped
+
+from madad_jax.models import layers
+
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
+
+
+class SSPCAB(nn.Module):
+    """The block; `side` is k', `dilation` d. Keeps the shape.
+
+    Leaves the mean squared difference of output and input in the collection "penalty"
+    (without lambda), for who asks for it.
+    """
+
+    side: int = 1
+    dilation: int = 1
+    reduction: int = 8
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b h w c"]:
+        """[b, h, w, c] -> the same shape."""
+        height, width, channels = x.shape[1:]
+        reach = self.side + self.dilation
+        padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+        # A corner is a plain convolution of the part of the padded input that it can see.
+        span = self.side - 1
+        starts = (0, reach + self.dilation + 1)
+        total = jnp.zeros(x.shape, self.dtype)
+        places = [(row, column) for row in starts for column in starts]
+        for name, (row, column) in zip(CORNERS, places, strict=True):
+            part = padded[:, row : row + height + span, column : column + width + span]
+            conv = layers.Conv(channels, self.side, padding=(0, 0), dtype=self.dtype, name=name)
+            total = total + conv(part)
+        y = self._attend(nn.relu(total))
+        self.sow("penalty", "sspcab", jnp.square((y - x).astype(jnp.float32)).mean())
+        return y
+
+    def _attend(self, x: jax.Array) -> jax.Array:
+        """Every channel weighed by what all channels average to."""
+        channels = x.shape[-1]
+        hidden = max(1, channels // self.reduction)
+        squeezed = x.astype(jnp.float32).mean((1, 2))
+        h = nn.relu(layers.Linear(hidden, name="excite_0")(squeezed))
+        gate = nn.sigmoid(layers.Linear(channels, name="excite_2")(h))
+        return x * gate[:, None, None].astype(x.dtype)

@@ -1,0 +1,93 @@
+"""What a scored set leaves behind for other programs: tables as CSV, and sums by subject.
+
+subjects.npz   sums by subject and row, for paired differences with other runs (`compare`)
+subjects.csv   figures of each subject by itself
+sizes.csv      figures by size of lesion;   kinds.csv by kind;   rates.csv thresholds' promises
+scans.csv, froc.csv   with eval.protocol volumes or both
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from madad_jax import errors, files
+from madad_jax.evaluation import metrics, tables, volumes
+from madad_jax.evaluation import subjects as subjects_lib
+
+SUBJECTS = "subjects.npz"
+
+
+def write(
+    folder: epath.Path,
+    rows: Sequence[Mapping[str, Any]],
+    sums: Mapping[str, subjects_lib.Sums],
+    scans: Mapping[str, Sequence[volumes.Scan]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes every file of a set; `sums` and `scans` by row, `facts` JSON-able."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(folder / SUBJECTS, subjects_lib.to_bytes(sums, facts))
+    parts = {
+        "subjects": [
+            {"method": method, **one}
+            for method, mine in sums.items()
+            for one in subjects_lib.rows(mine)
+        ],
+        "sizes": tables.group_rows(rows, "by_size", metrics.SIZE_GROUPS),
+        "kinds": tables.group_rows(rows, "by_kind"),
+        "rates": [{"method": r["method"], **e} for r in rows for e in r["rates"]],
+        "scans": [
+            {
+                "method": method,
+                "scan": s.id,
+                "lesion_ml": s.lesion_ml,
+                "lesions": len(s.lesions),
+                "dice_healthy": s.dice_healthy,
+                "false_positives_healthy": s.at_healthy,
+                "score": s.score,
+            }
+            for method, mine in scans.items()
+            for s in mine
+        ],
+        "froc": [
+            {"method": r["method"], "threshold": t, "false_positives_per_scan": f, "sensitivity": s}
+            for r in rows
+            if "volumes" in r
+            for t, f, s in zip(*r["volumes"]["froc"].values(), strict=True)
+        ],
+    }
+    for name, entries in parts.items():
+        if entries:
+            files.write_text(folder / f"{name}.csv", _csv(entries))
+
+
+def _csv(entries: Iterable[Mapping[str, Any]]) -> str:
+    entries = [
+        {k: v for k, v in e.items() if k != "interval"}
+        | (dict(zip(("low", "high"), e["interval"], strict=True)) if "interval" in e else {})
+        for e in entries
+    ]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(entries[0]), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(entries)
+    return out.getvalue()
+
+
+def read_sums(
+    workdir: epath.Path, name: str
+) -> tuple[dict[str, subjects_lib.Sums], dict[str, Any]]:
+    """(sums by row, facts) of a run's set.
+
+    Raises:
+      UserError: the run has not scored that set, or the file is damaged.
+    """
+    path = workdir / "eval" / name / SUBJECTS
+    if not path.exists():
+        raise errors.UserError(
+            f"{path}: no such file; score the set first: --mode=evaluate on that run"
+        )
+    return subjects_lib.from_bytes(path.read_bytes(), str(path))

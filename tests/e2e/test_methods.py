@@ -1,0 +1,58 @@
+"""Every method through the real command on the embedded cohort: it trains, and rows are written."""
+
+import json
+
+import pytest
+
+from madad_jax import report
+
+# Names of configs/baselines; a method beats nothing in so few steps, and is not asked to.
+METHODS = (
+    *("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb"),
+    *("ae", "vae", "dae", "maediff", "deco_diff", "reflect"),
+)
+ON_LATENTS = ("deco_diff", "reflect")
+SHORT = (
+    *("--config.train.steps=40", "--config.train.batch_size=8", "--config.log.every_steps=5"),
+    *("--config.log.validate_every_steps=20", "--config.checkpoint.every_steps=20"),
+    *("--config.data.cohort.train=10", "--config.data.cohort.val=3", "--config.data.cohort.test=3"),
+    *(
+        "--config.data.cohort.test_healthy=2",
+        "--config.eval.bootstrap=20",
+        "--config.eval.panels=2",
+    ),
+    *("--config.autoencoder.train.steps=30", "--config.autoencoder.train.batch_size=4"),
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Where the drawn subjects are kept, shared by all methods."""
+    return tmp_path_factory.mktemp("cohort")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_and_is_scored_beside_the_rows_that_learn_nothing(name, command, cohort, tmp_path):
+    started = command(
+        f"--workdir={tmp_path}",
+        f"--config.data.cache_dir={cohort}",
+        *SHORT,
+        config=f"configs/baselines/{name}.py",
+    )
+    out, err = started.communicate(timeout=1200)
+    assert started.returncode == 0, err[-2000:]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "denoiser"]
+    # First the mean over the first steps, last the validation of the averaged weights.
+    assert losses[-1] < 0.9 * losses[0], losses
+    rows = report.read_results(tmp_path / "results.jsonl")
+    learnt = [row for row in rows if row["learns"]]
+    assert len(rows) - len(learnt) == 3
+    assert learnt[0]["method"].startswith(name) and f"| {learnt[0]['method']} |" in out
+    for row in learnt:
+        assert 0 < row["ap"] < 1 and row["synthetic"] is True
+    text = (tmp_path / "report.md").read_text()
+    assert learnt[0]["method"] in text and "synthetic" in text
+    assert (tmp_path / "eval" / "test" / "panels" / "panel_00.png").stat().st_size > 5000
+    assert (tmp_path / "autoencoder").exists() == (name in ON_LATENTS)

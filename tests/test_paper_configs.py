@@ -1,0 +1,67 @@
+import importlib
+
+import pytest
+
+from configs import presets
+from configs.paper import cells
+from madad_jax.evaluation import paper_tables
+from tests import test_configs
+
+TABLES = ("table1", "table2", "table3", "table4")
+
+
+def load(name, argument=""):
+    return importlib.import_module(f"configs.paper.{name}").get_config(argument)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("argument", ["", "demo", "official"])
+def test_cells_are_whole_configs_in_places_of_the_table(name, argument):
+    config = load(name, argument)
+    config.lock()
+    assert len(config.cells) > 0
+    known = set(test_configs.flat(test_configs.default.get_config()))
+    columns = {c[1] for c in config.table.columns}
+    for cell in config.cells.values():
+        assert set(test_configs.flat(cell.config)) == known
+        assert cell.row in config.table.rows and cell.column in columns
+        assert cell.config.preset in presets.PRESETS
+        assert cell.trained in ("", *config.cells)
+        if cell.trained:
+            assert config.cells[cell.trained].column == cell.column
+        assert (cell.config.data.source == "cohort") == (argument == "demo")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_published_figures_have_their_place(name):
+    """Every published row and column of the table stands in the config."""
+    config = load(name)
+    published = paper_tables.read_published(config.table.number)
+    assert {row for row, _ in published} == set(config.table.rows)
+    assert {column for _, column in published} <= {c[3] or c[0] for c in config.table.columns}
+
+
+def test_argument_picks_rows_columns_and_preset():
+    config = load("table2", "madad,FLAIR,official")
+    assert list(config.cells) == ["mad_ad_flair"]
+    assert config.cells.mad_ad_flair.config.preset == "official"
+    assert [c[1] for c in config.table.columns] == ["FLAIR", "FLAIR"]
+    with pytest.raises(ValueError, match=r"found .FLAIRE., accepted: .*FLAIR"):
+        load("table2", "FLAIRE")
+
+
+def test_variants_of_inference_share_one_training():
+    config = load("table4", "T2")
+    trained = [c.trained for c in config.cells.values()]
+    assert trained.count("") == 1 and len(trained) == 6
+    gammas = {c.row: c.config.score.gamma for c in config.cells.values()}
+    assert (gammas["gamma 0.4"], gammas["no clipping"], gammas["2 steps"]) == (0.4, 0.0, 0.2)
+    steps = {c.row: c.config.sampler.steps for c in config.cells.values()}
+    assert (steps["2 steps"], steps["gamma 0.4"]) == (2, 10)
+
+
+def test_baselines_are_their_rows_methods():
+    for row, module in cells.BASELINES.items():
+        config = cells.baseline(row, "demo:T1")
+        assert config.method == module.__name__.rpartition(".")[2]
+    assert cells.baseline("Cycl. UNet", "demo:T1") is None
