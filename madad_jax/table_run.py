@@ -101,7 +101,7 @@ def _override(c: Any, text: str) -> None:
                     raise ValueError(f"no key {leaf[-1]!r}")
                 section[leaf[-1]] = value
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split()).strip("\"'")
+            reason = " ".join(str(error.args[0] if error.args else error).split())
             raise errors.UserError(f"override: found {word!r}: {reason}") from error
 
 
