@@ -22,8 +22,8 @@ _ROWS = flags.DEFINE_string("rows", "/tmp/scale.jsonl", "Finished rows, one a li
 _OUT = flags.DEFINE_string("out", "benchmarks/results/scale.md", "The tables.")
 _ONE = flags.DEFINE_string("one", "", "Internal: one row, as JSON.")
 
-WEAK = [{"data": 2**n} for n in range(9)] + [{"fsdp": 8, "data": d} for d in (1, 2, 8, 32)]
-WEAK += [{"tensor": 2, "data": d} for d in (1, 8, 128)]
+WEAK = [{"data": n} for n in (1, 2, 4, 8, 64, 256)] + [{"fsdp": 8, "data": n} for n in (1, 32)]
+WEAK += [{"tensor": 2, "data": n} for n in (1, 128)]
 PER_DEVICE = 4  # slices of a batch for each batch shard
 JOBS = [{"size": "XL/2", "depth": 0, "mesh": {"fsdp": n, "data": 1}} for n in (1, 2, 4, 8)]
 JOBS += [{"size": "S/2", "depth": 4, "mesh": {"fsdp": 1, "data": 1} | mesh} for mesh in WEAK]

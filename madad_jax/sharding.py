@@ -44,7 +44,7 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     *,
     dcn_data: int = -1,
     dcn_fsdp: int = 1,
@@ -60,7 +60,7 @@ def make_mesh(
       data: size of the axis, as are `fsdp` and `tensor`.
       fsdp: see `data`.
       tensor: see `data`.
-      devices: in the order of `jax.devices()`.
+      devices: `jax.Device`s, in the order of `jax.devices()`.
       dcn_data: slices that `data` spans; -1 for all that there are over `dcn_fsdp`.
       dcn_fsdp: slices that `fsdp` spans.
       slices: how many equal runs of `devices` are slices; 0 for what the devices say
@@ -90,16 +90,25 @@ def make_mesh(
     across = _across_slices(sizes, dcn_data, dcn_fsdp, devices, slices)
     if math.prod(across) == 1:
         return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    return Mesh(hybrid_grid(shape, across, devices, slices), AXES, axis_types=kinds)
+
+
+def hybrid_grid(
+    shape: Sequence[int], across: Sequence[int], devices: Sequence[Any], slices: int = 0
+) -> np.ndarray:
+    """Devices in a grid of `shape` whose axes span `across` slices, as their outer parts.
+
+    Slices are those that the devices tell of, or equal runs of `devices` where they do not, or
+    where `slices` says so.
+    """
     within = tuple(size // dcn for size, dcn in zip(shape, across, strict=True))
-    if slices or not _says_slice(devices):
-        grid = np.array(devices).reshape(*across, *within)
-        grid = grid.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
-    else:
-        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
-    return Mesh(grid, AXES, axis_types=kinds)
+    if not slices and _says_slice(devices):
+        return mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    grid = np.array(devices).reshape(*across, *within)
+    return grid.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
 
 
-def _says_slice(devices: Sequence[jax.Device]) -> bool:
+def _says_slice(devices: Sequence[Any]) -> bool:
     return getattr(devices[0], "slice_index", None) is not None
 
 
@@ -107,7 +116,7 @@ def _across_slices(
     sizes: Mapping[str, int],
     dcn_data: int,
     dcn_fsdp: int,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Any],
     slices: int,
 ) -> tuple[int, int, int]:
     """Slices that each axis spans."""

@@ -80,7 +80,8 @@ def _cells(config: Any, root: epath.Path, seed: int) -> list[Cell]:
         folder = root / key / f"seed{seed}"
         part = (section.row, section.column, section.signal, section.trained)
         out.append(Cell(key, *part, c, folder))
-    return out
+    # A ConfigDict is in the order of its keys; weights come before what scores them.
+    return sorted(out, key=lambda cell: bool(cell.trained))
 
 
 def _override(c: Any, text: str) -> None:

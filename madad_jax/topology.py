@@ -165,7 +165,7 @@ def plan(program: hlo.Program, topology: Topology, dtype: str, precision: str) -
         # "high" is three passes on a TPU, and what TF32 is on a GPU.
         high = chip.peak_float32 if chip.island else chip.peak_bfloat16 / 3
         peak = chip.peak_highest if precision == "highest" else high
-    seconds = sum(c.times * _seconds(c, topology) for c in program.collectives)
+    seconds = sum((c.times * _seconds(c, topology) for c in program.collectives), 0.0)
     return Plan(program.flops / peak, program.bytes / chip.bandwidth, seconds)
 
 

@@ -91,6 +91,27 @@ class Trainer:
         params_s = self.state_shardings.params
         self.loss_fn = train_step.make_loss(method, (params_s, replicated, batch, replicated))
         self.stream_key = rng.stream(self.root_key, options.stage)
+        self._compiled: Any = None
+
+    def step(self, state: train_state_lib.TrainState, frozen: Params, batch: Batch) -> Any:
+        """(state, metrics) after one optimiser step. The first call compiles the step and logs
+        what it needs."""
+        if self._compiled is None:
+            started = time.monotonic()
+            # The very program that runs, so that asking for its memory compiles nothing twice.
+            self._compiled = self.step_fn.lower(state, frozen, batch, self.stream_key).compile()
+            memory = self._compiled.memory_analysis()
+            _LOG.info(
+                "%s: step compiled in %.0f s; per device: activations and temporaries %s, all "
+                "arguments %s; batches of %d slices, of which this host reads %d",
+                self.options.stage,
+                time.monotonic() - started,
+                sharding.human(memory.temp_size_in_bytes),
+                sharding.human(memory.argument_size_in_bytes),
+                self.options.batch_size,
+                self.options.batch_size // sharding.data_process(self.mesh)[1],
+            )
+        return self._compiled(state, frozen, batch, self.stream_key)
 
     def initial_state(self, first: Params | None = None) -> train_state_lib.TrainState:
         """Fresh weights, made on the mesh in their own shards, or the weights `first`."""
@@ -166,7 +187,7 @@ def train(
 
 def _one_step(trainer, frozen, iterator, state):
     batch = sharding.global_batch(trainer.mesh, next(iterator))
-    return trainer.step_fn(state, frozen, batch, trainer.stream_key)
+    return trainer.step(state, frozen, batch)
 
 
 def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, stop):

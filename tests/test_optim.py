@@ -166,6 +166,20 @@ def test_muon_reads_a_convolution_as_a_matrix_of_inputs_by_outputs():
     assert even.min() > 0.6 and even.max() < 1.3, even
 
 
+def test_parallel_maps_are_one_kernel_and_their_bias_is_none():
+    """(in, parts, out) beside (parts, out): decay and muon treat them as the map to parts * out."""
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.standard_normal((6, 3, 4)), jnp.float32)
+    bias = jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)
+    parallel = {"qkv": {"kernel": kernel, "bias": bias}}
+    plain = {"qkv": {"kernel": kernel.reshape(6, 12), "bias": bias.ravel()}}
+    assert optim.decay_matrices(parallel) == {"qkv": {"kernel": True, "bias": False}}
+    tx, _ = optim.make_optimizer(name="muon", lr=0.02, schedule="constant")
+    ours, theirs = (tx.update(p, tx.init(p), p)[0]["qkv"] for p in (parallel, plain))
+    for leaf in ("kernel", "bias"):
+        np.testing.assert_allclose(ours[leaf].ravel(), theirs[leaf].ravel(), rtol=1e-5)
+
+
 def test_muon_gives_all_else_adam_at_the_same_rate():
     options = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-4}
     updates, params, gradients = _muon(steps=4, **options)

@@ -220,3 +220,69 @@ def test_loss_and_gradients_agree_on_every_mesh():
         np.testing.assert_allclose(got, want, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(want_grad), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def _slice_of_each_row(mesh):
+    """For each index of `data`, the slices (of four devices) that its devices lie in."""
+    return [{d.id // 4 for d in row.flat} for row in mesh.devices]
+
+
+def test_data_spans_slices_and_nothing_else_does():
+    mesh = sharding.make_mesh(data=4, fsdp=2, slices=2)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert _slice_of_each_row(mesh) == [{0}, {0}, {1}, {1}], "the outer part of the axis"
+    assert sharding.make_mesh(data=4, fsdp=2, dcn_data=2) == mesh, "a stated count is enough"
+
+
+def test_fsdp_spans_slices_when_asked():
+    mesh = sharding.make_mesh(data=2, fsdp=4, dcn_data=1, dcn_fsdp=2, slices=2)
+    assert _slice_of_each_row(mesh) == [{0, 1}, {0, 1}]
+    assert [{d.id // 4 for d in column.flat} for column in mesh.devices.transpose(1, 0, 2)] == [
+        {0},
+        {0},
+        {1},
+        {1},
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class TpuLike:
+    """What the library reads of a device that knows its slice."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+def test_slices_that_devices_tell_of():
+    """Eight devices in two slices, numbered to and fro between them."""
+    devices = [TpuLike(id=i, slice_index=i % 2) for i in range(8)]
+    with pytest.raises(errors.UserError, match=r"dcn_data=3, .*there are 2 slices"):
+        sharding.make_mesh(data=4, fsdp=2, dcn_data=3, devices=devices)
+    grid = sharding.hybrid_grid((4, 2, 1), (2, 1, 1), devices)
+    assert grid.shape == (4, 2, 1)
+    assert [{d.slice_index for d in row.flat} for row in grid] == [{0}, {0}, {1}, {1}]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"data": 4, "fsdp": 2, "dcn_data": 4, "slices": 2}, "dcn_data=4.*there are 2 slices"),
+        ({"data": 1, "fsdp": 8, "slices": 2}, "data=1 does not divide over 2 slices"),
+        ({"dcn_data": 0}, "dcn_data=0.*must be positive"),
+        ({"fsdp": 2, "dcn_fsdp": 4}, "fsdp=2 does not divide over 4 slices"),
+    ],
+)
+def test_slices_that_do_not_fit_the_mesh(sizes, message):
+    with pytest.raises(errors.UserError, match=f"config.mesh: found .*{message}"):
+        sharding.make_mesh(**sizes)
+
+
+def test_gathered_forgets_fsdp_and_keeps_tensor():
+    shardings = sharding.param_shardings(_params(), sharding.make_mesh(2, 2, 2))
+    specs = jax.tree.map(lambda s: s.spec, sharding.gathered(shardings))
+    assert specs["blocks_0"]["attn_qkv"]["kernel"] == P(None, "tensor")
+    assert specs["blocks_0"]["attn_proj"]["kernel"] == P("tensor", None)
+    assert specs["conv"]["kernel"] == P(None, None, None, None)

@@ -96,9 +96,10 @@ def to_bytes(methods: Mapping[str, Sums], facts: Mapping[str, Any]) -> bytes:
     for i, (method, sums) in enumerate(methods.items()):
         names = sorted(sums)
         entries.append({"method": method, "subjects": names})
-        for field in ("scores", "dice", "slices"):
+        shapes = {"scores": (2, bootstrap.N_BINS), "dice": (metrics.N_THRESHOLDS,), "slices": ()}
+        for field, shape in shapes.items():
             parts = [getattr(sums[name], field) for name in names]
-            arrays[f"{field}_{i}"] = np.array(parts)
+            arrays[f"{field}_{i}"] = np.array(parts).reshape(len(names), *shape)
     meta = {"format": FORMAT, "entries": entries, "facts": dict(facts)}
     content = io.BytesIO()
     text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)

@@ -248,7 +248,7 @@ class Scans:
         return out
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[Any]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 

@@ -64,7 +64,7 @@ class Job:
             process.wait()
             process.stdout.close()
 
-    def until(self, path, seconds=300):
+    def until(self, path, seconds=1800):
         """Waits for a file that the job makes."""
         deadline = time.monotonic() + seconds
         while not path.exists():
@@ -73,7 +73,7 @@ class Job:
             assert time.monotonic() < deadline, f"{path} did not appear"
             time.sleep(0.1)
 
-    def ends(self, seconds=400):
+    def ends(self, seconds=1800):
         """[(exit status, output) of each process]."""
         outputs = [p.communicate(timeout=seconds)[0] for p in self.processes]
         return [(p.returncode, out) for p, out in zip(self.processes, outputs, strict=True)]

@@ -39,13 +39,37 @@ def test_help_needs_no_jax(command):
     assert "--workdir" in out and time.monotonic() - start < 5
 
 
-def test_compile_prints_costs_without_data(command, tmp_path):
-    process = command("--mode=compile", "--config.data.root=/nowhere", f"--workdir={tmp_path}/x")
+def test_compile_prints_costs_and_a_plan_without_data(command, tmp_path):
+    """Two slices of two v5e chips on paper; one program needs more than the stated memory."""
+    process = command(
+        *("--mode=compile", "--topology=2xv5e-2", "--config.mesh.fsdp=2"),
+        *("--config.data.root=/nowhere", f"--workdir={tmp_path}/x"),
+        *("--config.compile.memory_gib=0.001", "--config.autoencoder.discriminator=False"),
+    )
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    for name in ("autoencoder step", "denoiser step", "image to anomaly map"):
-        assert name in out
+    assert process.returncode == 2, err
+    assert "mesh data 2 x fsdp 2 x tensor 1" in out and "by the CPU compiler" in out
+    for name in ("autoencoder step", "denoiser step (live latents)", "image to anomaly map"):
+        assert f"\n{name}\n" in out
+    assert out.count("GFLOP") == out.count("on paper: compute") == out.count("temporaries") == 3
+    assert "all-gather over 2 devices" in out and "all-reduce over 2 devices" in out
+    last = err.strip().splitlines()[-1]
+    assert "autoencoder step needs" in last and "there are 1.0 MiB (compile.memory_gib)" in last
     assert not (tmp_path / "x").exists()
+
+
+MACHINES = [
+    (("--topology=v5e-8", "--mode=train"), "--topology belong to --mode=compile"),
+    (("--topology=v9-8", "--mode=compile"), "--topology: found 'v9-8'"),
+    (("--topology=v5e-8", "--devices=4", "--mode=compile"), "--devices: found 4, accepted: 8"),
+]
+
+
+@pytest.mark.parametrize("flags,message", MACHINES)
+def test_a_machine_that_cannot_be(command, tmp_path, flags, message):
+    process = command(*flags, f"--workdir={tmp_path}")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_sigterm_saves_and_says_how_to_go_on(command, tmp_path, tiny):
@@ -56,6 +80,8 @@ def test_sigterm_saves_and_says_how_to_go_on(command, tmp_path, tiny):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143 and "the same command continues it" in err
+    assert "denoiser: step compiled in" in err and "temporaries" in err
+    assert "batches of 8 slices, of which this host reads 8" in err
 
 
 def _kill_until_done(command, workdir, kills, seed):

@@ -48,13 +48,15 @@ def flags(one, png_root):
 
 @pytest.fixture(scope="module")
 def undisturbed(flags, tmp_path_factory):
-    """{processes: workdir} of trainings that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    made = {}
-    for count in (1, 2, 4):
-        made[count] = folder / str(count)
-        jobs.run(*flags(made[count]), count=count)
-    return made
+    """{processes: workdir} of trainings that nobody disturbed, made when first asked for."""
+
+    class Made(dict):
+        def __missing__(self, count):
+            self[count] = tmp_path_factory.mktemp("undisturbed") / "run"
+            jobs.run(*flags(self[count]), count=count)
+            return self[count]
+
+    return Made()
 
 
 def curve(workdir):
@@ -127,7 +129,7 @@ def test_a_process_that_hangs_ends_the_job_with_a_line(flags, tmp_path, victim):
     with jobs.Job(*flags(tmp_path, *more)) as job:
         job.until(tmp_path / "denoiser/checkpoints/4")
         job.processes[victim].send_signal(signal.SIGSTOP)
-        out, _ = job.processes[1 - victim].communicate(timeout=200)
+        out, _ = job.processes[1 - victim].communicate(timeout=1800)
         assert job.processes[1 - victim].returncode == 75, out[-3000:]
     line = re.search("^madad_jax: error: .*$", out, re.M)[0]
     assert re.search(rf"process {1 - victim} of 2 has waited 2\d s in 'denoiser: s", line), line

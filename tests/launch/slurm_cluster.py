@@ -89,8 +89,8 @@ def running(folder: pathlib.Path):
             with (folder / f"{command[0]}.out").open("w") as out:
                 daemons.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
             if command is munge:
-                _until(lambda: (folder / "munge.socket").exists(), 30, folder)
-        _until(lambda: _said(environment, "sinfo", "-h", "-o", "%T") == "idle", 60, folder)
+                _until(lambda: (folder / "munge.socket").exists(), 600, folder)
+        _until(lambda: _said(environment, "sinfo", "-h", "-o", "%T") == "idle", 600, folder)
         yield environment
     finally:
         for daemon in reversed(daemons):

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from etils import epath
+
+from madad_jax import compare, errors, result_files
+from madad_jax.evaluation import evaluator, subjects
+from tests.evaluation.records import make_set
+
+
+def _run(tmp_path, name, rows, fingerprint="same"):
+    """A folder with the sums of an evaluation, as a run leaves them."""
+    sums, results = {}, []
+    for method, strength in rows.items():
+        maps, truth, brain, records = make_set(24, strength=strength)
+        ev = evaluator.Evaluator(draws=20, rates={0.01: 0.29}, healthy_threshold=0.28)
+        ev.add(maps, truth, brain, np.ones(24, bool), records)
+        sums[method] = ev.subjects.sums
+        results.append(ev.result(method=method))
+    facts = {"fingerprint": fingerprint, "floor": ["mean image"]}
+    folder = epath.Path(tmp_path / name / "eval" / "test")
+    result_files.write(folder, results, sums, {}, facts)
+    return str(tmp_path / name), sums
+
+
+def test_differences_across_runs_are_paired(tmp_path):
+    one, a = _run(tmp_path, "one", {"mean image": 0.05, "madad": 0.1})
+    two, b = _run(tmp_path, "two", {"dae": 0.15})
+    found = compare.differences([one, two], "test", draws=200)
+    assert found[0]["method"] == "madad"  # the first learned row
+    by_name = {(r["run"], r["method"]): r for r in found[1:]}
+    better = by_name["two", "dae"]
+    assert 0 < better["intervals"]["ap"][0] <= better["ap"] <= better["intervals"]["ap"][1]
+    assert by_name["one", "mean image"]["ap"] < 0
+    pair = [{"method": m, "learns": m != "x", "ap": 0.5} for m in ("x", "dae")]
+    subjects.add_differences(list(zip(pair, (a["madad"], b["dae"]), strict=True)), draws=200)
+    assert pair[1]["difference"]["ap"] == better["intervals"]["ap"]
+    back = compare.differences([two, one], "test", draws=200)
+    again = next(r for r in back[1:] if r["method"] == "madad")
+    assert again["ap"] == pytest.approx(-better["ap"])
+
+
+def test_other_slices_and_unknown_rows_are_refused(tmp_path):
+    one, _ = _run(tmp_path, "one", {"madad": 0.1})
+    two, _ = _run(tmp_path, "two", {"madad": 0.1}, fingerprint="other")
+    with pytest.raises(errors.UserError, match="two: set 'test' holds other slices"):
+        compare.differences([one, two], "test")
+    with pytest.raises(errors.UserError, match="found 'dae', accepted: madad"):
+        compare.differences([one], "test", to="dae")
+    with pytest.raises(errors.UserError, match=r"subjects\.npz: no such file"):
+        compare.differences([one], "val")
+
+
+def test_tables_of_a_set_are_csv(tmp_path):
+    one, _ = _run(tmp_path, "one", {"madad": 0.1})
+    folder = epath.Path(one) / "eval" / "test"
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"subjects.npz", "subjects.csv", "sizes.csv", "kinds.csv", "rates.csv"}
+    lines = (folder / "subjects.csv").read_text().splitlines()
+    assert len(lines) == 13 and lines[0].startswith("method,subject,n_slices")
+    assert (folder / "rates.csv").read_text().startswith("method,asked,threshold,realised")
