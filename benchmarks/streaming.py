@@ -3,8 +3,8 @@
     python benchmarks/streaming.py --slices=1000000
 
 Maps are generated: smoothed noise of a few patterns, shifted at random, brighter inside a disc that
-is the lesion of two slices in three; 155 slices a subject. On the way some
-lines tell the CPU time of the evaluator and the resident memory; the last tell what was found.
+is the lesion of two slices in three. On the way some lines tell the CPU time of the evaluator and
+the resident memory; the last tell what was found.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from scipy import ndimage
 
 from madad_jax.evaluation import evaluator
 
-SLICES_A_SUBJECT = 155
 BATCH = 16
 
 
@@ -34,7 +33,8 @@ class Record:
 class Generator:
     """Batches of maps in [0, 1], lesions and brains, from a seed."""
 
-    def __init__(self, size: int, seed: int):
+    def __init__(self, size: int, seed: int, slices_a_subject: int):
+        self._slices_a_subject = slices_a_subject
         self._random = np.random.default_rng(seed)
         self._size = size
         rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
@@ -59,7 +59,7 @@ class Generator:
                 disc = np.roll(self._distance, at, axis=(0, 1)) < draw.uniform(1, self._size / 10)
                 truth[i] = disc & self._brain[i]
                 maps[i][truth[i]] += np.float32(draw.uniform(0.0, 0.4))
-            subject = f"s{(start + i) // SLICES_A_SUBJECT:07d}"
+            subject = f"s{(start + i) // self._slices_a_subject:07d}"
             kind = "disc" if truth[i].any() else ""
             records.append(Record(f"{subject}-slice_{start + i}", subject, kind))
         np.minimum(maps, 1.0, out=maps)
@@ -77,10 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slices", type=int, default=100_000)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--slices_a_subject", type=int, default=155)
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after; 0: at --slices")
     parser.add_argument("--reports", type=int, default=20)
     flags = parser.parse_args()
-    source = Generator(flags.size, seed=0)
+    source = Generator(flags.size, 0, flags.slices_a_subject)
     ev = evaluator.Evaluator(
         image_size=flags.size, healthy_threshold=0.4, alarm_pixels=50, rates={0.01: 0.4}
     )

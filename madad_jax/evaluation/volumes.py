@@ -185,13 +185,13 @@ class Scans:
             out["dice_oracle"] = float(self._dice[best] / len(sick))
             out["dice_oracle_threshold"] = float(_EDGES[best])
         curve = out["froc"]
+        counts = curve["false_positives"]
+        # Below the threshold of the most, components merge into one that touches everything: few
+        # false positives and every lesion found, and nothing detected.
+        last = int(np.argmax(counts)) + 1 if sick else 0
         for limit in FALSE_POSITIVES if sick else ():
-            reached = [
-                s
-                for s, f in zip(curve["sensitivity"], curve["false_positives"], strict=True)
-                if f <= limit
-            ]
-            out[f"sensitivity_at_{limit}"] = max(reached, default=0.0)
+            pairs = zip(curve["sensitivity"][:last], counts[:last], strict=True)
+            out[f"sensitivity_at_{limit}"] = max((s for s, f in pairs if f <= limit), default=0.0)
         return out
 
     def _sensitivity(self, scans: Sequence[Scan], threshold: float) -> float | None:
