@@ -67,6 +67,7 @@ def report(config: Any, machine: topology.Topology | None = None) -> None:
     print(f"; all figures are of one device of {mesh.size}, by the {_platform(mesh)} compiler")
     if machine:
         print(f"{machine.name}: {machine.chip.source}, read {machine.chip.read}")
+        print("nothing is measured; memory times are upper bounds: other compilers fuse more")
     too_large = []
     for name, lowered in programs(config, mesh):
         costs = measure(name, lowered)

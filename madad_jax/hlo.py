@@ -27,6 +27,8 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"),
     *("conditional", "after-all", "opt-barrier", "partition-id", "replica-id"),
 }
+# Bfloat16 gradients are widened to be summed, narrowed again and only then sliced.
+_THROUGH = ("convert", "bitcast", "copy", "transpose", "reshape")
 _NAME = r"%?([\w.\-]+)"
 _CALLED = re.compile(rf"(body|condition|calls|to_apply|(?:true|false)_computation)={_NAME}")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
@@ -244,13 +246,23 @@ def _moved(
     return read_ + result
 
 
+def _users(name: str, inner: list[Instruction]) -> list[Instruction]:
+    """What reads a value, or the same numbers in another type or order."""
+    found = []
+    for x in inner:
+        if name in x.operands:
+            through = x.opcode in _THROUGH and not x.root
+            found += _users(x.name, inner) if through else [x]
+    return found
+
+
 def _slices(inner: list[Instruction]) -> dict[int, float]:
     """{parameter number: bytes} of the parameters of a fusion that are only sliced or updated."""
     found = {}
     for parameter in inner:
         if parameter.opcode != "parameter":
             continue
-        users = [x for x in inner if parameter.name in x.operands]
+        users = _users(parameter.name, inner)
         number = int(parameter.inside)
         if users and all(x.opcode in ("dynamic-slice", "slice") for x in users):
             found[number] = sum(x.bytes for x in users)
@@ -298,18 +310,27 @@ def _scattered(
     if len(i.shapes) > 1:
         names = {x.name: x.bytes for x in table.values() if i.name in x.operands}
     for name, size in names.items():
-        users = [x for x in table.values() if name in x.operands]
-        total += size if users and all(_only_slices(x, name, computations) for x in users) else 0
+        total += size if _only_sliced(name, table, computations) else 0
     return total
 
 
-def _only_slices(user: Instruction, name: str, computations: dict[str, list[Instruction]]) -> bool:
-    if user.opcode == "dynamic-slice":
-        return True
-    if user.opcode != "fusion":
-        return False
-    sliced = _slices(computations.get((user.called().get("calls") or [""])[0], []))
-    return all(sliced.get(n) for n, operand in enumerate(user.operands) if operand == name)
+def _only_sliced(
+    name: str, table: dict[str, Instruction], computations: dict[str, list[Instruction]]
+) -> bool:
+    users = [x for x in table.values() if name in x.operands]
+    for user in users:
+        inner = computations.get((user.called().get("calls") or [""])[0], [])
+        plain = all(x.opcode in (*_THROUGH, "parameter") for x in inner)
+        if user.opcode in _THROUGH or (user.opcode == "fusion" and plain):
+            if not _only_sliced(user.name, table, computations):
+                return False
+        elif user.opcode == "fusion":
+            sliced = _slices(inner)
+            if not all(sliced.get(n) for n, x in enumerate(user.operands) if x == name):
+                return False
+        elif user.opcode != "dynamic-slice":
+            return False
+    return bool(users)
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:

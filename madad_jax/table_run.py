@@ -98,10 +98,10 @@ def _override(c: Any, text: str) -> None:
                 for name in leaf[:-1]:
                     section = section[name]
                 if leaf[-1] not in section:
-                    raise KeyError(f"no key {leaf[-1]!r}")
+                    raise ValueError(f"no key {leaf[-1]!r}")
                 section[leaf[-1]] = value
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split()).strip("\"'")
+            reason = " ".join(str(error.args[0] if error.args else error).split())
             raise errors.UserError(f"override: found {word!r}: {reason}") from error
 
 

@@ -65,7 +65,7 @@ def test_bad_settings_of_methods_name_their_keys():
 def keys_of(config):
     run = run_lib.Run.__new__(run_lib.Run)
     run.config = config
-    return run_lib._flat(config, run.denoiser_keys)
+    return run_lib.flat(config, run.denoiser_keys)
 
 
 def test_a_runs_keys_are_those_of_its_method_without_inference():

@@ -230,7 +230,7 @@ def merge(out: epath.Path, processes: int) -> list[dict[str, str]]:
         _write_table(out / TABLE, rows)
     for part in parts:
         part.unlink(missing_ok=True)
-    return rows
+    return sorted(rows, key=lambda row: row["scan"])
 
 
 def _write_table(path: epath.Path, rows: list[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ def test_tables_of_processes_become_one(tmp_path):
         if rows:
             folder._write_table(out / folder.table_of(k), rows)
     rows = folder.merge(out, 3)
-    assert [r["scan"] for r in rows] == ["c", "a", "b"]
+    assert [r["scan"] for r in rows] == ["a", "b", "c"]
     assert [r["scan"] for r in _table(tmp_path)] == ["a", "b", "c"]
     assert [p.name for p in tmp_path.iterdir()] == ["scans.csv"]
 
