@@ -12,6 +12,7 @@ def get_config(preset: str = "paper"):
     c = config_dict.ConfigDict()
     c.name = "default"  # a word for titles
     c.preset = ""  # set by presets.apply; written into every result row
+    c.preset_values = ()  # set by presets.apply: "key=value" of all that the preset says
     c.seed = 0  # the only seed: data order, draws and initial weights fold from it
     c.note = ""  # a sentence for the report (hardware, budget)
     c.data = _data()

@@ -2,7 +2,8 @@
 
 `paper`: arXiv 2502.16943 as published; where the paper is silent the official value stands
 and is marked. `official`: farzad-bz/MAD-AD at e76f546 as it behaves when run. Each preset
-is a flat table of config keys; `apply` sets them. A result row always names its preset.
+is a flat table of config keys; `apply` sets them. A result row always names its preset, and says
+"changed" where a key of the preset, or an option of ours, has another value.
 """
 
 PAPER = {
@@ -46,6 +47,14 @@ OFFICIAL = PAPER | {
     "score.gamma": 0.25,
 }
 
+# Options of ours, which both leave off as configs/default.py has them.
+OURS = (
+    *("diffusion.noise", "synthesis.share", "denoiser.residual_x0", "denoiser.sspcab"),
+    *("optim.name", "autoencoder.patch", "autoencoder.crop", "sampler.rewrite"),
+    *("sampler.inside_brain", "score.inside_brain", "ensemble.draws", "ensemble.flips"),
+    *("ensemble.combine", "ensemble.smooth_slices"),
+)
+
 # Ours: the paper's training, another score. Chosen on `val_lesion` of the embedded cohort among the
 # candidates of benchmarks/score.py; its row is named "(signals combined)".
 IMPROVED = PAPER | {
@@ -69,7 +78,22 @@ def apply(config, name: str) -> None:
     if unknown:
         raise ValueError(f"preset {name!r}: the config has no key {', '.join(unknown)}")
     config.update_from_flattened_dict(PRESETS[name])
+    record(config, name, (*PRESETS[name], *OURS))
+
+
+def record(config, name: str, keys) -> None:
+    """Writes down which preset made the config, and what a change is measured against."""
+    values = dict(_leaves(config))
     config.preset = name
+    config.preset_values = tuple(f"{key}={values[key]!r}" for key in sorted(set(keys)))
+
+
+def _leaves(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _has(config, key: str) -> bool:

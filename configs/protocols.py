@@ -9,7 +9,7 @@ A modality may follow a second colon. `demo` and `slices` shrink networks and bu
 (`SMALL` of each file); `brats` and `atlas` keep what was published.
 """
 
-from configs import atlas, brats, demo, slices_cpu
+from configs import atlas, brats, demo, presets, slices_cpu
 
 MODALITIES = {
     "demo": ("T1", "T2", "FLAIR"),
@@ -51,5 +51,6 @@ def config(method, argument, published, small):
         values |= small
     c.lock()  # a mistyped key is an error and not a new key
     c.update_from_flattened_dict(values)
+    presets.record(c, "published" if values == published else "small", values)
     c.unlock()
     return c

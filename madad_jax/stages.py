@@ -23,6 +23,7 @@ from madad_jax import (
     evaluate,
     files,
     latent_cache,
+    preset,
     report,
     restore,
     runtime,
@@ -183,7 +184,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     _calibrate(run, maps, brain, params)
     rows = []
     for name, (test, healthy) in sets.items():
-        extra = {"preset": c.preset, "name": c.name, "step": trained["steps"]}
+        extra = {"preset": preset.label(c), "name": c.name, "step": trained["steps"]}
         extra |= {"modality": c.data.modality, "synthetic": c.data.source == "cohort"}
         extra |= {"run_seed": c.seed, "version": version.VERSION}
         rows += evaluation.score_set(name, test, healthy, run.workdir / "eval" / name, extra)
@@ -289,7 +290,8 @@ def write_report(run: Run) -> None:
         panels=pictures,
         curves=[*([curves] if drawn else []), *of_sets],
         config_summary={
-            "preset": c.preset,
+            "preset": preset.label(c),
+            "changed (the preset says)": "; ".join(preset.changes(c)) or "nothing",
             "seed": c.seed,
             "modality": c.data.modality,
             "image size": c.data.image_size,

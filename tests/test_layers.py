@@ -40,7 +40,7 @@ LAYERS = (
             "compile_only",
         ),
         *("scoring", "panels", "result_files", "table_run"),
-        *("checks", "latent_cache", "convert", "extract_brain", "prediction", "restore"),
+        *("checks", "latent_cache", "preset", "convert", "extract_brain", "prediction", "restore"),
     },
     {"main", "predict", "compare"},
 )

@@ -87,7 +87,7 @@ def test_leaves_everything_a_user_was_promised(finished):
     names = [row["method"] for row in rows]
     assert [r["learns"] for r in rows].count(False) == 3 and "madad" in names
     detector = rows[names.index("madad")]
-    assert detector["preset"] == "paper" and 0 <= detector["ap"] <= 1
+    assert detector["preset"] == "paper, changed" and 0 <= detector["ap"] <= 1
     assert detector["n_lesion_slices"] == 6 and detector["n_healthy_slices"] == 3
     text = (finished / "report.md").read_text()
     assert "madad" in text and "synthetic" not in text.lower()

@@ -42,7 +42,9 @@ def test_cells_run_once_and_the_table_holds_them(table, tmp_path):
     with (tmp_path / "table3.csv").open() as file:
         lines = {(r["row"], r["column"]): r for r in csv.DictReader(file)}
     ours = lines["image difference", "T1, pooled"]
-    assert ours["seeds"] == "2" and ours["published"] == "0.634" and ours["preset"] == "paper"
+    assert (
+        ours["seeds"] == "2" and ours["published"] == "0.634" and ours["preset"] == "paper, changed"
+    )
     values = [float(v.split(":")[1]) for v in ours["by_seed"].split()]
     assert float(ours["mean"]) == pytest.approx(sum(values) / 2)
     assert float(ours["difference"]) == pytest.approx(float(ours["mean"]) - 0.634)
