@@ -222,12 +222,15 @@ class Watch:
     def _guard(self, timeout: float) -> None:
         while True:
             time.sleep(self.period)
-            waited = time.monotonic() - _position.since
+            what, since = _position.what, _position.since
+            waited = time.monotonic() - since
             if waited > timeout:
+                blamed = self.blame(wait=True)
+                if _position.since != since:
+                    continue  # It moved meanwhile: slow, and not hung.
                 message = (
                     f"process {self.index} of {self.count} has waited {waited:.0f} s in "
-                    f"'{_position.what}' (--hang_timeout={timeout:g}); "
-                    f"{self.blame(wait=True)}; {_AGAIN}"
+                    f"'{what}' (--hang_timeout={timeout:g}); {blamed}; {_AGAIN}"
                 )
                 say(message)
                 self.tell(EXIT_LOST, message)
