@@ -124,7 +124,7 @@ def test_sigterm_in_one_saves_and_ends_all_with_143(undisturbed, flags, tiny, tm
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_hangs_ends_the_job_with_a_line(flags, tmp_path, victim):
-    more = ["--hang_timeout=90", "--config.train.steps=100000"]
+    more = ["--hang_timeout=90", "--heartbeat_timeout=1000", "--config.train.steps=100000"]
     more += ["--config.log.validate_every_steps=100000"]
     with jobs.Job(*flags(tmp_path, *more)) as job:
         job.until(tmp_path / "denoiser/checkpoints/4")
