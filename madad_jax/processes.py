@@ -174,12 +174,15 @@ class Watch:
     def blame(self, wait: bool = False) -> str:
         """Which processes are missing and where the others are, for a message."""
         deadline = time.monotonic() + (6 * self.period if wait else 0.0)
-        while answers := self._timely(self._read):
-            if (silent := self.silent()) or time.monotonic() >= deadline:
+        # What is known already comes first: once JAX has found a process gone, nobody is answered.
+        while not (silent := [k for k in self.silent() if k or self.index]):
+            if not (answers := self._timely(self._read)) or time.monotonic() >= deadline:
                 break
             time.sleep(self.period / 4)
-        if not answers:
+        if not silent and not answers:
             return "process 0, which coordinates, does not answer"
+        if silent == [0]:
+            return "no sign of life from process 0, which coordinates"
         if silent:
             return f"no sign of life from process {_listed(silent)}"
         places = [f"{k} at '{v.partition(' ')[2]}'" for k, (v, _) in self._seen.items() if v]
@@ -222,12 +225,15 @@ class Watch:
     def _guard(self, timeout: float) -> None:
         while True:
             time.sleep(self.period)
-            waited = time.monotonic() - _position.since
+            what, since = _position.what, _position.since
+            waited = time.monotonic() - since
             if waited > timeout:
+                blamed = self.blame(wait=True)
+                if _position.since != since:
+                    continue  # It moved meanwhile: slow, and not hung.
                 message = (
                     f"process {self.index} of {self.count} has waited {waited:.0f} s in "
-                    f"'{_position.what}' (--hang_timeout={timeout:g}); "
-                    f"{self.blame(wait=True)}; {_AGAIN}"
+                    f"'{what}' (--hang_timeout={timeout:g}); {blamed}; {_AGAIN}"
                 )
                 say(message)
                 self.tell(EXIT_LOST, message)

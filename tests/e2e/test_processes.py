@@ -124,7 +124,7 @@ def test_sigterm_in_one_saves_and_ends_all_with_143(undisturbed, flags, tiny, tm
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_hangs_ends_the_job_with_a_line(flags, tmp_path, victim):
-    more = ["--hang_timeout=25", "--config.train.steps=100000"]
+    more = ["--hang_timeout=90", "--heartbeat_timeout=1000", "--config.train.steps=100000"]
     more += ["--config.log.validate_every_steps=100000"]
     with jobs.Job(*flags(tmp_path, *more)) as job:
         job.until(tmp_path / "denoiser/checkpoints/4")
@@ -132,7 +132,7 @@ def test_a_process_that_hangs_ends_the_job_with_a_line(flags, tmp_path, victim):
         out, _ = job.processes[1 - victim].communicate(timeout=1800)
         assert job.processes[1 - victim].returncode == 75, out[-3000:]
     line = re.search("^madad_jax: error: .*$", out, re.M)[0]
-    assert re.search(rf"process {1 - victim} of 2 has waited 2\d s in 'denoiser: s", line), line
+    assert re.search(rf"process {1 - victim} of 2 has waited \d+ s in 'denoiser: s", line), line
     blamed = "process 0, which coordinates" if victim == 0 else "no sign of life from process 1"
     assert blamed in line
     assert line.partition("error: ")[2] in (tmp_path / f"logs/process_{1 - victim}.log").read_text()
