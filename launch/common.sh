@@ -58,7 +58,7 @@ keep_running() {
           echo "exit status $status, and $max_restarts restarts did not help: giving up" >&2
           return "$status"
         fi
-        wait=$((failures < 7 ? first_wait * 2 ** (failures - 1) : first_wait * 64))
+        wait=$((first_wait * 2 ** (failures < 7 ? failures - 1 : 6)))
         ;;
     esac
     [[ -z "${stopping:-}" ]] || return "$status"

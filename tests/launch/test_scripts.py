@@ -122,6 +122,13 @@ def test_restarts_by_status(tmp_path, statuses, end, starts):
     assert calls[0] == "0 " + " ".join(LINE[1:])
 
 
+def test_many_failures_in_a_row_are_waited_out(tmp_path):
+    env = _program(tmp_path, *[75] * 9, 0)
+    done = call("local_processes.sh", "--max_restarts=10", "--processes=1", *RUN, **env)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "calls").read_text().splitlines()) == 10
+
+
 def test_preemptions_do_not_count_as_failures(tmp_path):
     env = _program(tmp_path, 75, 143, 75, 143, 75, 0)
     done = call("local_processes.sh", "--max_restarts=1", "--processes=1", *RUN, **env)
