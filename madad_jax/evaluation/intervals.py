@@ -2,7 +2,7 @@
 
 False positives of a detector are spread unevenly: one healthy brain in ten has as many as the
 others together. The percentile bootstrap of a dozen such values is too narrow (95 % intervals
-held the rate of everybody 83 times in 100 where these held it 91 times, as `python -m
+held the rate of everybody 85 times in 100 where these held it 91 times, as `python -m
 benchmarks.prediction --parts=coverage` printed). Here it is the t interval of the mean's
 logarithm by the delta method,
 
