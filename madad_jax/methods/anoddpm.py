@@ -14,32 +14,11 @@ is drawn for each image; `steps` may be fewer.
 
 import dataclasses
 
-import jax
-
-from madad_jax.diffusion import partial
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
-
-_PUBLISHED = partial.Reverse(start=250)
 
 
 @dataclasses.dataclass(frozen=True)
-class AnoDdpm(base.ImageDiffusion):
+class AnoDdpm(base.PartialDiffusion):
     """`process.noise` is the simplex noise."""
 
-    reverse: partial.Reverse = _PUBLISHED
     name: str = "anoddpm"
-    deterministic: bool = False
-
-    def anomaly_map(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """`map` [b,H,W] and `reconstruction` [b,H,W,1]."""
-        del frozen
-        x = batch["image"]
-
-        def network(x, t):
-            return self.network.predict(params, x, t)
-
-        x_hat = self.process.reconstruct(network, x, key, self.reverse)
-        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}

@@ -81,3 +81,28 @@ class ImageDiffusion:
 
         loss = self.process.loss(network, batch["image"], k_process)
         return loss, {"loss": loss}
+
+
+_PUBLISHED = partial.Reverse(start=250)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialDiffusion(ImageDiffusion):
+    """Noised in part and denoised; what changed is the map (diffusion/partial.py)."""
+
+    reverse: partial.Reverse = _PUBLISHED
+    name: str = "ddpm"
+    deterministic: bool = False
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and `reconstruction` [b,H,W,1]."""
+        del frozen
+        x = batch["image"]
+
+        def network(x, t):
+            return self.network.predict(params, x, t)
+
+        x_hat = self.process.reconstruct(network, x, key, self.reverse)
+        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}

@@ -12,32 +12,11 @@ instead of a difference cut at a fixed value, smoothed as every row is; `steps` 
 
 import dataclasses
 
-import jax
-
-from madad_jax.diffusion import partial
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
-
-_PUBLISHED = partial.Reverse(start=250)
 
 
 @dataclasses.dataclass(frozen=True)
-class Ddpm(base.ImageDiffusion):
-    """Partial noising and denoising of whole images (diffusion/partial.py)."""
+class Ddpm(base.PartialDiffusion):
+    """`process.noise` is Gaussian."""
 
-    reverse: partial.Reverse = _PUBLISHED
     name: str = "ddpm"
-    deterministic: bool = False
-
-    def anomaly_map(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """`map` [b,H,W] and `reconstruction` [b,H,W,1]."""
-        del frozen
-        x = batch["image"]
-
-        def network(x, t):
-            return self.network.predict(params, x, t)
-
-        x_hat = self.process.reconstruct(network, x, key, self.reverse)
-        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
