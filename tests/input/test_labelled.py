@@ -32,7 +32,7 @@ def test_where_nobody_marked_a_lesion_the_split_alone_is_the_label():
     both = labelled.Labelled(_cohort("train"), abnormal)
     assert sum(bool(both[i]["unhealthy"]) for i in range(len(both))) == len(abnormal)
     abnormal.records, abnormal._places = [], []
-    with pytest.raises(errors.UserError, match="found no abnormal slice .* in 'train_lesion'"):
+    with pytest.raises(errors.UserError, match=r"found no abnormal slice .* in 'train_lesion'"):
         labelled.Labelled(_cohort("train"), abnormal)
 
 
