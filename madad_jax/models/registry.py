@@ -17,7 +17,16 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
-from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, penalty, unet
+from madad_jax.models import (
+    attention,
+    autoencoder_kl,
+    convolution,
+    dit,
+    initialize,
+    layers,
+    penalty,
+    unet,
+)
 from madad_jax.models import classifier as image_classifier
 from madad_jax.models import discriminator as patchgan
 
@@ -161,9 +170,9 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
-    the input), mask_head (True), patch (1; squares of pixels folded into channels), sspcab,
-    dtype.
+    attention_rates, num_groups, dropout, attention, convolution ("auto"; models/convolution.py),
+    remat, residual_x0, out_channels (0: as the input), mask_head (True), patch (1; squares of
+    pixels folded into channels), sspcab, dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
@@ -185,7 +194,8 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     None), decoder_channels=None, decoder_channel_mult=None,
     decoder_num_res_blocks=None (as the encoder when None; each decoder level has one block
     more than this number, as published), num_groups=32, mid_attention=True,
-    attention="chunked", remat=False, dtype="float32".
+    attention="chunked", convolution="auto" (models/convolution.py), remat=False,
+    dtype="float32".
 
     Raises:
         UserError: unknown or contradictory settings, named by key.
@@ -310,6 +320,8 @@ def checked_settings(
         layers.check_dtype(f"{section}.dtype", settings["dtype"])
     if "attention" in settings:
         attention.check_implementation(f"{section}.attention", settings["attention"])
+    if "convolution" in settings:
+        convolution.check_implementation(f"{section}.convolution", settings["convolution"])
     return settings
 
 
