@@ -155,6 +155,7 @@ def _autoencoder():
         mid_attention=True,
         attention="chunked",  # chunked | xla | cudnn
         convolution="auto",  # inference: auto (winograd on a CPU where it pays) | plain | winograd
+        chunk=0,  # images encoded or decoded at a time; 0: the whole batch
         remat=False,  # recompute blocks in the backward pass
         dtype="float32",  # float32 | bfloat16
         scaling_factor=0.18215,  # multiplies latents; 0: 1 / their spread over the training set

@@ -35,6 +35,7 @@ def autoencoder(config: Any) -> registry.Autoencoder:
         mid_attention=c.mid_attention,
         attention=c.attention,
         convolution=c.convolution,
+        chunk=c.chunk,
         remat=c.remat,
         dtype=c.dtype,
         **optional,
