@@ -6,9 +6,9 @@ launch    seconds a kernel of a program of many tiny dependent ones takes: what 
           however little it does
 
 A roofline (Williams et al. 2009) with a third roof: a program of F FLOPs, B bytes and K kernels
-takes at least max(F / compute, B / memory, K x launch), and the largest of the three is what
-bounds it. Programs that bring their own better kernels may pass the matmul ceiling (Winograd
-convolutions count the FLOPs that they do not do).
+takes about max(F / compute, B / memory, K x launch), and the largest of the three is what bounds
+it. B counts every kernel's operands and results as if nothing stayed in a cache: where B / memory
+is more than the measured time, arrays do stay there, and memory is not what bounds the program.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Ceilings:
     launch: float
 
     def floors(self, program: hlo.Program) -> dict[str, float]:
-        """{roof: least seconds of one run of `program`}."""
+        """{roof: seconds of one run of `program` under it}."""
         return {
             "compute": program.flops / self.compute,
             "memory": program.bytes / self.memory,
@@ -67,3 +67,10 @@ def _fastest(call: Callable[..., Any], *arguments: jax.Array) -> float:
     jax.block_until_ready(call(*arguments))
     runs = [timing.timed(lambda: jax.block_until_ready(call(*arguments))) for _ in range(_ROUNDS)]
     return min(run.seconds for run in runs)
+
+
+def bound(floors: dict[str, float], seconds: float) -> str:
+    """The roof that a program which took `seconds` stands under: the highest floor, without those
+    of memory that the measured time shows to be too high."""
+    possible = {k: v for k, v in floors.items() if k != "memory" or v <= seconds}
+    return max(possible, key=possible.get)

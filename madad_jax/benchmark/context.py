@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build_networks
+from madad_jax import build_networks, sharding
 from madad_jax.benchmark import ceilings, ours, results, rival, timing
 
 _LOG = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class Context:
             row.rivals[way]["ratio"] = timing.ratio(taken["ours"], taken[way])
             self.networks.ask(do="drop", key=way)
         if row.rivals:
-            row.figures["rival's process peak"] = _gib(self.networks.ask(do="memory")["peak_bytes"])
+            peak = self.networks.ask(do="memory")["peak_bytes"]
+            row.figures["rival's process peak"] = sharding.human(peak)
         row.program = results.costs(job, row.ours["seconds"]["median"], roofs)
         return row
 
@@ -104,10 +105,6 @@ class Context:
         sides[way] = lambda: self.networks.run(way)
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
 def with_network(config: Any, network: str) -> Any:
     """A copy of the config with the denoiser `network`: "unet XS", "dit S/2", ... or "own"."""
     config = config.copy_and_resolve_references()
@@ -120,6 +117,12 @@ def with_network(config: Any, network: str) -> Any:
         )
         config.denoiser.dropout = 0.4 if name == "unet" else 0.0
     return config
+
+
+def label(config: Any, network: str) -> str:
+    """What a network of `benchmark.networks` is called in the tables."""
+    own = f"own ({config.denoiser.name} {config.denoiser.size})"
+    return own if network == "own" else network
 
 
 def denoiser_size(config: Any) -> tuple[dict[str, Any] | None, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from madad_jax import errors, files, sharding
-from madad_jax.benchmark import machine, ours, timing
+from madad_jax.benchmark import ceilings, machine, ours, timing
 
 JSON, TABLE = "benchmark.json", "benchmark.md"
 
@@ -39,7 +39,7 @@ class Row:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def costs(job: ours.Job, seconds: float, roofs: Any) -> dict[str, Any]:
+def costs(job: ours.Job, seconds: float, roofs: ceilings.Ceilings) -> dict[str, Any]:
     """What a program costs and how near it comes to the ceilings `roofs` in `seconds` a run."""
     program = job.costs.program
     floors = roofs.floors(program)
@@ -58,7 +58,7 @@ def costs(job: ours.Job, seconds: float, roofs: Any) -> dict[str, Any]:
         "device_peak_bytes": machine.device_peak_bytes(),
         "parameters": job.parameters,
         "floor_seconds": floors,
-        "bound": max(floors, key=floors.get),
+        "bound": ceilings.bound(floors, seconds),
         "ceilings": dataclasses.asdict(roofs),
     }
 
@@ -104,6 +104,12 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         return ""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
+
+
+def one(value: float) -> str:
+    """One time with a unit that fits."""
+    text = seconds(timing.spread([value]))
+    return f"{text.split(' [')[0]} {text.rsplit(' ', 1)[1]}"
 
 
 def seconds(spread: dict[str, Any]) -> str:
@@ -161,15 +167,11 @@ def _programs(rows: Sequence[dict[str, Any]]) -> str:
                 f"{p['samples_per_second']:.3g}",
                 sharding.human(p["program_bytes"]),
                 sharding.human(peak),
-                seconds(timing.spread([floor])).split(" [")[0] + f" {_unit(floor)}",
+                one(floor),
                 p["bound"],
             )
         )
     return _table(head, lines)
-
-
-def _unit(value: float) -> str:
-    return seconds(timing.spread([value])).rsplit(" ", 1)[1]
 
 
 def _figures(rows: Sequence[dict[str, Any]]) -> str:
@@ -186,7 +188,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         for note in row["notes"]:
             said.setdefault(note, []).append(row["name"])
-    return "".join(f"- {note} ({', '.join(names)})\n" for note, names in said.items())
+    return "".join(f"- {note} ({'; '.join(names)})\n" for note, names in said.items())
 
 
 def _machines(rows: Sequence[dict[str, Any]]) -> str:
@@ -199,7 +201,7 @@ def _machines(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["## Machine, versions, commands\n"]
     for (cpu, cores, device, versions, rival, command), part in groups.items():
         loads = [row["facts"]["load_average"] for row in part]
-        names = ", ".join(f"{row['suite']}: {row['name']}" for row in part)
+        names = "; ".join(f"{row['suite']}: {row['name']}" for row in part)
         lines.append(
             f"- `{command}`\n  {names}. {cpu}, {cores} cores, {device}; {versions}; rival: "
             f"{rival}; load average {min(loads)} to {max(loads)}; until {part[-1]['facts']['time']}"

@@ -4,6 +4,7 @@ Its requests and answers are described in rivals/serve.py. It is killed with thi
 the pipe: it serves until its input ends.
 """
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -82,7 +83,9 @@ class Rival:
 
     def close(self) -> None:
         """Ends it."""
-        self._process.stdin.close()
+        # What a dead rival never read cannot be flushed.
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -80,7 +80,7 @@ def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, float |
     return spread([a.seconds / b.seconds for a, b in pairs])
 
 
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+def exponent(sizes: Sequence[float | int], values: Sequence[float | int]) -> float:
     """The slope of log(value) over log(size) by least squares: value ~ size ** slope.
 
     Raises ValueError for fewer than two sizes, or anything not positive.

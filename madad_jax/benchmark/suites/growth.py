@@ -20,9 +20,10 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
     """Each program over the batch and over the image's side."""
     o, found = context.options, {}
     network = o.networks[0] if build_methods.uses_latents(context.config) else "own"
+    label = context_lib.label(context.config, network)
     programs: dict[str, Callable[[Any, int], ours.Job]] = {
-        f"training step ({network})": _step,
-        f"image to anomaly map ({network})": ours.anomaly_map,
+        f"training step ({label})": _step,
+        f"image to anomaly map ({label})": ours.anomaly_map,
     }
     if build_methods.uses_latents(context.config):
         programs["encoding"] = functools.partial(_part, "encode")
@@ -67,7 +68,7 @@ def _measure(
         points["FLOPs"].append(job.costs.program.flops)
         points["bytes"].append(job.costs.program.bytes)
     shown = {
-        "time": lambda v: results.seconds(timing.spread([v])).split(" [")[0],
+        "time": results.one,
         "temporaries": sharding.human,
         "FLOPs": lambda v: f"{v / 1e9:.1f} G",
         "bytes": lambda v: f"{v / 1e9:.2f} GB",
@@ -75,17 +76,19 @@ def _measure(
     for what, values in points.items():
         steps = ", ".join(shown[what](v) for v in values)
         row.figures[what] = f"{axis}^{timing.exponent(sizes, values):.2f} ({steps})"
-    row.figures["bound by"] = bound(job, points["time"][-1], roofs)
+    row.figures["bound by"] = statement(job, points["time"][-1], roofs)
     row.program = results.costs(job, points["time"][-1], roofs)
     return row
 
 
-def bound(job: ours.Job, seconds: float, roofs: ceilings.Ceilings) -> str:
+def statement(job: ours.Job, seconds: float, roofs: ceilings.Ceilings) -> str:
     """The roofline statement of one program."""
     floors = roofs.floors(job.costs.program)
-    name = max(floors, key=floors.get)
-    parts = ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in floors.items())
-    return (
-        f"{name}: of {seconds * 1e3:.1f} ms a run, floors are {parts}; "
-        f"{100 * floors[name] / seconds:.0f} % of the time is that floor"
+    name = ceilings.bound(floors, seconds)
+    parts = ", ".join(f"{k} {results.one(v)}" for k, v in floors.items())
+    said = (
+        f"{name}: a run takes {results.one(seconds)}, under the roofs {parts}; "
+        f"{100 * floors[name] / seconds:.0f} % of the {name} ceiling is reached"
     )
+    cached = floors["memory"] > seconds
+    return said + "; memory's is too high, so arrays stay in the caches" * cached

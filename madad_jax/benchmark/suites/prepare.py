@@ -9,7 +9,7 @@ import tempfile
 
 from madad_jax import sharding
 from madad_jax.benchmark import context as context_lib
-from madad_jax.benchmark import results, scans, timing
+from madad_jax.benchmark import results, scans
 
 
 def rows(context: context_lib.Context) -> context_lib.Rows:
@@ -36,7 +36,7 @@ def _measure(context: context_lib.Context, name: str, protocol: str) -> results.
             seconds, peak, digest = scans.prepare(folder, out, workers, protocol)
             digests.add(digest)
             each = f"{workers} process{'es' * (workers > 1)}"
-            row.figures[f"{each}: a scan"] = results.seconds(timing.spread([seconds / o.scans]))
+            row.figures[f"{each}: a scan"] = results.one(seconds / o.scans)
             row.figures[f"{each}: scans a minute"] = f"{60 * o.scans / seconds:.1f}"
             row.figures[f"{each}: peak memory of one"] = sharding.human(peak)
             row.figures[f"{each}: digest"] = digest

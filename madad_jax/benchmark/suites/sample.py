@@ -20,11 +20,13 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
     o = context.options
     if build_methods.uses_latents(context.config):
         for network in o.networks:
+            label = context_lib.label(context.config, network)
             for steps in o.sampler_steps:
-                name = f"{network}, equal, {steps} steps, batch {o.sample_batch_size}"
+                name = f"{label}, equal, {steps} steps, batch {o.sample_batch_size}"
                 found[name] = functools.partial(_equal, context, name, network, steps)
     for network in o.networks if build_methods.uses_latents(context.config) else ("own",):
-        name = f"{network}, own options, batch {o.sample_batch_size}"
+        label = context_lib.label(context.config, network)
+        name = f"{label}, own options, batch {o.sample_batch_size}"
         found[name] = functools.partial(_own, context, name, network)
     return found
 

@@ -21,10 +21,11 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
         return found
     o = context.options
     for network in o.networks:
+        label = context_lib.label(context.config, network)
         ways = (("cached", "cached", o.batch_size), ("live", "live", o.live_batch_size))
         for ours_way, rival_way, batch in (*ways, ("cached", "live", o.live_batch_size)):
             way = ours_way if ours_way == rival_way else "cached against live"
-            name = f"{network}, {way}, batch {batch}"
+            name = f"{label}, {way}, batch {batch}"
             found[name] = functools.partial(
                 _pair, context, name, network, ours_way, rival_way, batch
             )
