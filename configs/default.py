@@ -155,6 +155,8 @@ def _autoencoder():
         num_groups=32,
         mid_attention=True,
         attention="chunked",  # chunked | xla | cudnn
+        convolution="auto",  # inference: auto (winograd on a CPU where it pays) | plain | winograd
+        chunk=0,  # images encoded or decoded at a time; 0: the whole batch
         remat=False,  # recompute blocks in the backward pass
         dtype="float32",  # float32 | bfloat16
         scaling_factor=0.18215,  # multiplies latents; 0: 1 / their spread over the training set
@@ -207,6 +209,7 @@ def _denoiser():
         dropout=0.4,
         remat=False,
         attention="chunked",  # chunked | xla | cudnn
+        convolution="auto",  # unet: as in autoencoder
         dtype="float32",  # float32 | bfloat16
     )
 

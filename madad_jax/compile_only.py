@@ -64,6 +64,8 @@ def report(config: Any, machine: topology.Topology | None = None) -> None:
     Raises:
       UserError: a program does not fit `compile.memory_gib`, or the machine's memory.
     """
+    if machine:
+        config = _for_machine(config)
     slices = machine.slices if machine else 0
     mesh = sharding.make_mesh(**config.mesh.to_dict(), slices=slices)
     limit = config.compile.memory_gib * 2**30 or (machine.chip.memory if machine else 0)
@@ -88,6 +90,15 @@ def report(config: Any, machine: topology.Topology | None = None) -> None:
             f"({'compile.memory_gib' if config.compile.memory_gib else machine.name}); raise "
             "mesh.fsdp or train.accum_steps, lower the batch size, or set denoiser.remat"
         )
+
+
+def _for_machine(config: Any) -> Any:
+    """What the machine would compute: the CPU that compiles in its place has forms of its own."""
+    config = config.copy_and_resolve_references()
+    for section in (config.autoencoder, config.denoiser):
+        if section.convolution == "auto":
+            section.convolution = "plain"
+    return config
 
 
 def _platform(mesh: jax.sharding.Mesh) -> str:

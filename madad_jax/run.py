@@ -46,6 +46,7 @@ _INFERENCE = "inference"  # the part of a method's own section that no training 
 _FREE = (
     *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
     *("log.every_steps", "log.validate_batches"),
+    *("autoencoder.chunk", "autoencoder.convolution", "denoiser.convolution"),
 )
 
 

@@ -5,7 +5,7 @@ from configs.baselines import ddpm
 from madad_jax import preset
 
 
-@pytest.mark.parametrize("name", ["paper", "official", "improved"])
+@pytest.mark.parametrize("name", ["paper", "official", "improved", "light"])
 def test_a_preset_as_it_is_carries_its_name(name):
     config = default.get_config(name)
     assert preset.changes(config) == [] and preset.label(config) == name

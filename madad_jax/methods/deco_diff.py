@@ -169,8 +169,9 @@ class DecoDiff:
         if self.score.reference == "input":
             image, reference = self.autoencoder.decode(weights, corrected / scale), batch["image"]
         else:
-            both = jnp.concatenate([corrected, latent]) / scale
-            image, reference = jnp.split(self.autoencoder.decode(weights, both), 2)
+            image, reference = self.autoencoder.decode_both(
+                weights, corrected / scale, latent / scale
+            )
         maps = fused_map.fused_maps(
             image, reference, corrected, latent, batch["brain_mask"], self.score
         )

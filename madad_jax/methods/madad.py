@@ -246,14 +246,12 @@ class MadAd:
     def _decode(
         self, frozen: Params, batch: Batch, latent: jax.Array, corrected: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """(decoded correction, what it is compared with). Two decodes run as one batch, and
-        the paper's reference, the input itself, needs only one."""
+        """(decoded correction, what it is compared with). Two decodes run as one batch, or as one
+        where nothing was rewritten; the paper's reference, the input itself, needs only one."""
         weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
         if self.score.reference == "input":
             return self.autoencoder.decode(weights, corrected / scale), batch["image"]
-        both = jnp.concatenate([corrected, latent]) / scale
-        decoded, reference = jnp.split(self.autoencoder.decode(weights, both), 2)
-        return decoded, reference
+        return self.autoencoder.decode_both(weights, corrected / scale, latent / scale)
 
     def _to_image(self, cells: jax.Array, batch: Batch) -> jax.Array:
         return jax.image.resize(cells, batch["image"].shape[:3], "bilinear")

@@ -32,6 +32,7 @@ class ResBlock(nn.Module):
 
     features: int
     num_groups: int
+    convolution: str
     dtype: str
 
     @nn.compact
@@ -40,7 +41,9 @@ class ResBlock(nn.Module):
         h = x
         for i in (1, 2):
             norm = layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=f"norm{i}")
-            conv = layers.Conv(self.features, dtype=self.dtype, name=f"conv{i}")
+            conv = layers.Conv(
+                self.features, convolution=self.convolution, dtype=self.dtype, name=f"conv{i}"
+            )
             h = conv(nn.silu(norm(h)))
         if x.shape[-1] != self.features:
             x = layers.Linear(self.features, dtype=self.dtype, name="nin_shortcut")(x)
@@ -78,15 +81,16 @@ class _Stack(nn.Module):
     num_groups: int
     mid_attention: bool
     attention: str
+    convolution: str
     remat: bool
     dtype: str
 
     def _conv(self, features: int, name: str) -> layers.Conv:
-        return layers.Conv(features, dtype=self.dtype, name=name)
+        return layers.Conv(features, convolution=self.convolution, dtype=self.dtype, name=name)
 
     def _block(self, x: jax.Array, features: int, name: str) -> jax.Array:
         block = nn.remat(ResBlock) if self.remat else ResBlock
-        return block(features, self.num_groups, self.dtype, name=name)(x)
+        return block(features, self.num_groups, self.convolution, self.dtype, name=name)(x)
 
     def _middle(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
@@ -132,7 +136,7 @@ class Decoder(_Stack):
             for j in range(self.num_res_blocks + 1):
                 h = self._block(h, self.channels * self.channel_mult[i], f"up_{i}_block_{j}")
             if i:
-                h = _Upsample(self.dtype, name=f"up_{i}_upsample")(h)
+                h = _Upsample(self.convolution, self.dtype, name=f"up_{i}_upsample")(h)
         return self._norm_out(h)
 
     def output(self, h: Shaped[jax.Array, "b hh ww d"]) -> Float[jax.Array, "b H W c"]:
@@ -149,12 +153,14 @@ class _Downsample(nn.Module):
 
 
 class _Upsample(nn.Module):
+    convolution: str
     dtype: str
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        x = layers.upsample_nearest(x)
-        return layers.Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+        return layers.Conv(
+            x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
+        )(x)
 
 
 class AutoencoderKL(nn.Module):
@@ -174,6 +180,7 @@ class AutoencoderKL(nn.Module):
     num_groups: int = 32
     mid_attention: bool = True
     attention: str = "chunked"
+    convolution: str = "auto"
     remat: bool = False
     dtype: str = "float32"
 
@@ -184,6 +191,7 @@ class AutoencoderKL(nn.Module):
             "num_groups": self.num_groups,
             "mid_attention": self.mid_attention,
             "attention": self.attention,
+            "convolution": self.convolution,
             "remat": self.remat,
             "dtype": self.dtype,
         }

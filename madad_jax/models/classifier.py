@@ -38,7 +38,7 @@ class Classifier(nn.Module):
                 h = unet.Downsample(self.dtype, name=f"down_{level}")(h)
             for block in range(self.num_res_blocks):
                 name = f"block_{level}_{block}"
-                settings = (width * mult, self.num_groups, self.dropout, self.dtype)
+                settings = (width * mult, self.num_groups, self.dropout, "plain", self.dtype)
                 h = unet.ResBlock(*settings, name=name)(h, emb, train)
         h = nn.silu(layers.GroupNorm(self.num_groups, unet.NORM_EPSILON, name="norm")(h))
         return layers.Linear(1, name="out")(h.mean((1, 2)))[:, 0]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax import errors
+from madad_jax.models import convolution as convolution_lib
 from madad_jax.models import initialize
 
 DTYPES = ("float32", "bfloat16")
@@ -41,7 +42,9 @@ class Conv(nn.Module):
     """Square 2-D convolution with explicit padding; parameters `kernel` (HWIO) and `bias`.
 
     `padding` is (before, after) for both axes, so that the one-sided zero padding of the
-    autoencoder's down-sampling can be said.
+    autoencoder's down-sampling can be said. `upsample` doubles both sides (nearest) first.
+    `convolution` is how 3x3 convolutions with stride 1 and padding 1 are computed
+    (`convolution.py`).
     """
 
     features: int
@@ -51,6 +54,8 @@ class Conv(nn.Module):
     use_bias: bool = True
     zero_init: bool = False
     normal_std: float | None = None
+    upsample: bool = False
+    convolution: str = "plain"
     dtype: str = "float32"
 
     @nn.compact
@@ -63,16 +68,23 @@ class Conv(nn.Module):
         elif self.normal_std is not None:
             kernel_init = initialize.normal(self.normal_std)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=(self.padding, self.padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = self._convolve(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
         return y
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if (self.kernel_size, self.stride, self.padding) == (3, 1, (1, 1)):
+            if self.upsample:
+                return convolution_lib.upsample_convolve(x, kernel, self.convolution)
+            return convolution_lib.convolve(x, kernel, self.convolution)
+        return jax.lax.conv_general_dilated(
+            convolution_lib.upsample_nearest(x) if self.upsample else x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=(self.padding, self.padding),
+            dimension_numbers=convolution_lib.DIMENSIONS,
+        )
 
 
 class Linear(nn.Module):
@@ -171,13 +183,6 @@ def layer_norm(x: Shaped[jax.Array, "b n c"], dtype: str) -> Shaped[jax.Array, "
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     return (centred * jax.lax.rsqrt(variance + 1e-6)).astype(dtype)
-
-
-def upsample_nearest(x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-    """Nearest-neighbour doubling of both image axes."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)
 
 
 def space_to_depth(x: Shaped[jax.Array, "b H W c"], side: int) -> Shaped[jax.Array, "b h w d"]:

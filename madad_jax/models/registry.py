@@ -17,7 +17,17 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax import errors
-from madad_jax.models import attention, autoencoder_kl, dit, initialize, layers, penalty, unet
+from madad_jax.models import (
+    attention,
+    autoencoder_kl,
+    chunks,
+    convolution,
+    dit,
+    initialize,
+    layers,
+    penalty,
+    unet,
+)
 from madad_jax.models import classifier as image_classifier
 from madad_jax.models import discriminator as patchgan
 
@@ -80,12 +90,17 @@ class Denoiser:
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
-    """Image <-> latent. `factor` is the ratio of the sides, `latent_channels` the depth."""
+    """Image <-> latent. `factor` is the ratio of the sides, `latent_channels` the depth.
+
+    With `chunk` above 0, `encode`, `decode` and `decode_both` take at most so many images at a
+    time (`chunks.in_chunks`).
+    """
 
     factor: int
     latent_channels: int
     output_kernel_path: tuple[str, ...]
     _module: Any = dataclasses.field(repr=False)
+    chunk: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,11 +123,42 @@ class Autoencoder:
     ) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
         """Posterior (mean, logvar), float32, unscaled; logvar within [-30, 20]."""
         self._check(image.shape)
-        return self._module.apply({"params": params}, image, method="encode")
+        return self._in_chunks(params, "encode", image)
 
     def decode(self, params: Params, latent: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:
         """Unscaled latent -> image, float32, not clipped."""
-        return self._module.apply({"params": params}, latent, method="decode")
+        return self._in_chunks(params, "decode", latent)
+
+    def decode_both(
+        self,
+        params: Params,
+        corrected: Float[Array, "b h w z"],
+        latent: Float[Array, "b h w z"],
+    ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W c"]]:
+        """Both decoded in one batch; where the two are equal, decoded once.
+
+        That is decided for each chunk as a whole, and for the batch without chunks.
+        """
+
+        def together(a: Array, b: Array) -> tuple[Array, Array]:
+            both = jnp.concatenate([a, b])
+            first, second = jnp.split(
+                self._module.apply({"params": params}, both, method="decode"), 2
+            )
+            return first, second
+
+        def once(a: Array, _: Array) -> tuple[Array, Array]:
+            image = self._module.apply({"params": params}, a, method="decode")
+            return image, image
+
+        def part(a: Array, b: Array) -> tuple[Array, Array]:
+            return jax.lax.cond(jnp.any(a != b), together, once, a, b)
+
+        return chunks.in_chunks(part, self.chunk, corrected, latent)
+
+    def _in_chunks(self, params: Params, method: str, x: Array) -> Any:
+        apply = functools.partial(self._module.apply, {"params": params}, method=method)
+        return chunks.in_chunks(apply, self.chunk, x)
 
     def decode_features(
         self, params: Params, latent: Float[Array, "b h w z"]
@@ -171,9 +217,9 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, remat, residual_x0, out_channels (0: as
-    the input), mask_head (True), patch (1; squares of pixels folded into channels), sspcab,
-    dtype.
+    attention_rates, num_groups, dropout, attention, convolution ("auto"; models/convolution.py),
+    remat, residual_x0, out_channels (0: as the input), mask_head (True), patch (1; squares of
+    pixels folded into channels), sspcab, dtype.
 
     Raises:
         UserError: unknown name, unknown or contradictory settings.
@@ -186,8 +232,10 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     return Denoiser(name=name, _module=builders[name](**kwargs))
 
 
-def autoencoder(**kwargs: Any) -> Autoencoder:
+def autoencoder(chunk: int = 0, **kwargs: Any) -> Autoencoder:
     """A KL autoencoder. Defaults are the published kl-f8 with one channel.
+
+    `chunk`: images encoded or decoded at a time (0: all).
 
     in_channels=1, out_channels=1, channels=128, channel_mult=(1, 2, 4, 4) (the factor is
     patch * 2**(levels - 1)), num_res_blocks=2, patch=1 (pixels a side folded into channels
@@ -195,12 +243,15 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
     None), decoder_channels=None, decoder_channel_mult=None,
     decoder_num_res_blocks=None (as the encoder when None; each decoder level has one block
     more than this number, as published), num_groups=32, mid_attention=True,
-    attention="chunked", remat=False, dtype="float32".
+    attention="chunked", convolution="auto" (models/convolution.py), remat=False,
+    dtype="float32".
 
     Raises:
         UserError: unknown or contradictory settings, named by key.
     """
-    settings = checked_settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs)
+    if chunk < 0:
+        raise errors.UserError(f"autoencoder.chunk: found {chunk}, accepted: 0 or more")
+    settings = checked_settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs, ("chunk",))
     defaults = {
         "embed_dim": settings.get("latent_channels", 4),
         "decoder_channels": settings.get("channels", 128),
@@ -229,6 +280,7 @@ def autoencoder(**kwargs: Any) -> Autoencoder:
         latent_channels=module.embed_dim,
         output_kernel_path=("decoder", "conv_out", "kernel"),
         _module=module,
+        chunk=chunk,
     )
 
 
@@ -320,6 +372,8 @@ def checked_settings(
         layers.check_dtype(f"{section}.dtype", settings["dtype"])
     if "attention" in settings:
         attention.check_implementation(f"{section}.attention", settings["attention"])
+    if "convolution" in settings:
+        convolution.check_implementation(f"{section}.convolution", settings["convolution"])
     return settings
 
 

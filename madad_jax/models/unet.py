@@ -37,6 +37,7 @@ class ResBlock(nn.Module):
     features: int
     num_groups: int
     dropout: float
+    convolution: str
     dtype: str
 
     @nn.compact
@@ -48,12 +49,20 @@ class ResBlock(nn.Module):
         def norm(name: str) -> layers.GroupNorm:
             return layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=name)
 
-        h = nn.silu(norm("in_layers_0")(x))
-        h = layers.Conv(self.features, dtype=self.dtype, name="in_layers_2")(h)
+        def conv(name: str, zero_init: bool = False) -> layers.Conv:
+            return layers.Conv(
+                self.features,
+                zero_init=zero_init,
+                convolution=self.convolution,
+                dtype=self.dtype,
+                name=name,
+            )
+
+        h = conv("in_layers_2")(nn.silu(norm("in_layers_0")(x)))
         emb = layers.Linear(self.features, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
         h = nn.silu(norm("out_layers_0")(h + emb[:, None, None]))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = layers.Conv(self.features, zero_init=True, dtype=self.dtype, name="out_layers_3")(h)
+        h = conv("out_layers_3", zero_init=True)(h)
         if x.shape[-1] != self.features:
             x = layers.Linear(self.features, dtype=self.dtype, name="skip_connection")(x)
         return x + h
@@ -98,13 +107,15 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest doubling, then a 3x3 convolution."""
 
+    convolution: str
     dtype: str
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
         """Doubles both sides."""
-        x = layers.upsample_nearest(x)
-        return layers.Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+        return layers.Conv(
+            x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
+        )(x)
 
 
 class UNet(nn.Module):
@@ -118,6 +129,7 @@ class UNet(nn.Module):
     num_groups: int = 32
     dropout: float = 0.4
     attention: str = "chunked"
+    convolution: str = "auto"
     remat: bool = False
     residual_x0: bool = False
     sspcab: bool = False
@@ -164,7 +176,8 @@ class UNet(nn.Module):
                 h = self._stage(h, emb, train, mult, rate, f"output_blocks_{block}")
                 if level and i == self.num_res_blocks:
                     place = 2 if rate in self.attention_rates else 1
-                    h = Upsample(self.dtype, name=f"output_blocks_{block}_{place}")(h)
+                    name = f"output_blocks_{block}_{place}"
+                    h = Upsample(self.convolution, self.dtype, name=name)(h)
                     rate //= 2
                 block += 1
         if self.sspcab:
@@ -194,7 +207,8 @@ class UNet(nn.Module):
     ) -> jax.Array:
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         features = self.model_channels * mult
-        return block(features, self.num_groups, self.dropout, self.dtype, name=name)(h, emb, train)
+        options = (self.num_groups, self.dropout, self.convolution, self.dtype)
+        return block(features, *options, name=name)(h, emb, train)
 
     def _attention(self, h: jax.Array, name: str) -> jax.Array:
         block = nn.remat(AttentionBlock) if self.remat else AttentionBlock

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from madad_jax import errors
-from madad_jax.models import layers
+from madad_jax.models import convolution, layers
 
 
 def group_norm_direct(x, groups, scale, bias, eps):
@@ -76,7 +76,7 @@ def test_layer_norm():
 def test_upsample_repeats_each_cell():
     x = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
     wanted = np.kron(x[0, :, :, 0], np.ones((2, 2)))
-    np.testing.assert_array_equal(layers.upsample_nearest(jnp.asarray(x))[0, :, :, 0], wanted)
+    np.testing.assert_array_equal(convolution.upsample_nearest(jnp.asarray(x))[0, :, :, 0], wanted)
 
 
 def test_space_to_depth_keeps_a_square_in_a_cell_and_is_undone():
