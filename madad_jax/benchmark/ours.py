@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax import build, build_methods, build_networks, compile_only, rng, sharding, train
+from madad_jax import (
+    build,
+    build_methods,
+    build_networks,
+    compile_only,
+    flops,
+    rng,
+    sharding,
+    train,
+)
 from madad_jax.benchmark import timing
 from madad_jax.typing import Batch, Params
 
@@ -23,7 +32,9 @@ class Job:
 
     Attributes:
       run: one run, to the end of its work.
-      costs: FLOPs, bytes and memory of the program.
+      costs: FLOPs, bytes and memory of the compiled program.
+      flops: of one run as the networks are written, with plain convolutions: what every
+        implementation is asked for, whatever short cuts it takes.
       compile_seconds: lowering and compiling; no compile cache is asked.
       samples: slices that one run takes.
       parameters: {network: count}.
@@ -31,6 +42,7 @@ class Job:
 
     run: Callable[[], Any]
     costs: compile_only.Costs
+    flops: float
     compile_seconds: float
     samples: int
     parameters: dict[str, int]
@@ -80,34 +92,33 @@ def frozen(config: Any) -> Params:
     return parts
 
 
-def compiled(
-    name: str, lower: Callable[[], Any], on_cpu: Callable[[], Any]
-) -> tuple[Any, compile_only.Costs, float]:
-    """(executable, costs, seconds) of the program that `lower()` lowers.
+def plain(config: Any) -> Any:
+    """The config with convolutions and attention as they are written in papers."""
+    config = config.copy_and_resolve_references()
+    config.denoiser.update(attention="xla", convolution="plain")
+    config.autoencoder.update(attention="xla", convolution="plain")
+    return config
 
-    On an accelerator matrix products and convolutions are calls of libraries, in whose text no
-    sizes stand; there FLOPs are those of the same program for the CPU, which `on_cpu()` lowers.
-    """
+
+def awake(params: Params) -> Params:
+    """Fresh weights in which kernels that start as zeros are small noise, so that the mask head
+    flags some cells and nothing is skipped because nothing is flagged."""
+    draw = np.random.default_rng(2)
+
+    def wake(leaf: Any) -> Any:
+        if leaf.ndim < 2 or np.any(np.asarray(leaf)):
+            return leaf
+        return jnp.asarray(0.05 * draw.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map(wake, params)
+
+
+def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_only.Costs, float]:
+    """(executable, costs, seconds) of the program that `lower()` lowers."""
     start = time.perf_counter()
     program = lower().compile()
     seconds = time.perf_counter() - start
-    costs = compile_only.costs_of(name, program)
-    if jax.devices()[0].platform != "cpu":
-        costs = with_flops_of(costs, compile_only.measure(name, on_cpu()))
-    return program, costs, seconds
-
-
-def with_flops_of(costs: compile_only.Costs, other: compile_only.Costs) -> compile_only.Costs:
-    """`costs` with the FLOPs of another program."""
-    program = dataclasses.replace(costs.program, flops=other.program.flops)
-    return dataclasses.replace(costs, program=program)
-
-
-def portable(config: Any) -> Any:
-    """The config with attention that every compiler knows; it has the same FLOPs."""
-    config = config.copy_and_resolve_references()
-    config.denoiser.attention = config.autoencoder.attention = "xla"
-    return config
+    return program, compile_only.costs_of(name, program), seconds
 
 
 def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> train.Trainer:
@@ -138,24 +149,19 @@ def train_step(config: Any, batch: int) -> Job:
     held = {"state": trainer.initial_state()}
     key = rng.root_key(0)
 
-    def on_cpu() -> Any:
-        other = config.copy_and_resolve_references()
-        other.train.batch_size = batch
-        cpu = sharding.make_mesh(devices=jax.devices("cpu")[:1])
-        return compile_only.denoiser_step(portable(other), cpu)[1]
-
-    program, costs, seconds = compiled(
-        "denoiser step",
-        lambda: trainer.step_fn.lower(held["state"], weights, inputs, key),
-        on_cpu,
+    program, costs, seconds = _compile(
+        "denoiser step", lambda: trainer.step_fn.lower(held["state"], weights, inputs, key)
     )
+    written = _trainer(plain(config), batch, mesh)
+    arguments = (written.abstract, weights, inputs, key)
+    asked = flops.of(written.step_fn, *arguments)
 
     def run() -> None:
         # The state is donated: each run takes what the last one gave.
         held["state"], metrics = program(held["state"], weights, inputs, key)
         jax.block_until_ready(metrics)
 
-    return Job(run, costs, seconds, batch, parameters)
+    return Job(run, costs, asked, seconds, batch, parameters)
 
 
 def _call(
@@ -168,23 +174,21 @@ def _call(
 ) -> Job:
     """A plain compiled function `make(config)` of arrays; `sizes` are its parameter counts."""
     arguments = jax.device_put(arguments, jax.devices()[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    program, costs, seconds = _compile(name, lambda: jax.jit(make(config)).lower(*arguments))
 
-    def on_cpu() -> Any:
-        with jax.default_device(jax.devices("cpu")[0]):
-            return jax.jit(make(portable(config))).lower(*shapes)
+    def run() -> None:
+        jax.block_until_ready(program(*arguments))
 
-    program, costs, seconds = compiled(
-        name, lambda: jax.jit(make(config)).lower(*arguments), on_cpu
-    )
-    return Job(lambda: jax.block_until_ready(program(*arguments)), costs, seconds, samples, sizes)
+    asked = flops.of(make(plain(config)), *arguments)
+    return Job(run, costs, asked, seconds, samples, sizes)
 
 
 def anomaly_map(config: Any, batch: int) -> Job:
     """Image to anomaly map, as evaluation runs it."""
     detector, size = build.detector(config), config.data.image_size
     key = rng.root_key(0)
-    params, weights = detector.init(key, train.image_spec(1, size)), frozen(config)
+    params = awake(detector.init(key, train.image_spec(1, size)))
+    weights = frozen(config)
     inputs = {name: jnp.asarray(value) for name, value in image_batch(size, batch).items()}
     sizes = {"denoiser": count(params)}
     if "autoencoder" in weights:

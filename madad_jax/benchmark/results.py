@@ -42,14 +42,15 @@ class Row:
 def costs(job: ours.Job, seconds: float, roofs: ceilings.Ceilings) -> dict[str, Any]:
     """What a program costs and how near it comes to the ceilings `roofs` in `seconds` a run."""
     program = job.costs.program
-    floors = roofs.floors(program)
+    floors = job_floors(job, roofs)
     return {
-        "gflop": program.flops / 1e9,
-        "gflop_a_slice": program.flops / 1e9 / job.samples,
+        "gflop": job.flops / 1e9,
+        "gflop_a_slice": job.flops / 1e9 / job.samples,
+        "gflop_compiled": program.flops / 1e9,
         "gbytes": program.bytes / 1e9,
         "kernels": program.kernels,
-        "gflops_per_second": program.flops / 1e9 / seconds,
-        "share_of_matmul": program.flops / seconds / roofs.compute,
+        "gflops_per_second": job.flops / 1e9 / seconds,
+        "share_of_matmul": job.flops / seconds / roofs.compute,
         "samples_per_second": job.samples / seconds,
         "samples": job.samples,
         "compile_seconds": job.compile_seconds,
@@ -61,6 +62,17 @@ def costs(job: ours.Job, seconds: float, roofs: ceilings.Ceilings) -> dict[str, 
         "bound": ceilings.bound(floors, seconds),
         "ceilings": dataclasses.asdict(roofs),
     }
+
+
+def job_floors(job: ours.Job, roofs: ceilings.Ceilings) -> dict[str, float]:
+    """Roofs over what the compiled program does.
+
+    Its text counts both sides of a condition, and on an accelerator knows no sizes of library
+    calls; it does less than is written where convolutions take short cuts. So: the smaller count.
+    """
+    program = job.costs.program
+    done = min(program.flops, job.flops) or job.flops
+    return roofs.floors(dataclasses.replace(program, flops=done))
 
 
 def load(folder: epath.Path) -> list[dict[str, Any]]:
@@ -151,14 +163,24 @@ def _count(entry: dict[str, Any]) -> str:
 
 
 def _programs(rows: Sequence[dict[str, Any]]) -> str:
-    head = ("our program", "GFLOP", "a slice", "GB moved", "GFLOP/s", "of matmul", "slices/s")
+    head = (
+        "our program",
+        "GFLOP",
+        "a slice",
+        "compiled",
+        "GB moved",
+        "GFLOP/s",
+        "of matmul",
+        "slices/s",
+    )
     head += ("program memory", "process peak", "floor", "bound by")
     lines = []
     for row in (r for r in rows if r["program"]):
         p = row["program"]
         floor = p["floor_seconds"][p["bound"]]
         peak = p["device_peak_bytes"] or p["process_peak_bytes"]
-        numbers = (p["gflop"], p["gflop_a_slice"], p["gbytes"], p["gflops_per_second"])
+        numbers = (p["gflop"], p["gflop_a_slice"], p["gflop_compiled"], p["gbytes"])
+        numbers += (p["gflops_per_second"],)
         lines.append(
             (
                 row["name"],

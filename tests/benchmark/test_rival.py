@@ -70,9 +70,9 @@ def test_no_such_rival_is_one_line(python):
         rival.Rival(python)
 
 
-def job(seconds=()):
+def job():
     costs = ours.compile_only.Costs("x", ours.compile_only.hlo.Program(2e9, 1e6, (), 0, 3), 1, 1, 1)
-    return ours.Job(lambda: None, costs, 0.5, 4, {"denoiser": 8})
+    return ours.Job(lambda: None, costs, 4e9, 0.5, 4, {"denoiser": 8})
 
 
 def test_a_pair_has_ratio_parameters_and_what_the_rival_cannot(fake, tmp_path):
@@ -87,7 +87,11 @@ def test_a_pair_has_ratio_parameters_and_what_the_rival_cannot(fake, tmp_path):
     assert official["seconds"]["median"] == 2.0 and official["parameters"] == {"denoiser": 7}
     assert official["ratio"]["median"] == row.ours["seconds"]["median"] / 2.0
     assert row.notes == ["compiled: the rival cannot: no compiler"]
-    assert row.program["gflop_a_slice"] == 0.5 and row.program["floor_seconds"]["launch"] == 3e-6
+    assert row.program["gflop_a_slice"] == 1.0 and row.program["gflop_compiled"] == 2.0
+    assert (
+        row.program["floor_seconds"]["compute"] == 2e-3
+        and row.program["floor_seconds"]["launch"] == 3e-6
+    )
     table = results.markdown(
         [{"suite": "train", **vars(row), "facts": dict.fromkeys(FACTS, "x") | {"load_average": 1}}]
     )

@@ -65,7 +65,7 @@ def _measure(
         taken = timing.interleave({"ours": job.timed}, repeats=3)["ours"]
         points["time"].append(statistics.median(s.seconds for s in taken))
         points["temporaries"].append(job.costs.temp)
-        points["FLOPs"].append(job.costs.program.flops)
+        points["FLOPs"].append(job.flops)
         points["bytes"].append(job.costs.program.bytes)
     shown = {
         "time": results.one,
@@ -83,7 +83,7 @@ def _measure(
 
 def statement(job: ours.Job, seconds: float, roofs: ceilings.Ceilings) -> str:
     """The roofline statement of one program."""
-    floors = roofs.floors(job.costs.program)
+    floors = results.job_floors(job, roofs)
     name = ceilings.bound(floors, seconds)
     parts = ", ".join(f"{k} {results.one(v)}" for k, v in floors.items())
     said = (
