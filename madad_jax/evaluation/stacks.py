@@ -11,6 +11,7 @@ Published settings, kept as millimetres so that they hold at any image size:
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.sparse.csgraph  # noqa: F401  (a submodule that sparse does not load by itself)
@@ -82,11 +83,21 @@ def processed(
         size = [_odd(options.median_mm / step) for step in spacing]
         if options.median_in_slice:
             size[0] = 1
-        maps = ndimage.median_filter(maps, size=size, mode="nearest")
+        # Around the brain alone: what lies further off is 0 and is not read from inside it.
+        near = _around(brain, [n // 2 for n in size])
+        maps[near] = ndimage.median_filter(maps[near], size=size, mode="nearest")
     inside = brain
     if options.erode_mm:
         inside = np.stack([_eroded(b, spacing[1:], options.erode_mm) for b in brain])
     return np.where(inside, np.clip(maps, 0.0, 1.0), np.float32(0.0)), inside
+
+
+def _around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
+    """The box of the brain with so many voxels more on each side, where the array has them."""
+    box = ndimage.find_objects(brain.astype(np.uint8))
+    if not box:
+        return (slice(0, 0),) * brain.ndim
+    return tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box[0], reach, strict=True))
 
 
 def _odd(voxels: float) -> int:
@@ -147,32 +158,19 @@ def count_curve(
     """
     values = np.pad(maps, 1).ravel()
     order = np.flatnonzero(values > 0)
-    order = order[np.argsort(-values[order], kind="stable")]
     if len(order) > limit:
-        order = order[values[order] > values[order[limit]]]
+        heights = values[order]
+        last = np.partition(heights, len(heights) - 1 - limit)[len(heights) - 1 - limit]
+        order = order[heights > last]
+    order = order[np.argsort(-values[order], kind="stable")]
     if not len(order):
         return np.zeros(0, np.float32), np.zeros(0, np.int64)
-    heights = values[order]
+    heights, n = values[order], len(order)
     early, late = _joins(order, np.array(maps.shape) + 2)
-    least, n = min_voxels(spacing, options), len(order)
-    parent, size, found, at = list(range(n)), [1] * n, 0, 0
-    count_after = np.zeros(n, np.int64)
-    for i in range(n):
-        found += least == 1
-        while at < len(late) and late[at] == i:
-            a, b = early[at], i
-            at += 1
-            while parent[a] != a:
-                parent[a] = a = parent[parent[a]]
-            while parent[b] != b:
-                parent[b] = b = parent[parent[b]]
-            if size[a] < size[b]:
-                a, b = b, a
-            found -= (size[a] >= least) + (size[b] >= least)
-            parent[b] = a
-            size[a] += size[b]
-            found += size[a] >= least
-        count_after[i] = found
+    least = min_voxels(spacing, options)
+    changes = np.zeros(n, np.int64) + (least == 1)
+    np.add.at(changes, late, _after_joins(n, early, late, least))
+    count_after = changes.cumsum()
     ends = np.append(np.flatnonzero(heights[1:] < heights[:-1]), n - 1)  # of ties
     counts = count_after[ends]
     # A level whose count is the one before tells nothing that the higher level does not.
@@ -180,7 +178,26 @@ def count_curve(
     return heights[ends][new], counts[new]
 
 
-def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[list[int], list[int]]:
+def _after_joins(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any:
+    """By how much each join changes the number of components of at least `least` voxels."""
+    if least == 1:
+        return -1  # every join makes one of two
+    parent, size, changes = list(range(n)), [1] * n, []
+    for a, b in zip(early.tolist(), late.tolist(), strict=True):
+        while parent[a] != a:
+            parent[a] = a = parent[parent[a]]
+        while parent[b] != b:
+            parent[b] = b = parent[parent[b]]
+        if size[a] < size[b]:
+            a, b = b, a
+        before = (size[a] >= least) + (size[b] >= least)
+        parent[b] = a
+        size[a] += size[b]
+        changes.append((size[a] >= least) - before)
+    return np.array(changes, np.int64)
+
+
+def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (earlier, later) of places in `order` that join components, by the later one.
 
     Of all pairs of neighbours those of a minimum spanning forest, weighted by the later place,
@@ -194,14 +211,15 @@ def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[list[int], list[int]]:
         if offset > 0:
             other = place[order + offset]
             mine = np.flatnonzero(other >= 0)
-            pairs.append(np.stack([mine, other[mine]]))
-    first, second = np.sort(np.concatenate(pairs, axis=1), axis=0)
+            pairs.append((mine, other[mine]))
+    mine, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    first, second = np.minimum(mine, other), np.maximum(mine, other)
     graph = sparse.coo_matrix((second + 1.0, (first, second)), shape=(len(order),) * 2)
     forest = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
     early = np.minimum(forest.row, forest.col)
     late = np.maximum(forest.row, forest.col)
     by_time = np.argsort(late, kind="stable")
-    return early[by_time].tolist(), late[by_time].tolist()
+    return early[by_time], late[by_time]
 
 
 def counts_at(
