@@ -109,6 +109,7 @@ def get_config(preset: str = "paper"):
     c.compile = config_dict.create(
         memory_gib=0.0,  # --mode=compile fails above this, per device; 0: the --topology's memory
     )
+    c.benchmark = _benchmark()
     c.matmul_precision = "default"  # default | high | highest (jax_default_matmul_precision)
     presets.apply(c, preset)
     return c
@@ -128,6 +129,7 @@ def _data():
         cache_dir="",  # cohort: drawn subjects; empty: the user's cache folder
         cohort=config_dict.create(  # subjects a split, and their slices
             train=60,
+            train_lesion=30,
             val=8,
             val_lesion=10,
             test=20,
@@ -227,4 +229,31 @@ def _eval():
         mean_image_band=0,  # mean training image per so many slice numbers; 0: one for all
         bootstrap=200,  # subject-level draws for the intervals
         panels=12,  # slices shown
+    )
+
+
+def _benchmark():
+    """--mode=benchmark: sizes that two CPU cores manage; an accelerator wants larger batches."""
+    return config_dict.create(
+        rival_python="",  # a Python with torch, monai and diffusers; empty: our figures alone
+        rivals=("official", "sdpa", "compiled"),  # ways of the rival
+        networks=("unet XS", "dit S/2", "own"),  # denoisers; own: the config's
+        rows="",  # measure only rows whose name contains one of these parts, with ; between
+        repeats=5,  # rounds that count, after one that does not
+        seconds=240.0,  # after which a row begins no further round; 0: none
+        batch_size=8,  # of training steps from cached latents
+        live_batch_size=2,  # of training steps that encode
+        sample_batch_size=1,  # image to anomaly map
+        sampler_steps=(10, 2),
+        encode_batch_sizes=(1,),
+        maps=10000,  # of 256 x 256 pixels, through the figures
+        official_maps=20,  # of them through the official loops, then extrapolated
+        evaluate_repeats=1,
+        scans=8,  # prepared
+        protocols=("s2",),  # of data.prepare
+        workers=(1, 2),  # processes
+        slices=256,  # read by the input suite
+        start_seconds=600.0,  # to wait for a first step
+        growth_batch_sizes=(1, 2, 4, 8),
+        growth_sides=(128, 192, 256),  # pixels
     )

@@ -43,7 +43,11 @@ class Costs:
 
 def measure(name: str, lowered: Any) -> Costs:
     """Compiles a lowered program and reads what it costs."""
-    compiled = lowered.compile()
+    return costs_of(name, lowered.compile())
+
+
+def costs_of(name: str, compiled: Any) -> Costs:
+    """What a compiled program costs."""
     memory = compiled.memory_analysis()
     return Costs(
         name=name,

@@ -119,13 +119,14 @@ class Program:
     bytes: float
     collectives: tuple[Collective, ...]
     unknown_loops: int  # loops without a trip count in the text, counted as one run
+    kernels: int = 0  # operations that are started one by one, loops counted
 
 
 def read(text: str) -> Program:
     """Costs of the program whose `compiled.as_text()` is `text`."""
     computations, entry = _parse(text)
     flops = moved = 0.0
-    unknown = 0
+    unknown = kernels = 0
     found = []
     for name, times, kernel in _runs(computations, entry):
         table = {i.name: i for i in computations[name]}
@@ -133,11 +134,12 @@ def read(text: str) -> Program:
             flops += times * _flops(i, table)
             if not kernel and i.opcode not in _FREE and not i.opcode.endswith("-done"):
                 moved += times * _moved(i, table, computations)
+                kernels += times
             kind = i.opcode.removesuffix("-start")
             if kind in KINDS:
                 found.append(_collective(kind, i, table, computations, times))
             unknown += i.opcode == "while" and _trips(i) is None
-    return Program(flops, moved, tuple(found), unknown)
+    return Program(flops, moved, tuple(found), unknown, kernels)
 
 
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:

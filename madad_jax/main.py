@@ -3,7 +3,8 @@
     python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
 Modes: run (all stages), train_autoencoder, train, evaluate, report, compile, export (the
-trained detector as files of its own, in <workdir>/export). The same command again continues a
+trained detector as files of its own, in <workdir>/export), benchmark (speed beside PyTorch's
+libraries, in <workdir>/benchmark). The same command again continues a
 stopped run. Exit status: 0 done; 2 bad input, one line; 143 and 130 stopped by SIGTERM and ctrl-C
 after saving; 75 another process of the job is gone or hangs: start all of them again.
 """
@@ -21,7 +22,10 @@ from ml_collections import config_flags
 
 from madad_jax import errors, topology
 
-MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
+MODES = (
+    *("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export"),
+    "benchmark",
+)
 
 _LOG = logging.getLogger("madad_jax")
 
@@ -33,6 +37,11 @@ _MODE = flags.DEFINE_enum("mode", "run", MODES, "Which part of the job to do.")
 _DEVICES = flags.DEFINE_integer("devices", 0, "compile: so many fake CPU devices.")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "compile: a machine to plan for, as v5e-256, h100-8 or 4xv5e-64."
+)
+_SUITE = flags.DEFINE_list(
+    "suite",
+    [],
+    "benchmark: train, sample, encode, evaluate, prepare, input, start, growth; empty: all.",
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other hosts (jax.distributed).")
 _JOIN = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the other processes.", 1)
@@ -75,6 +84,15 @@ def _described_machine() -> Any:
     return machine
 
 
+def _config_flags(argv: list[str]) -> list[str]:
+    """`--config...` of a command line, with the values that follow as words of their own."""
+    found = []
+    for i, word in enumerate(argv):
+        if word.lstrip("-").startswith("config") and word.startswith("-"):
+            found += [word] if "=" in word else argv[i : i + 2]
+    return found
+
+
 def _run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise errors.UserError(f"unexpected argument {argv[1]!r}; options start with --")
@@ -90,6 +108,8 @@ def _run(argv: list[str]) -> int:
         join_timeout=_JOIN.value,
         heartbeat_timeout=_HEARTBEAT.value,
         hang_timeout=_HANG.value,
+        # Compile times are measured, not looked up.
+        cache_dir="" if _MODE.value == "benchmark" else None,
     )
     try:
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
@@ -109,6 +129,11 @@ def _run(argv: list[str]) -> int:
         from madad_jax import predict
 
         print(predict.export(workdir, os.path.join(workdir, "export")))
+        return 0
+    if work is stages and _MODE.value == "benchmark":
+        from madad_jax.benchmark import run as benchmark
+
+        benchmark.execute(config, workdir, _SUITE.value, _config_flags(sys.argv[1:]))
         return 0
     with runtime.GracefulStop() as stop:
         try:

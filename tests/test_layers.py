@@ -5,7 +5,7 @@
 2  methods/
 3  train_state train_step visualize runtime
 4  train build run checks evaluate calibrate report stages compile_only restore convert/
-   prediction/
+   prediction/ benchmark/
 5  main predict
 """
 
@@ -41,6 +41,7 @@ LAYERS = (
         ),
         *("scoring", "panels", "result_files", "table_run"),
         *("checks", "latent_cache", "preset", "convert", "extract_brain", "prediction", "restore"),
+        "benchmark",
     },
     {"main", "predict", "compare"},
 )
@@ -57,6 +58,8 @@ NEIGHBOURS = {
     ("sharding", "digests"),
 }
 NEVER = {"torch", "torchvision", "tensorflow", "keras"}
+# Programs of another environment, started and never imported; they know nothing of the package.
+RIVALS = "madad_jax.benchmark.rivals."
 EVALUATION = {"numpy", "scipy", "sklearn", "jaxtyping", "madad_jax"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
@@ -150,7 +153,7 @@ def foreign(sources):
         for name in imports(source, module.rpartition(".")[0]):
             package = name.split(".")[0]
             if (
-                package in NEVER
+                (package in NEVER and not module.startswith(RIVALS))
                 or (package == "flax" and here != "models")
                 or (package in ("jax", "jaxlib", "optax") and here in ("data", "evaluation"))
                 or (
@@ -178,6 +181,14 @@ def test_no_cycles():
 
 def test_foreign_packages_stay_in_their_rooms():
     assert foreign(tree()) == []
+
+
+def test_rivals_and_the_package_know_nothing_of_each_other():
+    for module, source in tree().items():
+        names = imports(source, module.rpartition(".")[0])
+        if module.startswith(RIVALS):
+            assert not {n for n in names if n.split(".")[0] in ("madad_jax", "jax", "flax")}
+        assert not {n for n in names if n.startswith(RIVALS.rstrip("."))}, module
 
 
 def test_evaluation_is_numpy():

@@ -67,6 +67,11 @@ class Denoiser:
         return penalty.keep(call) if self.penalised else call()
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The numbers that the network was built with, by the names of `denoiser`."""
+        return _settings(self._module)
+
+    @property
     def penalised(self) -> bool:
         """Whether a block in the network has a loss of its own (`sspcab`)."""
         return getattr(self._module, "sspcab", False)
@@ -96,6 +101,11 @@ class Autoencoder:
     output_kernel_path: tuple[str, ...]
     _module: Any = dataclasses.field(repr=False)
     chunk: int = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The numbers that the network was built with, by the names of `autoencoder`."""
+        return _settings(self._module)
 
     def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
         """Fresh parameters for images of `image_shape` (b, H, W, c).
@@ -365,6 +375,11 @@ def checked_settings(
     if "convolution" in settings:
         convolution.check_implementation(f"{section}.convolution", settings["convolution"])
     return settings
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    fields = (f.name for f in dataclasses.fields(module) if f.name not in _INTERNAL)
+    return {name: getattr(module, name) for name in fields}
 
 
 _INTERNAL = ("parent", "name")  # fields that every module has
