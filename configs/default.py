@@ -129,6 +129,7 @@ def _data():
         cache_dir="",  # cohort: drawn subjects; empty: the user's cache folder
         cohort=config_dict.create(  # subjects a split, and their slices
             train=60,
+            train_lesion=30,
             val=8,
             val_lesion=10,
             test=20,

@@ -122,7 +122,9 @@ def _itermask2():
 def _wolleb():
     return dict(
         predicts="eps",
-        labels="synthetic",  # synthetic: no label of a person is used; the row says so
+        # synthetic: anomalies are drawn, no label of a person is used | split: slices of the split
+        # `train_lesion` are abnormal, those of `train` are not; the row says which.
+        labels="synthetic",
         classifier=dict(
             model_channels=32,
             channel_mult=(1, 1, 2, 2, 4, 4),

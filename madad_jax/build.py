@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from etils import epath
 
@@ -48,7 +49,10 @@ def detector_spec(config: Any, batch_size: int) -> Batch:
     """Shapes of a batch that the detector trains on: images, or latents from the cache."""
     size = config.data.image_size
     if config.data.latents != "cached":
-        return train.image_spec(batch_size, size)
+        spec = train.image_spec(batch_size, size)
+        if build_methods.learns_from_labels(config):
+            spec["unhealthy"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+        return spec
     network = build_networks.autoencoder(config)
     side = size // network.factor
     return train.latent_spec(batch_size, size, (side, side, network.latent_channels))

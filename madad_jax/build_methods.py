@@ -74,6 +74,11 @@ def detector(config: Any) -> base.Method:
     return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
 
 
+def learns_from_labels(config: Any) -> bool:
+    """Whether the detector trains on slices that somebody labelled abnormal."""
+    return config.method == "wolleb" and config.methods.wolleb.labels == "split"
+
+
 def uses_latents(config: Any) -> bool:
     """Whether the method stands on the autoencoder's latents."""
     return _entry(config).latent
@@ -199,15 +204,15 @@ def _itermask2(config: Any) -> itermask2.IterMask2:
 
 def _wolleb(config: Any) -> wolleb.Wolleb:
     c = config.methods.wolleb
-    if c.labels != "synthetic":
+    if c.labels not in wolleb.LABELS:
         raise errors.UserError(
-            f"methods.wolleb.labels: found {c.labels!r}, accepted: synthetic (a training split "
-            "holds healthy slices alone)"
+            f"methods.wolleb.labels: found {c.labels!r}, accepted: {', '.join(wolleb.LABELS)}"
         )
     return wolleb.Wolleb(
         **_pixel(config),
         classifier=build_networks.classifier(config, c.classifier),
         synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        labels=c.labels,
         level=c.inference.start,
         steps=c.inference.steps,
         scale=c.inference.scale,

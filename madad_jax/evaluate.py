@@ -19,7 +19,7 @@ from etils import epath
 from madad_jax import calibrate, panels, processes, result_files, scoring, visualize
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
-from madad_jax.evaluation import no_learning, stacks, subjects, thresholds
+from madad_jax.evaluation import no_learning, spill, stacks, subjects, thresholds
 from madad_jax.evaluation import volumes as volumes_lib
 from madad_jax.typing import Batch
 
@@ -110,16 +110,17 @@ class Evaluation:
     def choose_thresholds(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """One threshold and alarm size a row, on healthy validation slices alone.
 
-        Returns the detector's maps of them by signal [n,H,W], and their brain masks.
+        Returns the detector's maps of them by signal [n,H,W], and their brain masks; both lie on
+        disk for as long as they are used, since validation slices may be more than memory holds.
         """
-        maps: dict[str, list[np.ndarray]] = {}
-        brains = []
+        maps: dict[str, spill.Spill] = collections.defaultdict(spill.Spill)
+        brains = spill.Spill()
         for batch, out in self._scored(val, "healthy validation"):
-            brains.append(batch["brain_mask"])
+            brains.add(batch["brain_mask"])
             for name, values in self._all_maps(val, batch, out).items():
-                maps.setdefault(name, []).append(values)
-        brain = np.concatenate(brains)
-        whole_maps = {name: np.concatenate(parts) for name, parts in maps.items()}
+                maps[name].add(values)
+        brain = brains.whole()
+        whole_maps = {name: parts.whole() for name, parts in maps.items()}
         for name, values in whole_maps.items():
             self.thresholds[name] = found = self._threshold(val, values, brain)
             _LOG.info(
@@ -147,13 +148,13 @@ class Evaluation:
         if self._options.volumes is None:
             return found
         # Post-processing moves scores: whole scans need a threshold of their own.
-        parts = []
+        parts = spill.Spill()
         for rows in calibrate.scans_of(val.records).values():
             o = self._options.volumes
             stack, inside = stacks.processed(maps[rows], brain[rows], o.spacing, o.postprocess)
-            parts.append(stack[inside])
-        flat = np.concatenate(parts)[None, None]
-        everywhere = np.ones(flat.shape, bool)
+            parts.add(stack[inside])
+        flat = parts.whole()[:, None, None]
+        everywhere = np.broadcast_to(True, flat.shape)
         return dataclasses.replace(
             found,
             volume=thresholds.healthy_threshold(flat, everywhere, rate),

@@ -256,14 +256,23 @@ class Watch:
         return done.is_set()
 
 
-def say(message: str) -> None:
-    """One line on standard error and in the log of this process."""
+_said = threading.Lock()
+
+
+def say(message: str) -> bool:
+    """Why this process ends: one line on standard error and in its log, from whoever is first.
+
+    Returns whether it was said; a peer that is lost is noticed by several at once.
+    """
+    if not _said.acquire(blocking=False):
+        return False
     bar = "" if _watch is None else "\n"  # what stands in the line so far
     line = f"{bar}madad_jax: error: {message}\n"
     os.write(2, line.encode())
     for handler in logging.getLogger("madad_jax").handlers:
         if getattr(handler, "keeps_errors", False):
             handler.emit(logging.LogRecord("madad_jax", logging.ERROR, "", 0, message, None, None))
+    return True
 
 
 def lost(error: BaseException) -> str:
@@ -297,7 +306,9 @@ def _catch_abort(watch: Watch) -> None:
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(number: int) -> None:
         del number
-        say(f"JAX ended process {watch.index} in '{_position.what}': {watch.blame()}; {_AGAIN}")
+        if not _said.locked():  # else JAX only follows what was found already
+            where = f"JAX ended process {watch.index} in '{_position.what}'"
+            say(f"{where}: {watch.blame()}; {_AGAIN}")
         _leave(EXIT_LOST)
 
     _handlers.append(handler)

@@ -26,6 +26,7 @@ from madad_jax import (
     train,
     version,
 )
+from madad_jax.data import labelled
 from madad_jax.data import registry as data_registry
 from madad_jax.typing import Batch, Params
 
@@ -162,6 +163,9 @@ class Run:
         returns the number of steps. Batches are of the shapes `spec`, from the latents `cached`
         or from the images."""
         data, val = ((cached or {}).get(s) or self.source(s) for s in ("train", "val"))
+        if "unhealthy" in spec:
+            data = labelled.Labelled(data, self.source(labelled.ABNORMAL_SPLIT))
+            val = labelled.Labelled(val)
         planned = build.budget(section, len(data))
         tx, lr_fn = build.optimizer(optim_section, planned)
         options = build.train_options(self.config, section, stage, planned.steps)

@@ -241,20 +241,24 @@ def _legend(config: Any) -> str:
     over = f"mean ± half of Student's 95 % interval over {seeds} seeds"
     if seeds == 1:
         over = "one seed, which has no interval"
-    return f"Percent: {over} (published, ours minus published). All thresholds are oracles."
+    beside = " (published, ours minus published)" if config.table.number else ""
+    return f"Percent: {over}{beside}. {config.table.thresholds}"
 
 
 def _markdown(config: Any, made: list[paper_tables.Entry], results: list) -> str:
     synthetic = any(r.result.get("synthetic") for r in results)
-    out = [f"# Table {config.table.number}: {config.table.title}", ""]
+    number = f"Table {config.table.number}: " if config.table.number else ""
+    out = [f"# {number}{config.table.title}", ""]
     if synthetic:
         out += ["> [!WARNING]", f"> **Synthetic data.** {stages.SYNTHETIC}", ""]
+    if synthetic and number:
         out += ["The published figures are of patients: the difference to them means nothing.", ""]
     out += [_legend(config), "", paper_tables.markdown(made)]
     missing = [row for row in config.table.rows if not any(r.row == row for r in results)]
     if missing:
         out += [f"Not run here: {', '.join(missing)}.", ""]
-    for sentence in paper_tables.verdicts(made):
+    judged = {c[0] for c in config.table.columns[: config.table.judged]}
+    for sentence in paper_tables.verdicts([e for e in made if e.column in judged]):
         out += [sentence, ""]
     over_subjects = paper_tables.subjects_markdown(made)
     if over_subjects:

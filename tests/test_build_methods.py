@@ -7,7 +7,7 @@ import pytest
 
 from configs import default, method_settings, protocols
 from configs.baselines import anoddpm, ddpm, wolleb
-from madad_jax import build_methods, build_networks, checks, errors
+from madad_jax import build, build_methods, build_networks, checks, errors
 from madad_jax import run as run_lib
 from madad_jax.methods import base, penalised
 
@@ -52,6 +52,9 @@ def test_bad_settings_of_methods_name_their_keys():
     config.methods.wolleb.labels = "val_lesion"
     with pytest.raises(errors.UserError, match=r"methods.wolleb.labels: found 'val_lesion'"):
         build_methods.detector(config)
+    config.methods.wolleb.labels = "split"
+    assert set(build.detector_spec(config, 2)) == {"image", "brain_mask", "unhealthy"}
+    checks.check(config)
     config = ddpm.get_config()
     config.denoiser.name = "dit"
     with pytest.raises(errors.UserError, match=r"denoiser.name: found 'dit' with method=ddpm"):

@@ -1,21 +1,26 @@
 import importlib
+import itertools
 
 import pytest
 
 from configs import presets
-from configs.paper import cells
+from configs.paper import all_methods, cells
+from madad_jax import build_methods
 from madad_jax.evaluation import paper_tables
 from tests import test_configs
 
 TABLES = ("table1", "table2", "table3", "table4")
+OF_ALL = [("all_methods", ""), ("all_methods", "demo")]
 
 
 def load(name, argument=""):
     return importlib.import_module(f"configs.paper.{name}").get_config(argument)
 
 
-@pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("argument", ["", "demo", "official"])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [*itertools.product(TABLES, ["", "demo", "official"]), *OF_ALL],
+)
 def test_cells_are_whole_configs_in_places_of_the_table(name, argument):
     config = load(name, argument)
     config.lock()
@@ -65,3 +70,20 @@ def test_baselines_are_their_rows_methods():
         config = cells.baseline(row, "demo:T1")
         assert config.method == module.__name__.rpartition(".")[2]
     assert cells.baseline("Cycl. UNet", "demo:T1") is None
+
+
+def test_all_methods_have_one_budget():
+    config = load("all_methods")
+    assert {c.config.method for c in config.cells.values()} == set(build_methods.METHODS)
+    for key in ("data.image_size", "train.steps", "train.batch_size", "train.ema_decay"):
+        assert len({test_configs.flat(c.config)[key] for c in config.cells.values()}) == 1, key
+    on_latents = [c.config for c in config.cells.values() if c.row not in all_methods.ON_PIXELS]
+    assert len({c.autoencoder.to_json() for c in on_latents}) == 1
+    assert len({c.denoiser.hidden_size * c.denoiser.depth for c in on_latents}) == 1
+    cells_of = {c.row: c for c in config.cells.values()}
+    combined = cells_of[all_methods.COMBINED]
+    assert config.cells[combined.trained].row == all_methods.MADAD
+    assert combined.config.ensemble.combine == "geometric"
+    assert cells_of[all_methods.NOISE_ALONE].config.synthesis.share == 0
+    with pytest.raises(ValueError, match="found 'official'; this table is made of one preset"):
+        load("all_methods", "official")

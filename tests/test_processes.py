@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -133,9 +134,13 @@ def test_log_that_cannot_be_written_is_named(tmp_path):
         process_log.ProcessLog(tmp_path, 0)
 
 
-def test_errors_stand_in_the_log_too(tmp_path, logger, capfd):
+def test_errors_stand_in_the_log_too_and_the_first_reason_is_the_only_one(
+    tmp_path, logger, capfd, monkeypatch
+):
+    monkeypatch.setattr(processes, "_said", threading.Lock())
     process_log.attach(tmp_path, 0)
-    processes.say("no such file")
+    assert processes.say("no such file")
+    assert not processes.say("JAX ended process 0")  # what followed from it
     assert capfd.readouterr().err == "madad_jax: error: no such file\n"
     assert "ERROR no such file" in (tmp_path / "logs" / "process_0.log").read_text()
     assert json.dumps(processes.EXIT_LOST) == "75"

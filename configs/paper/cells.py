@@ -11,6 +11,7 @@ from ml_collections import config_dict
 from configs.baselines import ae, anoddpm, autoddpm, dae, ddpm, itermask2, pddpm, thor
 
 PRESETS = ("paper", "official", "improved")
+ORACLES = "All thresholds are oracles."
 # Rows of the paper's tables and the files that make them; others stand with published figures only.
 BASELINES = {
     "AE": ae,
@@ -24,19 +25,35 @@ BASELINES = {
 }
 
 
-def table(number, title, *, columns, rows, data_root, needs, demo=False):
+def table(
+    number,
+    title,
+    *,
+    columns,
+    rows,
+    data_root,
+    needs,
+    demo=False,
+    name="",
+    thresholds=ORACLES,
+    judged=0,
+):
     """An empty table config.
 
     Args:
-      number: of the paper's table, for the published figures.
+      number: of the paper's table, for the published figures; 0: a table of our own, which has
+        a `name`.
       title: its heading.
-      columns: (heading, cell column, figure, published column or "") each.
+      columns: (heading, cell column, figure, published column or "") each, and "low" behind it
+        where less is better.
       rows: learned rows in order, also those that no cell fills.
       data_root: where the slices lie; "" for the embedded cohort.
       needs: one sentence: what has to lie there and how it is made.
+      thresholds: one sentence: how those of the figures were chosen.
+      judged: so many of the first columns are put into words; 0: all.
     """
     c = config_dict.ConfigDict()
-    c.name = f"table{number}" + ("-demo" if demo else "")
+    c.name = (name or f"table{number}") + ("-demo" if demo else "")
     c.note = ""  # a sentence for the table
     c.matmul_precision = "default"  # default | high | highest
     c.data_root = data_root  # of every cell; empty: the cells' own
@@ -45,7 +62,12 @@ def table(number, title, *, columns, rows, data_root, needs, demo=False):
     # Changes to every cell, as "train.steps=100 data.num_threads=4".
     c.override = ""
     c.table = config_dict.create(
-        number=str(number), title=title, columns=tuple(columns), rows=tuple(rows)
+        number=str(number or ""),
+        title=title,
+        thresholds=thresholds,
+        judged=judged or len(columns),
+        columns=tuple(columns),
+        rows=tuple(rows),
     )
     c.cells = config_dict.ConfigDict()
     return c

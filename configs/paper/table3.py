@@ -7,7 +7,7 @@ The argument picks rows, modalities and a preset: `:FLAIR`, `:official`; `demo` 
 cohort at small scale (T1, or the modality named beside it), minutes on two CPU cores.
 """
 
-from configs.paper import cells, table2
+from configs.paper import variants
 
 # What the detector calls its maps.
 SIGNALS = {
@@ -18,21 +18,10 @@ SIGNALS = {
 
 
 def get_config(argument: str = ""):
-    preset, small, rows, modalities = cells.parse(argument, tuple(SIGNALS), table2.MODALITIES)
-    modalities = cells.small_columns(small, modalities)
-    c = cells.table(
+    return variants.table(
         3,
         "Which signal is scored: S2, max Dice",
-        columns=table2.columns(modalities),
-        rows=rows,
-        data_root="" if small else "data/brats21",
-        needs=table2.NEEDS,
-        demo=small,
+        argument,
+        SIGNALS,
+        lambda config, row: SIGNALS[row],
     )
-    for modality in modalities:
-        first = ""
-        for row in rows:
-            config = table2.config_of("MAD-AD", modality, preset, small)
-            key = cells.add(c, row, modality, config, signal=SIGNALS[row], trained=first)
-            first = first or key
-    return c

@@ -7,7 +7,7 @@ The argument picks rows, modalities and a preset: `:FLAIR`, `:official`; `demo` 
 cohort at small scale (T1).
 """
 
-from configs.paper import cells, table2
+from configs.paper import variants
 
 VARIANTS = {
     "10 steps": {"sampler.steps": 10},
@@ -20,23 +20,10 @@ VARIANTS = {
 
 
 def get_config(argument: str = ""):
-    preset, small, rows, modalities = cells.parse(argument, tuple(VARIANTS), table2.MODALITIES)
-    modalities = cells.small_columns(small, modalities)
-    c = cells.table(
-        4,
-        "DDIM steps and clipping: S2, max Dice",
-        columns=table2.columns(modalities),
-        rows=rows,
-        data_root="" if small else "data/brats21",
-        needs=table2.NEEDS,
-        demo=small,
-    )
-    for modality in modalities:
-        first = ""
-        for row in rows:
-            config = table2.config_of("MAD-AD", modality, preset, small)
-            config.sampler.steps = 10
-            config.update_from_flattened_dict(VARIANTS[row])
-            key = cells.add(c, row, modality, config, trained=first)
-            first = first or key
-    return c
+    return variants.table(4, "DDIM steps and clipping: S2, max Dice", argument, VARIANTS, _changed)
+
+
+def _changed(config, row):
+    config.sampler.steps = 10
+    config.update_from_flattened_dict(VARIANTS[row])
+    return "map"

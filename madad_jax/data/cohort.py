@@ -1,7 +1,8 @@
 """The embedded cohort: synthetic subjects with real anatomy, drawn where the program runs.
 
 Splits: `train`, `val` and `test_healthy` hold healthy subjects; `test` holds subjects with
-one kind of lesion each; `val_lesion` the same for choosing options, never for reporting.
+one kind of lesion each; `val_lesion` the same for choosing options, never for reporting, and
+`train_lesion` for methods that learn from slices labelled abnormal.
 A subject is a function of (seed, split, index) alone, so splits share nobody, sizes may grow
 without changing who was there, and one subject drawn alone is bit-equal. Drawn subjects are
 kept in `cache_dir`, one file each, under a key of the generator's version and all parameters.
@@ -32,8 +33,8 @@ from madad_jax.data import template as template_lib
 
 # Raise whenever a drawn pixel may change; cached subjects of other versions are not used.
 GENERATOR_VERSION = 4
-SPLITS = ("train", "val", "val_lesion", "test", "test_healthy")
-_LESION_SPLITS = ("val_lesion", "test")
+SPLITS = ("train", "train_lesion", "val", "val_lesion", "test", "test_healthy")
+_LESION_SPLITS = ("train_lesion", "val_lesion", "test")
 MIDDLE_LEVEL = 18.0  # MNI height of the middle slice, mm: the bodies of the ventricles.
 _WORKING_PIXEL = 0.85  # Largest pixel that anatomy is drawn on, mm.
 
@@ -43,7 +44,7 @@ class Options:
     """Sizes of the cohort.
 
     Attributes:
-      train, val, val_lesion, test, test_healthy: subjects per split.
+      train, train_lesion, val, val_lesion, test, test_healthy: subjects per split.
       slices: axial slices per subject.
       slice_spacing: mm between them.
       field_of_view: side of a slice, mm.
@@ -51,6 +52,7 @@ class Options:
     """
 
     train: int = 60
+    train_lesion: int = 30
     val: int = 8
     val_lesion: int = 10
     test: int = 20

@@ -30,6 +30,9 @@ from madad_jax.data import record as record_lib
 cv2.setNumThreads(1)
 
 
+_TRAIN_KEYS = ("image", "brain_mask", "unhealthy")
+
+
 class _TrainView:
     """The part of a source that training may see: never a segmentation."""
 
@@ -41,7 +44,7 @@ class _TrainView:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         element = self._source[int(index)]
-        return {"image": element["image"], "brain_mask": element["brain_mask"]}
+        return {key: element[key] for key in _TRAIN_KEYS if key in element}
 
 
 class _PickDraw:
@@ -114,7 +117,8 @@ def train_iterator(
     """Shuffled, augmented, endless batches of this process's share.
 
     Args:
-      source: slices, of which only `image` and `brain_mask` are read on, or cached latents.
+      source: slices, of which `image`, `brain_mask` and, of `labelled.Labelled`, `unhealthy`
+        are read on; or cached latents.
       batch_size: global, over all processes.
       seed: of the order and the augmentation.
       augment: options of `augment.from_options`; None = no augmentation. Cached latents are

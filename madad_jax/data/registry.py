@@ -33,7 +33,8 @@ def make_source(
     """Opens one split of a data set.
 
     Args:
-      split: `train`, `val`, `test`, `test_healthy`; the cohort also has `val_lesion`, the
+      split: `train`, `val`, `test`, `test_healthy`; the cohort also has `val_lesion`
+        and `train_lesion`, the
         folder whatever folders it has.
       name: `cohort` (synthetic, embedded), `png_folder`, `array_record` or `tfds`.
       modality: `T1`, `T2`, `FLAIR`, or what the folder's files are called.

@@ -38,12 +38,14 @@ class Column:
 
     `figure` is a key of the result row; `by_size.small.KEY`; or `weighted.KEY`, the mean of KEY
     over small, medium and large lesions weighted by their number of slices, as THOR averages.
+    `better`: "high" or "low".
     """
 
     label: str
     cell: str
     figure: str
     published: str = ""
+    better: str = "high"
 
 
 @dataclasses.dataclass
@@ -62,6 +64,7 @@ class Entry:
     published: float | None
     source: str
     presets: list[str]
+    better: str = "high"
 
     @property
     def difference(self) -> float | None:
@@ -141,6 +144,7 @@ def entries(
                     published=known[0],
                     source=known[1],
                     presets=sorted({str(r.result.get("preset")) for r in mine}),
+                    better=column.better,
                 )
             )
     return out
@@ -241,13 +245,14 @@ def verdicts(found: Sequence[Entry]) -> list[str]:
             ]
             if not rivals:
                 continue
-            best = max(rivals, key=lambda e: e.mean)
+            sign = -1 if mine.better == "low" else 1
+            best = max(rivals, key=lambda e: sign * e.mean)
             words = (
                 f"{mine.column} {100 * mine.mean:.1f} against {100 * best.mean:.1f} of {best.row}"
             )
-            (ahead if mine.mean > best.mean else behind).append(words)
+            (ahead if sign * mine.mean > sign * best.mean else behind).append(words)
         if behind:
             out.append(f"**{row} does not beat what learns nothing** in {'; '.join(behind)}.")
         elif ahead:
-            out.append(f"{row} is above every row that learns nothing: {'; '.join(ahead)}.")
+            out.append(f"{row} is better than every row that learns nothing: {'; '.join(ahead)}.")
     return out

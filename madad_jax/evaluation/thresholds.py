@@ -5,12 +5,16 @@ that a given share of healthy brain pixels exceeds; `alarm_pixels` is how many s
 slice may hold before it counts as an alarm, again from healthy slices alone.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from madad_jax import errors
+from madad_jax.evaluation import selection
+
+_CHUNK_PIXELS = 1 << 22
 
 
 def healthy_threshold(
@@ -23,19 +27,7 @@ def healthy_threshold(
     Raises:
       UserError: no brain pixel, a rate outside (0, 1), or a map that is not finite.
     """
-    if not 0.0 < false_positive_rate < 1.0:
-        raise errors.UserError(
-            f"false_positive_rate: found {false_positive_rate}, accepted: between 0 and 1"
-        )
-    scores = maps[brain_masks]
-    if not scores.size:
-        raise errors.UserError(
-            f"healthy threshold: found {len(maps)} validation slices with no brain pixel, "
-            "accepted: at least one healthy validation slice with a brain mask"
-        )
-    if not np.isfinite(scores).all():
-        raise errors.UserError("healthy threshold: found NaN or infinity in a validation map")
-    return float(_exceeded_by(scores, false_positive_rate))
+    return at_rates(maps, brain_masks, [false_positive_rate])[false_positive_rate]
 
 
 def at_rates(
@@ -43,19 +35,47 @@ def at_rates(
     brain_masks: Bool[np.ndarray, "n H W"],
     rates: Sequence[float],
 ) -> dict[float, float]:
-    """`healthy_threshold` at several false positive rates, {rate: threshold}, from one sort."""
-    scores = np.sort(maps[brain_masks])
-    if not scores.size:
-        return {}
-    allowed = [int(rate * scores.size + 1e-9) for rate in rates]
-    return {r: float(scores[scores.size - 1 - a]) for r, a in zip(rates, allowed, strict=True)}
+    """`healthy_threshold` at several false positive rates, {rate: threshold}, at once.
+
+    Both arrays may lie on disk (`spill.Spill`): they are read in chunks.
+
+    Raises as `healthy_threshold`.
+    """
+    for rate in rates:
+        if not 0.0 < rate < 1.0:
+            raise errors.UserError(f"false_positive_rate: found {rate}, accepted: between 0 and 1")
+
+    def chunks() -> Iterator[np.ndarray]:
+        for part in _parts(maps):
+            scores = maps[part][brain_masks[part]]
+            if not np.isfinite(scores).all():
+                raise errors.UserError(
+                    "healthy threshold: found NaN or infinity in a validation map"
+                )
+            yield scores
+
+    found = selection.exceeded_by(chunks, rates)
+    if not found:
+        raise errors.UserError(
+            f"healthy threshold: found {len(maps)} validation slices with no brain pixel, "
+            "accepted: at least one healthy validation slice with a brain mask"
+        )
+    return {rate: float(value) for rate, value in zip(rates, found, strict=True)}
+
+
+def _parts(maps: np.ndarray) -> Iterator[slice]:
+    """Slices of so many maps that their pixels fit easily into memory."""
+    step = max(1, _CHUNK_PIXELS // max(1, math.prod(maps.shape[1:])))
+    return (slice(i, i + step) for i in range(0, len(maps), step))
 
 
 def pixels_above(
     maps: Float32[np.ndarray, "n H W"], brain_masks: Bool[np.ndarray, "n H W"], threshold: float
 ) -> Int[np.ndarray, "n"]:
     """Number of brain pixels of each slice above the threshold (`>`, compared in float32)."""
-    return ((maps > np.float32(threshold)) & brain_masks).sum(axis=(1, 2))
+    limit = np.float32(threshold)
+    counts = [((maps[p] > limit) & brain_masks[p]).sum(axis=(1, 2)) for p in _parts(maps)]
+    return np.concatenate(counts) if counts else np.zeros(0, int)
 
 
 def alarm_pixels(
@@ -77,7 +97,8 @@ def alarm_pixels(
     if not len(maps):
         raise errors.UserError("alarm_pixels: found 0 validation slices, accepted: at least 1")
     above = pixels_above(maps, brain_masks, threshold)
-    return int(_exceeded_by(above, slice_rate)) + 1
+    allowed = int(slice_rate * above.size + 1e-9)
+    return int(np.sort(above)[above.size - 1 - allowed]) + 1
 
 
 def alarm(
@@ -88,10 +109,3 @@ def alarm(
 ) -> Bool[np.ndarray, "n"]:
     """Whether each slice holds at least `min_pixels` brain pixels above the threshold."""
     return pixels_above(maps, brain_masks, threshold) >= min_pixels
-
-
-def _exceeded_by(values: np.ndarray, share: float) -> np.number:
-    """The smallest of `values` that at most `share` of them lie above."""
-    allowed = int(share * values.size + 1e-9)
-    place = values.size - 1 - allowed
-    return np.partition(values, place)[place]

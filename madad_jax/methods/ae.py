@@ -19,25 +19,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from madad_jax.diffusion import anomaly_map as anomaly
-from madad_jax.models import image_networks
+from madad_jax.methods import base
 from madad_jax.typing import Batch, Metrics, Params
-
-_PLAIN = anomaly.Residual()
 
 
 @dataclasses.dataclass(frozen=True)
-class Ae:
+class Ae(base.Bottleneck):
     """The method; `frozen` is empty."""
 
-    network: image_networks.Reconstructor
-    residual: anomaly.Residual = _PLAIN
     name: str = "ae"
-    deterministic: bool = False
-
-    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
-        """Parameters of the autoencoder."""
-        return self.network.init(key, batch_spec["image"].shape)
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -48,12 +38,3 @@ class Ae:
         x_hat, _, _ = self.network.apply(params, x, key=None if self.deterministic else key)
         loss = jnp.abs(x - x_hat).mean()
         return loss, {"loss": loss}
-
-    def anomaly_map(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """`map` [b,H,W] and `reconstruction` [b,H,W,1]."""
-        del frozen, key
-        x = batch["image"]
-        x_hat, _, _ = self.network.apply(params, x)
-        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}

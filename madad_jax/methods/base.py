@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Float
 
 from madad_jax.diffusion import anomaly_map, partial, structure
-from madad_jax.models import lpips, registry
+from madad_jax.models import image_networks, lpips, registry
 from madad_jax.typing import Batch, Metrics, Params
 
 
@@ -105,4 +105,29 @@ class PartialDiffusion(ImageDiffusion):
             return self.network.predict(params, x, t)
 
         x_hat = self.process.reconstruct(network, x, key, self.reverse)
+        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
+
+
+_PLAIN = anomaly_map.Residual()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottleneck:
+    """What autoencoders with a bottleneck share: what does not fit through it is the map."""
+
+    network: image_networks.Reconstructor
+    residual: anomaly_map.Residual = _PLAIN
+    deterministic: bool = False
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the autoencoder."""
+        return self.network.init(key, batch_spec["image"].shape)
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and `reconstruction` [b,H,W,1]; of a variational one at the mean latent."""
+        del frozen, key
+        x = batch["image"]
+        x_hat, _, _ = self.network.apply(params, x)
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}

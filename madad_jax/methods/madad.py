@@ -229,7 +229,9 @@ class MadAd:
             corrected, reference, difference=self.score.difference, gamma=self.score.gamma
         )
         latent_gamma = self.score.latent_gamma
-        latent_map = jnp.abs(result["latent"] - latent).mean(-1)
+        # Where nothing was rewritten there is no difference; a fused product may leave rounding.
+        touched = result["rewritten"] > 0
+        latent_map = jnp.where(touched, jnp.abs(result["latent"] - latent).mean(-1), 0.0)
         latent_map = jnp.minimum(latent_map, latent_gamma) / latent_gamma
         return {
             "map": self._finish(image_map, batch),

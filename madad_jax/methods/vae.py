@@ -16,26 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax.diffusion import anomaly_map as anomaly
-from madad_jax.models import image_networks
+from madad_jax.methods import base
 from madad_jax.typing import Batch, Metrics, Params
-
-_PLAIN = anomaly.Residual()
 
 
 @dataclasses.dataclass(frozen=True)
-class Vae:
+class Vae(base.Bottleneck):
     """The method; `network` must be variational. `frozen` is empty."""
 
-    network: image_networks.Reconstructor
-    residual: anomaly.Residual = _PLAIN
     kl_weight: float = 1.0
     name: str = "vae"
-    deterministic: bool = False
-
-    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
-        """Parameters of the autoencoder."""
-        return self.network.init(key, batch_spec["image"].shape)
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -50,15 +40,6 @@ class Vae:
         kl = kl_divergence(mean, log_sigma).mean()
         loss = (error + self.kl_weight * kl) / x[0].size
         return loss, {"loss": loss, "l1": error / x[0].size, "kl": kl}
-
-    def anomaly_map(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """`map` [b,H,W] and `reconstruction` [b,H,W,1], at the mean latent."""
-        del frozen, key
-        x = batch["image"]
-        x_hat, _, _ = self.network.apply(params, x)
-        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 
 
 def kl_divergence(

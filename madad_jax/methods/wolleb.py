@@ -1,4 +1,4 @@
-"""Classifier-guided DDIM (Wolleb et al., MICCAI 2022), here with synthetic labels.
+"""Classifier-guided DDIM (Wolleb et al., MICCAI 2022), weakly supervised or with synthetic labels.
 
     train   || eps - f(x_t, t) ||^2 on healthy and unhealthy slices, and a classifier C(x_t, t) of
             "healthy" on the same noised slices
@@ -12,10 +12,11 @@ Published: weakly supervised, with real slices labelled healthy or not by their 
 modalities, 256 pixels, ADM's network (128 channels, 2 blocks, learned variance), T = 1000,
 linear, lr 1e-4, batch of 10, classifier of 32 channels, L = 500, s = 100.
 
-What differs, and matters: a training split holds healthy slices alone. Half of each batch gets
-synthetic anomalies (diffusion/synthesis.py) and the label "unhealthy", so no label of a person
-and no real lesion is used; the row is named so and is not the published, weakly supervised
-setting. The variance is not learned: DDIM does not read it.
+`labels="split"` is the published setting: slices of a split of its own are labelled abnormal
+(data/labelled.py). With `labels="synthetic"`, the default, since most training sets hold healthy
+slices alone, half of each batch gets synthetic anomalies (diffusion/synthesis.py) and the label
+"unhealthy": no label of a person and no real lesion is used, and the row is named so. The
+variance is not learned: DDIM does not read it.
 """
 
 import dataclasses
@@ -31,10 +32,14 @@ from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.models import registry
 from madad_jax.typing import Batch, Metrics, Params
 
+_ROWS = {"synthetic": "synthetic labels", "split": "slices labelled"}
+LABELS = tuple(_ROWS)
+
 
 @dataclasses.dataclass(frozen=True)
 class Wolleb:
-    """`level` L, `steps` there and as many back (0: every level), `scale` s."""
+    """`level` L, `steps` there and as many back (0: every level), `scale` s; `labels` one of
+    `LABELS`: with "split" training batches have `unhealthy` [b]."""
 
     network: registry.Denoiser
     classifier: registry.Classifier
@@ -44,8 +49,13 @@ class Wolleb:
     level: int = 500
     steps: int = 0
     scale: float = 100.0
-    name: str = "wolleb (synthetic labels)"
+    labels: str = "synthetic"
     deterministic: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return f"wolleb ({_ROWS[self.labels]})"
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """{"denoiser", "classifier"}."""
@@ -63,9 +73,12 @@ class Wolleb:
         del frozen
         k_label, k_corrupt, k_t, k_noise, k_dropout = jax.random.split(key, 5)
         x = batch["image"]
-        unhealthy = jax.random.bernoulli(k_label, 0.5, (len(x),))
-        corrupted = synthesis_lib.corrupt(k_corrupt, x, batch["brain_mask"], self.synthesis)
-        x = jnp.where(unhealthy[:, None, None, None], corrupted, x)
+        if self.labels == "split":
+            unhealthy = batch["unhealthy"]
+        else:
+            unhealthy = jax.random.bernoulli(k_label, 0.5, (len(x),))
+            corrupted = synthesis_lib.corrupt(k_corrupt, x, batch["brain_mask"], self.synthesis)
+            x = jnp.where(unhealthy[:, None, None, None], corrupted, x)
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
         x_t = self.process.noised(x, t, noise)

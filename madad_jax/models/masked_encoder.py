@@ -34,8 +34,9 @@ class Block(nn.Module):
         def linear(features: int, name: str) -> layers.Linear:
             return layers.Linear(features, init_scheme="xavier", dtype=self.dtype, name=name)
 
-        qkv = linear(3 * width, "qkv")(layers.layer_norm(x, self.dtype))
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, -1), 2, 0)
+        qkv = layers.ParallelLinear(3, width, dtype=self.dtype, name="qkv")
+        parts = qkv(layers.layer_norm(x, self.dtype)).reshape(b, n, 3, self.num_heads, -1)
+        q, k, v = jnp.moveaxis(parts, 2, 0)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         hidden = (visible < 0.5) & (visible > 0.5).any(-1, keepdims=True)
         logits = jnp.where(hidden[:, None, None], -1e9, logits / math.sqrt(q.shape[-1]))

@@ -59,6 +59,22 @@ def test_trains_and_is_scored_beside_the_rows_that_learn_nothing(name, command, 
 
 
 @pytest.mark.slow
+def test_wolleb_learns_from_labelled_slices(command, cohort, tmp_path):
+    started = command(
+        f"--workdir={tmp_path}",
+        f"--config.data.cache_dir={cohort}",
+        *SHORT,
+        *("--config.data.cohort.train_lesion=5", "--config.methods.wolleb.labels=split"),
+        config="configs/baselines/wolleb.py",
+    )
+    _, err = started.communicate(timeout=1200)
+    assert started.returncode == 0, err[-2000:]
+    assert "train_lesion" in err
+    names = [row["method"] for row in report.read_results(tmp_path / "results.jsonl")]
+    assert "wolleb (slices labelled)" in names
+
+
+@pytest.mark.slow
 def test_dae_finds_tumours_better_than_what_learns_nothing(command, cohort, tmp_path):
     """Where its paper says so, and by a good margin: 50 against 28 points of AP when written."""
     sizes = {"train": 48, "val": 6, "test": 20, "test_healthy": 6}

@@ -82,3 +82,17 @@ def test_words_and_files():
     assert lines[6]["source"] == "MAD-AD table 2"
     assert r"75.0 $\pm$ 12.4" in paper_tables.latex(found, "T")
     assert "70.0 [60.0, 90.0]" in paper_tables.subjects_markdown(found)
+
+
+def test_less_is_better_where_the_column_says_so():
+    results = [
+        Result("ours", "T1", 0, _row(0.02)),
+        Result("mean image", "T1", 0, _row(0.05, learns=False)),
+        Result("intensity", "T1", 0, _row(0.03, learns=False)),
+    ]
+    column = Column("alarms", "T1", "max_dice", "", "low")
+    found = paper_tables.entries(results, ["ours"], [column], "")
+    assert paper_tables.verdicts(found) == [
+        "ours is better than every row that learns nothing: alarms 2.0 against 3.0 of intensity."
+    ]
+    assert "| ours | 2.0 |" in paper_tables.markdown(found)

@@ -9,6 +9,7 @@ from madad_jax.data import cohort, lesions, record, registry
 
 _SMALL = {
     "train": 2,
+    "train_lesion": 2,
     "val": 1,
     "val_lesion": 1,
     "test": 2,

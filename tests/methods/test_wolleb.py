@@ -95,3 +95,24 @@ def test_half_of_a_batch_is_made_unhealthy_and_told_apart():
     _, metrics = jax.jit(made.loss)(weights, {}, b, jax.random.key(1))
     assert float(metrics["classifier_accuracy"]) > 0.9
     assert float(metrics["classifier_loss"]) < 2.5
+
+
+def test_labels_of_the_batch_are_learnt_when_there_are_some():
+    """A classifier that always says w is right by the label alone; the image stays as it is."""
+    seen = []
+
+    def eps(params, x, t):
+        seen.append(x)
+        return 0 * x
+
+    made = method(eps, lambda p, x, t: jnp.full(len(x), 3.0), labels="split")
+    assert made.name == "wolleb (slices labelled)"
+    weights = {"denoiser": {}, "classifier": {}}
+    b = batch()
+    right = [
+        float(made.loss(weights, {}, b | {"unhealthy": jnp.full(2, sick)}, jax.random.key(0))[1][k])
+        for sick in (True, False)
+        for k in ("classifier_accuracy", "classifier_loss")
+    ]
+    assert right[0] == 1 and right[2] == 0
+    np.testing.assert_allclose(right[1::2], np.logaddexp(0, [-3.0, 3.0]), rtol=1e-5)
