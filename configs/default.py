@@ -208,7 +208,8 @@ def _denoiser():
         residual_x0=False,  # ours: predict the clean latent as a change of the input
         sspcab=0.0,  # unet: weight of the loss of an SSPCAB before the heads (0.1); 0: no block
         dropout=0.4,
-        remat=False,
+        remat=False,  # recompute blocks in the backward pass
+        scan=False,  # dit: compile one block and run it for each, in place of all in a row
         attention="chunked",  # chunked | xla | cudnn
         convolution="auto",  # unet: as in autoencoder
         dtype="float32",  # float32 | bfloat16

@@ -48,8 +48,7 @@ def denoiser(config: Any, **more: Any) -> registry.Denoiser:
     # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
     overrides = {k: c.pop(k) for k in (*_DIT_NUMBERS, *_UNET_NUMBERS)}
     c |= {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if v}
-    if c["name"] == "dit":
-        del c["convolution"]
+    del c["convolution" if c["name"] == "dit" else "scan"]
     if c.pop("sspcab") > 0:
         c["sspcab"] = True
     return registry.denoiser(**c, **more)

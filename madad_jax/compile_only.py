@@ -148,10 +148,7 @@ def _print_plan(found: topology.Plan, devices: int) -> None:
 
 def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     """(name, lowered program) of the training steps and of image -> anomaly map."""
-    detector, size = build.detector(config), config.data.image_size
-    spec, latent = train.image_spec(1, size), build_methods.uses_latents(config)
-    key = jax.eval_shape(lambda: rng.root_key(0))
-    whole = sharding.replicated(mesh)
+    size, latent = config.data.image_size, build_methods.uses_latents(config)
     if latent and not config.autoencoder.checkpoint:
         inputs = train.image_spec(config.autoencoder.train.batch_size, size)
         method = build.autoencoder_training(config)
@@ -160,18 +157,24 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
             step(method, config.autoencoder, inputs, {}, mesh, "autoencoder.train"),
         )
     yield denoiser_step(config, mesh)
-    params = jax.eval_shape(lambda k: detector.init(k, spec), key)
-    sharding.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
-    images = train.image_spec(config.eval.batch_size, size)
-    batch = _sharded(images, sharding.batch_sharding(mesh))
-    frozen = _sharded(_frozen(config), whole)
     if latent and config.data.latents == "cached":
+        images = train.image_spec(config.eval.batch_size, size)
+        image = _sharded(images["image"], sharding.batch_sharding(mesh))
+        frozen = _sharded(_frozen(config), sharding.replicated(mesh))
         encode = jax.jit(build_networks.autoencoder(config).encode)
-        yield "encoding for the cache", encode.lower(frozen["autoencoder"], batch["image"])
-    yield (
-        "image to anomaly map",
-        jax.jit(detector.anomaly_map).lower(_sharded(params, whole), frozen, batch, key),
-    )
+        yield "encoding for the cache", encode.lower(frozen["autoencoder"], image)
+    yield image_to_map(config, mesh)
+
+
+def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
+    """(name, lowered) of the inference of a batch of `eval.batch_size`."""
+    sharding.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
+    detector, size = build.detector(config), config.data.image_size
+    key = jax.eval_shape(lambda: rng.root_key(0))
+    params = jax.eval_shape(lambda k: detector.init(k, train.image_spec(1, size)), key)
+    batch = _sharded(train.image_spec(config.eval.batch_size, size), sharding.batch_sharding(mesh))
+    params, frozen = _sharded((params, _frozen(config)), sharding.replicated(mesh))
+    return "image to anomaly map", jax.jit(detector.anomaly_map).lower(params, frozen, batch, key)
 
 
 def _frozen(config: Any) -> Params:

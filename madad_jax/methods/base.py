@@ -9,6 +9,7 @@ import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from madad_jax.diffusion import anomaly_map, partial, structure
@@ -51,6 +52,67 @@ def perceptual_distance(
     if "lpips" in frozen:
         return lpips.distance_map(frozen["lpips"], a, b)
     return structure.dissimilarity(a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnLatents:
+    """What methods on the latents of a frozen autoencoder share: the way there and back.
+
+    `frozen` is {"autoencoder": params, "scaling_factor": scalar}; a batch may carry the posterior
+    (`latent_mean`, `latent_logvar`) in place of images.
+    """
+
+    denoiser: registry.Denoiser
+    autoencoder: registry.Autoencoder
+
+    def latent_sides(self, batch_spec: Batch) -> tuple[int, int]:
+        """(h, w) of the latents of a batch of these shapes."""
+        if "latent_mean" in batch_spec:
+            return batch_spec["latent_mean"].shape[1:3]
+        _, height, width, _ = batch_spec["image"].shape
+        return height // self.autoencoder.factor, width // self.autoencoder.factor
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the denoiser for the latents of the batch, or of its images."""
+        h, w = self.latent_sides(batch_spec)
+        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
+
+    def posterior(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """(mean, log-variance), unscaled, from the batch's cache where it carries one."""
+        if "latent_mean" in batch:
+            return batch["latent_mean"], batch["latent_logvar"]
+        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
+
+    def drawn(self, frozen: Params, batch: Batch, key: jax.Array) -> Float[jax.Array, "b h w c"]:
+        """A scaled draw of the posterior, not trained through."""
+        mean, logvar = jax.lax.stop_gradient(self.posterior(frozen, batch))
+        noise = jax.random.normal(key, mean.shape)
+        return (mean + jnp.exp(0.5 * logvar) * noise) * frozen["scaling_factor"]
+
+    def scaled_mean(
+        self, frozen: Params, images: Float[jax.Array, "b H W 1"]
+    ) -> Float[jax.Array, "b h w c"]:
+        """Scaled posterior means of images, not trained through."""
+        mean, _ = self.autoencoder.encode(frozen["autoencoder"], images)
+        return jax.lax.stop_gradient(mean) * frozen["scaling_factor"]
+
+    def decode_pair(
+        self,
+        frozen: Params,
+        batch: Batch,
+        latent: Float[jax.Array, "b h w c"],
+        corrected: Float[jax.Array, "b h w c"],
+        reference: str,
+    ) -> tuple[Float[jax.Array, "b H W 1"], Float[jax.Array, "b H W 1"]]:
+        """(decoded correction, what it is compared with); both latents are scaled.
+
+        `reference`: "autoencoded" decodes twice, in one batch, or once where nothing was
+        corrected; the paper's "input" needs only one.
+        """
+        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
+        if reference == "input":
+            return self.autoencoder.decode(weights, corrected / scale), batch["image"]
+        return self.autoencoder.decode_both(weights, corrected / scale, latent / scale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from madad_jax import errors
 from madad_jax.diffusion import fused_map, masking, process
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.diffusion import synthesis as synthesis_lib
-from madad_jax.models import registry
+from madad_jax.methods import base
 from madad_jax.typing import Batch, Metrics, Params
 
 _NO_SYNTHESIS = synthesis_lib.Options()
@@ -52,11 +52,9 @@ class Corruption:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoDiff:
+class DecoDiff(base.OnLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
-    denoiser: registry.Denoiser
-    autoencoder: registry.Autoencoder
     schedule: schedule_lib.Schedule
     corruption: Corruption = Corruption()
     start: int = 5
@@ -74,22 +72,16 @@ class DecoDiff:
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the denoiser for the latents of the batch, or of its images."""
-        if "latent_mean" in batch_spec:
-            h, w = batch_spec["latent_mean"].shape[1:3]
-        else:
-            h, w = (s // self.autoencoder.factor for s in batch_spec["image"].shape[1:3])
         c = self.corruption
-        masking.check_sides((h, w), c.sides, c.probabilities, c.per)
-        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
+        masking.check_sides(self.latent_sides(batch_spec), c.sides, c.probabilities, c.per)
+        return super().init(key, batch_spec)
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the direction over the whole latent."""
         k_sample, k_t, k_corrupt, k_synthesis, k_dropout = jax.random.split(key, 5)
-        mean, logvar = jax.lax.stop_gradient(self._encode(frozen, batch))
-        draw = jax.random.normal(k_sample, mean.shape)
-        x0 = (mean + jnp.exp(0.5 * logvar) * draw) * frozen["scaling_factor"]
+        x0 = self.drawn(frozen, batch, k_sample)
         t = jax.random.randint(k_t, (len(x0),), 0, self.schedule.num_steps)
         direction = self.direction(k_corrupt, x0, t, batch["brain_mask"])
         if self.synthesis.share > 0:
@@ -99,11 +91,6 @@ class DecoDiff:
         loss = jnp.square(said - direction).mean()
         size = jnp.square(direction).mean()  # what answering 0 everywhere would cost
         return loss, {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
-
-    def _encode(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        if "latent_mean" in batch:
-            return batch["latent_mean"], batch["latent_logvar"]
-        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
 
     def _width(self, t: jax.Array) -> jax.Array:
         """sqrt(1 - abar_t), [b,1,1,1]."""
@@ -148,12 +135,12 @@ class DecoDiff:
         k_use, k_corrupt = jax.random.split(key)
         image = batch["image"]
         corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
-        latent, _ = jax.lax.stop_gradient(self.autoencoder.encode(frozen["autoencoder"], corrupted))
+        latent = self.scaled_mean(frozen, corrupted)
         changed = synthesis_lib.changed_cells(
             image, corrupted, x0.shape[1:3], self.synthesis.min_change
         )
         # All of the anomaly is there whatever t says: the direction is as much longer.
-        drawn = changed[..., None] * (latent * frozen["scaling_factor"] - x0) / self._width(t)
+        drawn = changed[..., None] * (latent - x0) / self._width(t)
         use = jax.random.bernoulli(k_use, self.synthesis.share, (len(x0), 1, 1, 1))
         return jnp.where(use, drawn, direction)
 
@@ -162,16 +149,10 @@ class DecoDiff:
     ) -> dict[str, jax.Array]:
         """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
         del key  # deterministic
-        mean, _ = self._encode(frozen, batch)
+        mean, _ = self.posterior(frozen, batch)
         latent = mean * frozen["scaling_factor"]
         corrected = self.correct(params, latent)
-        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
-        if self.score.reference == "input":
-            image, reference = self.autoencoder.decode(weights, corrected / scale), batch["image"]
-        else:
-            image, reference = self.autoencoder.decode_both(
-                weights, corrected / scale, latent / scale
-            )
+        image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
         maps = fused_map.fused_maps(
             image, reference, corrected, latent, batch["brain_mask"], self.score
         )

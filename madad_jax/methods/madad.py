@@ -17,7 +17,7 @@ from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.diffusion import synthesis as synthesis_lib
-from madad_jax.models import registry
+from madad_jax.methods import base
 from madad_jax.typing import Batch, Metrics, Params
 
 
@@ -72,11 +72,9 @@ _NO_SYNTHESIS = synthesis_lib.Options()
 
 
 @dataclasses.dataclass(frozen=True)
-class MadAd:
+class MadAd(base.OnLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
-    denoiser: registry.Denoiser
-    autoencoder: registry.Autoencoder
     schedule: schedule_lib.Schedule
     masking: Masking = Masking()
     loss_options: Loss = Loss()
@@ -101,24 +99,9 @@ class MadAd:
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the denoiser for the latents of the batch, or of its images."""
-        if "latent_mean" in batch_spec:
-            h, w = batch_spec["latent_mean"].shape[1:3]
-        else:
-            h, w = self._latent_shape(batch_spec["image"].shape)
-        masking.check_sides(
-            (h, w), self.masking.sides, self.masking.probabilities, self.masking.per
-        )
-        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
-
-    def _latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
-        f = self.autoencoder.factor
-        return image_shape[1] // f, image_shape[2] // f
-
-    def _encode(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Posterior (mean, log-variance), from the batch's cache where it carries one."""
-        if "latent_mean" in batch:
-            return batch["latent_mean"], batch["latent_logvar"]
-        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
+        m = self.masking
+        masking.check_sides(self.latent_sides(batch_spec), m.sides, m.probabilities, m.per)
+        return super().init(key, batch_spec)
 
     def _outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return masking.outside_brain(
@@ -133,9 +116,7 @@ class MadAd:
     ) -> tuple[jax.Array, Metrics]:
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
-        mean, logvar = jax.lax.stop_gradient(self._encode(frozen, batch))
-        draw = jax.random.normal(k_sample, mean.shape)
-        x0 = (mean + jnp.exp(0.5 * logvar) * draw) * frozen["scaling_factor"]
+        x0 = self.drawn(frozen, batch, k_sample)
         m = self.masking
         visible = masking.draw_visible(
             k_mask,
@@ -174,12 +155,11 @@ class MadAd:
         k_use, k_corrupt = jax.random.split(key)
         image = batch["image"]
         corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
-        mean, _ = jax.lax.stop_gradient(self.autoencoder.encode(frozen["autoencoder"], corrupted))
         changed = synthesis_lib.changed_cells(
             image, corrupted, visible.shape[1:], self.synthesis.min_change
         )
         use = jax.random.bernoulli(k_use, self.synthesis.share, (len(image), 1, 1))
-        x_t = jnp.where(use[..., None], mean * frozen["scaling_factor"], x_t)
+        x_t = jnp.where(use[..., None], self.scaled_mean(frozen, corrupted), x_t)
         return x_t, jnp.where(use, 1.0 - changed, visible)
 
     def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
@@ -207,7 +187,7 @@ class MadAd:
         `latent_map` (the two other signals of the paper's table 3), all [b,H,W] and
         smoothed; `reconstruction` [b,H,W,1]; `rewritten` [b,h,w] (share of steps).
         """
-        mean, _ = self._encode(frozen, batch)
+        mean, _ = self.posterior(frozen, batch)
         latent = mean * frozen["scaling_factor"]
         s = self.sampler
         schedule = schedule_lib.respace(self.schedule, s.steps, s.spacing)
@@ -224,7 +204,9 @@ class MadAd:
             rewrite=s.rewrite,
             outside=outside,
         )
-        corrected, reference = self._decode(frozen, batch, latent, result["latent"])
+        corrected, reference = self.decode_pair(
+            frozen, batch, latent, result["latent"], self.score.reference
+        )
         image_map = anomaly.clipped_difference(
             corrected, reference, difference=self.score.difference, gamma=self.score.gamma
         )
@@ -244,16 +226,6 @@ class MadAd:
     def _sampler_noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         keys = jax.random.split(key, self.sampler.steps)
         return jnp.stack([noise_lib.draw(k, shape, self.noise) for k in keys])
-
-    def _decode(
-        self, frozen: Params, batch: Batch, latent: jax.Array, corrected: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """(decoded correction, what it is compared with). Two decodes run as one batch, or as one
-        where nothing was rewritten; the paper's reference, the input itself, needs only one."""
-        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
-        if self.score.reference == "input":
-            return self.autoencoder.decode(weights, corrected / scale), batch["image"]
-        return self.autoencoder.decode_both(weights, corrected / scale, latent / scale)
 
     def _to_image(self, cells: jax.Array, batch: Batch) -> jax.Array:
         return jax.image.resize(cells, batch["image"].shape[:3], "bilinear")

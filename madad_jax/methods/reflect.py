@@ -31,7 +31,7 @@ from jaxtyping import Float
 from madad_jax import errors
 from madad_jax.diffusion import fused_map, polygons
 from madad_jax.diffusion import synthesis as synthesis_lib
-from madad_jax.models import registry
+from madad_jax.methods import base
 from madad_jax.typing import Batch, Metrics, Params
 
 LEVELS = 1000  # of t, as the networks embed it
@@ -67,11 +67,9 @@ class Corruption:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reflect:
+class Reflect(base.OnLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
-    denoiser: registry.Denoiser
-    autoencoder: registry.Autoencoder
     corruption: Corruption = Corruption()
     steps: int = 1
     score: fused_map.FusedScore = _PUBLISHED_SCORE
@@ -85,22 +83,12 @@ class Reflect:
                 f"methods.reflect.inference.steps: found {self.steps}, accepted: 1 to {LEVELS}"
             )
 
-    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
-        """Parameters of the network for the latents of the batch, or of its images."""
-        if "latent_mean" in batch_spec:
-            h, w = batch_spec["latent_mean"].shape[1:3]
-        else:
-            h, w = (s // self.autoencoder.factor for s in batch_spec["image"].shape[1:3])
-        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
-
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the velocity over the whole latent."""
         k_sample, k_t, k_corrupt, k_dropout = jax.random.split(key, 4)
-        mean, logvar = jax.lax.stop_gradient(self._encode(frozen, batch))
-        draw = jax.random.normal(k_sample, mean.shape)
-        z1 = (mean + jnp.exp(0.5 * logvar) * draw) * frozen["scaling_factor"]
+        z1 = self.drawn(frozen, batch, k_sample)
         z0 = self.corrupted(frozen, batch, z1, k_corrupt)
         level = jax.random.randint(k_t, (len(z1),), 0, LEVELS)
         t = (level / LEVELS)[:, None, None, None]
@@ -114,16 +102,6 @@ class Reflect:
         loss = jnp.square(said - velocity).mean()
         size = jnp.square(velocity).mean()  # what answering 0 everywhere would cost
         return loss, {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
-
-    def _encode(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        if "latent_mean" in batch:
-            return batch["latent_mean"], batch["latent_logvar"]
-        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
-
-    def _encoded(self, frozen: Params, images: jax.Array) -> jax.Array:
-        """Scaled posterior means, not trained through."""
-        mean, _ = self.autoencoder.encode(frozen["autoencoder"], images)
-        return jax.lax.stop_gradient(mean) * frozen["scaling_factor"]
 
     def corrupted(
         self, frozen: Params, batch: Batch, z1: Float[jax.Array, "b h w c"], key: jax.Array
@@ -144,7 +122,7 @@ class Reflect:
             image = self._image(batch, f"synthesis.share: found {self.synthesis.share}")
             drawn = synthesis_lib.corrupt(k_synthesis, image, batch["brain_mask"], self.synthesis)
             use = jax.random.bernoulli(k_use, self.synthesis.share, one)
-            z0 = jnp.where(use, self._encoded(frozen, drawn), z0)
+            z0 = jnp.where(use, self.scaled_mean(frozen, drawn), z0)
         return z0
 
     def _image(self, batch: Batch, what: str) -> jax.Array:
@@ -164,7 +142,7 @@ class Reflect:
                 other.shape
             )
         image = self._image(batch, "methods.reflect.textures: found 'drawn'")
-        return self._encoded(frozen, textures(key, image.shape))
+        return self.scaled_mean(frozen, textures(key, image.shape))
 
     def strength(
         self, key: jax.Array, brain_mask: jax.Array, shape: tuple[int, int]
@@ -197,16 +175,10 @@ class Reflect:
     ) -> dict[str, jax.Array]:
         """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
         del key  # deterministic
-        mean, _ = self._encode(frozen, batch)
+        mean, _ = self.posterior(frozen, batch)
         latent = mean * frozen["scaling_factor"]
         corrected = self.correct(params, latent)
-        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
-        if self.score.reference == "input":
-            image, reference = self.autoencoder.decode(weights, corrected / scale), batch["image"]
-        else:
-            image, reference = self.autoencoder.decode_both(
-                weights, corrected / scale, latent / scale
-            )
+        image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
         maps = fused_map.fused_maps(
             image, reference, corrected, latent, batch["brain_mask"], self.score
         )

@@ -9,6 +9,8 @@ the same adaLN norm, so that a published `final_layer` can initialise the first.
 At initialisation both heads are exactly zero: x0 = 0 and p(visible) = 1/2 everywhere.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +104,12 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """The whole network. Latent sides must be multiples of `patch_size`."""
+    """The whole network. Latent sides must be multiples of `patch_size`.
+
+    `remat` recomputes each block in the backward pass. `scan` compiles one block and runs it
+    `depth` times: the same parameters and numbers (draws of dropout aside), a program whose size
+    does not grow with the depth, and in which no compiler can undo `remat`.
+    """
 
     hidden_size: int
     depth: int
@@ -112,6 +119,7 @@ class DiT(nn.Module):
     dropout: float = 0.0
     attention: str = "chunked"
     remat: bool = False
+    scan: bool = False
     residual_x0: bool = False
     dtype: str = "float32"
 
@@ -139,16 +147,7 @@ class DiT(nn.Module):
         h = linear(dim, "x_embedder", "xavier")(patchify(x, patch))
         table = position_embedding(dim, height // patch, width // patch)
         h = h + jnp.asarray(table, dtype=h.dtype)
-        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
-        for i in range(self.depth):
-            h = block(
-                num_heads=self.num_heads,
-                mlp_ratio=self.mlp_ratio,
-                dropout=self.dropout,
-                attention=self.attention,
-                dtype=self.dtype,
-                name=f"blocks_{i}",
-            )(h, c, train)
+        h = self._blocks(h, c, train)
         modulation = linear(2 * dim, "final_layer_adaLN_modulation_1", "zero")(nn.silu(c))
         shift, scale = jnp.split(modulation, 2, axis=-1)
         h = _modulate(layers.layer_norm(h, self.dtype), shift, scale)
@@ -160,3 +159,31 @@ class DiT(nn.Module):
         if self.residual_x0:
             x0 = x.astype(jnp.float32) + x0
         return x0, unpatchify(logit, patch, height, width)
+
+    def _blocks(self, h: jax.Array, c: jax.Array, train: bool) -> jax.Array:
+        settings = {
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "dropout": self.dropout,
+            "attention": self.attention,
+            "dtype": self.dtype,
+        }
+        names = [f"blocks_{i}" for i in range(self.depth)]
+        if not self.scan or self.is_initializing():
+            block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+            for name in names:
+                h = block(**settings, name=name)(h, c, train)
+            return h
+        # Parameters are those of blocks by name, stacked here: a checkpoint knows no difference.
+        params = [self.variables["params"][name] for name in names]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        drops = train and self.dropout > 0
+        keys = jax.random.split(self.make_rng("dropout"), self.depth) if drops else None
+        block = Block(**settings, parent=None)
+
+        def one(h: jax.Array, entry: tuple[Any, Any]) -> tuple[jax.Array, None]:
+            weights, key = entry
+            rngs = {"dropout": key} if drops else None
+            return block.apply({"params": weights}, h, c, train, rngs=rngs), None
+
+        return jax.lax.scan(jax.checkpoint(one) if self.remat else one, h, (stacked, keys))[0]

@@ -215,7 +215,7 @@ def denoiser(name: str = "dit", **kwargs: Any) -> Denoiser:
     """A denoiser by name; `kwargs` are its settings, all optional.
 
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
-    attention, remat, residual_x0, dtype. A number overrides what the size name says.
+    attention, remat, scan, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
     attention_rates, num_groups, dropout, attention, convolution ("auto"; models/convolution.py),
     remat, residual_x0, out_channels (0: as the input), mask_head (True), patch (1; squares of

@@ -187,6 +187,28 @@ def test_remat_changes_neither_values_nor_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one[1], two[1])
 
 
+def test_one_block_run_for_each_is_all_in_a_row():
+    shape = (2, 8, 8, 4)
+    plain = registry.denoiser("dit", **TINY)
+    scanned = registry.denoiser("dit", **TINY, scan=True, remat=True)
+    params, (x, t) = random_params(plain, shape), inputs(shape)
+    template = jax.eval_shape(lambda k: scanned.init(k, shape), jax.random.key(0))
+    assert jax.tree.structure(template) == jax.tree.structure(params)
+    one, two = (value_and_grad(d, params, x, t, None) for d in (plain, scanned))
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one[1], two[1])
+
+
+def test_blocks_in_a_loop_take_dropout_from_the_key():
+    shape = (2, 8, 8, 4)
+    denoiser = registry.denoiser("dit", **TINY, dropout=0.5, scan=True)
+    params, (x, t) = random_params(denoiser, shape), inputs(shape)
+    apply = jax.jit(denoiser.apply)
+    drawn = [apply(params, x, t, key=jax.random.key(k))[0] for k in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.abs(drawn[0] - drawn[2]).max() > 1e-3
+
+
 def test_dropout_only_with_a_key():
     shape = (2, 8, 8, 4)
     denoiser = registry.denoiser("dit", **TINY, dropout=0.5)
