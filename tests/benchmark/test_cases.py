@@ -8,7 +8,7 @@ from etils import epath
 from configs import brats, default, demo
 from madad_jax.benchmark import context as context_lib
 from madad_jax.benchmark import ours, run
-from madad_jax.benchmark.suites import sample
+from madad_jax.benchmark.suites import profile, sample
 
 
 def test_a_named_network_replaces_the_config_s_own():
@@ -64,3 +64,18 @@ def test_zero_kernels_wake_up_and_biases_stay():
     woken = ours.awake(tree)
     assert np.asarray(woken["kernel"]).std() > 0 and not woken["bias"].any()
     assert (woken["other"] == 1).all()
+
+
+def test_kernels_are_told_apart_by_name_and_loops_are_not_counted_twice():
+    events = [("convolution.3", 1.0), ("dot.7", 2.0), ("while.1", 9.0), ("call.2", 9.0)]
+    events += [("subtract_exponential_fusion.1", 3.0), ("copy.44", 4.0), ("convert_fusion", 0.5)]
+    events += [("dot_add_fusion.9", 1.0), ("reduce.1", 0.25), ("mystery.1", 0.125)]
+    assert profile.by_kind(events) == {
+        "convolutions": 1.0,
+        "matrix products": 3.0,
+        "exponentials (softmax, SiLU)": 3.0,
+        "copies and transposes": 4.0,
+        "other elementwise": 0.5,
+        "reductions": 0.25,
+        "other": 0.125,
+    }

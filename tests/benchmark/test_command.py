@@ -56,7 +56,7 @@ def test_what_cannot_be_measured_is_one_line(tiny, tmp_path, flags, message):
 def test_every_suite_of_ours(command, tmp_path):
     """Two scans are prepared, by one process and by two, with equal bytes."""
     process = command(
-        *("--mode=benchmark", "--suite=train,sample,evaluate,prepare,input,start,growth"),
+        *("--mode=benchmark", "--suite=train,sample,evaluate,prepare,input,start,growth,profile"),
         *(f"--workdir={tmp_path}", "--config.benchmark.networks=('own',)"),
         *("--config.benchmark.repeats=1", "--config.benchmark.maps=40"),
         *("--config.benchmark.official_maps=2", "--config.benchmark.scans=2"),
@@ -69,7 +69,16 @@ def test_every_suite_of_ours(command, tmp_path):
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err
     found = {row["suite"]: row for row in rows(tmp_path)}
-    assert set(found) == {"train", "sample", "evaluate", "prepare", "input", "start", "growth"}
+    assert set(found) == {
+        "train",
+        "sample",
+        "evaluate",
+        "prepare",
+        "input",
+        "start",
+        "growth",
+        "profile",
+    }
     assert "second over first" in out and "pipeline over step" in out and "batch^" in out
     assert found["evaluate"]["rivals"]["official (extrapolated)"]["ratio"]["median"] < 1
 
