@@ -1,56 +1,71 @@
-"""kl-f8 encode and decode on this machine: convolutions plain and as `convolution="auto"` has them.
+"""Inference networks on this machine: convolutions plain and as `convolution="auto"` has them.
 
-    python -m benchmarks.convolution --size=256 --repeats=7
+    python -m benchmarks.convolution --repeats=5
 
-Interleaved repeats, medians; differences are the largest between the two over the outputs' spread.
+kl-f8 encode and decode at 256 pixels, batch 1, and one pass of the U-Net L, batch 2. Interleaved
+repeats, medians of wall time and of CPU time (steadier on a busy machine); differences are the
+largest between the two over the outputs' spread.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from madad_jax.models import registry
 
+WAYS = ("plain", "auto")
+
+
+def compare(what: str, functions: dict[str, Callable], repeats: int, *inputs: jax.Array) -> None:
+    """Prints one line; `functions` by way."""
+    compiled = {way: jax.jit(f) for way, f in functions.items()}
+    outs = {way: jax.block_until_ready(f(*inputs)) for way, f in compiled.items()}
+    wall, cpu = ({way: [] for way in WAYS} for _ in range(2))
+    for _ in range(repeats):
+        for way, f in compiled.items():
+            start, busy = time.perf_counter(), time.process_time()
+            jax.block_until_ready(f(*inputs))
+            wall[way].append(time.perf_counter() - start)
+            cpu[way].append(time.process_time() - busy)
+    plain, auto = ([np.asarray(leaf) for leaf in jax.tree.leaves(outs[way])] for way in WAYS)
+    far = max(np.abs(a - b).max() / max(a.std(), 1e-12) for a, b in zip(plain, auto, strict=True))
+    wall, cpu = ({way: statistics.median(v) for way, v in t.items()} for t in (wall, cpu))
+    print(
+        f"{what}: plain {wall['plain']:.3f} s, auto {wall['auto']:.3f} s, ratio "
+        f"{wall['auto'] / wall['plain']:.2f} (CPU time {cpu['auto'] / cpu['plain']:.2f}), "
+        f"largest difference {far:.0e}",
+        flush=True,
+    )
+
+
+def drawn(params: dict) -> dict:
+    """Heads and second convolutions start from zero: draw what is constant."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: x if x.std() else x + 0.02 * rng.standard_normal(x.shape, np.float32), params
+    )
+
 
 def main() -> None:
-    """Prints one line for encode and one for decode."""
+    """Prints one line for each network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
-    nets = {c: registry.autoencoder(convolution=c) for c in ("plain", "auto")}
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
     key = jax.random.key(0)
-    params = nets["plain"].init(key, (1, 64, 64, 1))
-    image = jax.random.uniform(key, (args.batch, args.size, args.size, 1), minval=-1.0)
-    latent = jax.random.normal(key, (args.batch, args.size // 8, args.size // 8, 4))
-    for what, x in (("encode", image), ("decode", latent)):
-        functions = {
-            name: jax.jit(lambda p, x, n=n, what=what: getattr(n, what)(p, x))
-            for name, n in nets.items()
-        }
-        outs = {name: jax.block_until_ready(f(params, x)) for name, f in functions.items()}
-        wall = {name: [] for name in functions}
-        cpu = {name: [] for name in functions}
-        for _ in range(args.repeats):
-            for name, f in functions.items():
-                start, busy = time.perf_counter(), time.process_time()
-                jax.block_until_ready(f(params, x))
-                wall[name].append(time.perf_counter() - start)
-                cpu[name].append(time.process_time() - busy)
-        middle = {name: statistics.median(v) for name, v in wall.items()}
-        busy = {name: statistics.median(v) for name, v in cpu.items()}
-        plain, auto = ([np.asarray(leaf) for leaf in jax.tree.leaves(o)] for o in outs.values())
-        far = max(np.abs(a - b).max() / a.std() for a, b in zip(plain, auto, strict=True))
-        print(
-            f"{what}: plain {middle['plain']:.3f} s, auto {middle['auto']:.3f} s, ratio "
-            f"{middle['auto'] / middle['plain']:.2f} (CPU time {busy['auto'] / busy['plain']:.2f}),"
-            f" largest difference {far:.0e}",
-            flush=True,
-        )
+    nets = {way: registry.autoencoder(convolution=way) for way in WAYS}
+    params = drawn(nets["plain"].init(key, (1, 64, 64, 1)))
+    image = jax.random.uniform(key, (1, 256, 256, 1), minval=-1.0)
+    latent = jax.random.normal(key, (1, 32, 32, 4))
+    compare("kl-f8 encode", {w: n.encode for w, n in nets.items()}, repeats, params, image)
+    compare("kl-f8 decode", {w: n.decode for w, n in nets.items()}, repeats, params, latent)
+    denoisers = {way: registry.denoiser("unet", size="L", convolution=way) for way in WAYS}
+    params = drawn(denoisers["plain"].init(key, (1, 32, 32, 4)))
+    x, t = jax.random.normal(key, (2, 32, 32, 4)), np.arange(2, dtype=np.int32)
+    compare("U-Net L", {w: d.apply for w, d in denoisers.items()}, repeats, params, x, t)
 
 
 if __name__ == "__main__":
