@@ -142,6 +142,21 @@ def read(text: str) -> Program:
     return Program(flops, moved, tuple(found), unknown, kernels)
 
 
+def contents(text: str) -> dict[str, frozenset[str]]:
+    """{instruction: operations that it runs} of every instruction of a compiled program's text: its
+    own, or those of the computations that a fusion or a call holds, all the way down."""
+    computations, _ = _parse(text)
+
+    def inside(i: Instruction) -> frozenset[str]:
+        called = [name for names in i.called().values() for name in names if name in computations]
+        if i.opcode not in ("fusion", "call", "while", "conditional"):
+            return frozenset({i.opcode})
+        parts = [inside(x) for name in called for x in computations[name]]
+        return frozenset({i.opcode}).union(*parts)
+
+    return {i.name: inside(i) for part in computations.values() for i in part}
+
+
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     """({computation: its instructions}, name of the entry)."""
     computations: dict[str, list[Instruction]] = {}

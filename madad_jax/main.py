@@ -41,7 +41,8 @@ _TOPOLOGY = flags.DEFINE_string(
 _SUITE = flags.DEFINE_list(
     "suite",
     [],
-    "benchmark: train, sample, encode, evaluate, prepare, input, start, growth; empty: all.",
+    "benchmark: train, sample, encode, evaluate, prepare, input, start, growth, profile. Empty: "
+    "all.",
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other hosts (jax.distributed).")
 _JOIN = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the other processes.", 1)

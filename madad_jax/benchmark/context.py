@@ -76,8 +76,7 @@ class Context:
         else:
             for way in self.options.rivals:
                 self._add(row, sides, way, request)
-        o = self.options
-        taken = timing.interleave(sides, repeats=o.repeats, limit=o.seconds)
+        taken = self._timed(row, sides)
         row.ours = {"first_seconds": first, **timing.summary(taken["ours"])}
         for way in row.rivals:
             row.rivals[way] |= timing.summary(taken[way])
@@ -88,6 +87,16 @@ class Context:
             row.figures["rival's process peak"] = sharding.human(peak)
         row.program = results.costs(job, row.ours["seconds"]["median"], roofs)
         return row
+
+    def _timed(self, row: results.Row, sides: dict[str, Any]) -> dict[str, list[timing.Sample]]:
+        """Rounds over all sides, or over ours alone when the rival fails on the way."""
+        o = self.options
+        try:
+            return timing.interleave(sides, repeats=o.repeats, limit=o.seconds)
+        except rival.RivalError as error:
+            row.notes.append(f"no rival: it failed on the way: {error}")
+            row.rivals.clear()
+            return timing.interleave({"ours": sides["ours"]}, repeats=o.repeats, limit=o.seconds)
 
     def _add(self, row: results.Row, sides: dict[str, Any], way: str, request: Any) -> None:
         try:

@@ -20,7 +20,7 @@ def facts() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
-        "device": f"{device.platform} {device.device_kind}",
+        "device": device.device_kind,
         "versions": runtime.device_line(),
         "command": "python -m madad_jax.main " + shlex.join(sys.argv[1:]),
         "load_average": round(os.getloadavg()[0], 2),

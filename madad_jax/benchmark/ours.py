@@ -38,6 +38,7 @@ class Job:
       compile_seconds: lowering and compiling; no compile cache is asked.
       samples: slices that one run takes.
       parameters: {network: count}.
+      text: of the compiled program.
     """
 
     run: Callable[[], Any]
@@ -46,6 +47,7 @@ class Job:
     compile_seconds: float
     samples: int
     parameters: dict[str, int]
+    text: str = dataclasses.field(default="", repr=False)
 
     def timed(self) -> timing.Sample:
         """One timed run."""
@@ -161,7 +163,7 @@ def train_step(config: Any, batch: int) -> Job:
         held["state"], metrics = program(held["state"], weights, inputs, key)
         jax.block_until_ready(metrics)
 
-    return Job(run, costs, asked, seconds, batch, parameters)
+    return Job(run, costs, asked, seconds, batch, parameters, program.as_text())
 
 
 def _call(
@@ -180,7 +182,7 @@ def _call(
         jax.block_until_ready(program(*arguments))
 
     asked = flops.of(make(plain(config)), *arguments)
-    return Job(run, costs, asked, seconds, samples, sizes)
+    return Job(run, costs, asked, seconds, samples, sizes, program.as_text())
 
 
 def anomaly_map(config: Any, batch: int) -> Job:

@@ -19,6 +19,7 @@ from madad_jax.benchmark.suites import (
     growth,
     inputs,
     prepare,
+    profile,
     sample,
     start,
     train,
@@ -35,6 +36,7 @@ SUITES: dict[str, Callable[[context_lib.Context], context_lib.Rows]] = {
     "input": inputs.rows,
     "start": start.rows,
     "growth": growth.rows,
+    "profile": profile.rows,
 }
 _WITH_NETWORKS = ("train", "sample", "encode")
 NO_PYTHON = "benchmark.rival_python names no Python with torch, monai and diffusers"

@@ -2,13 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 from etils import epath
 
 from configs import brats, default, demo
+from madad_jax import hlo
 from madad_jax.benchmark import context as context_lib
 from madad_jax.benchmark import ours, run
-from madad_jax.benchmark.suites import sample
+from madad_jax.benchmark.suites import profile, sample
 
 
 def test_a_named_network_replaces_the_config_s_own():
@@ -64,3 +67,34 @@ def test_zero_kernels_wake_up_and_biases_stay():
     woken = ours.awake(tree)
     assert np.asarray(woken["kernel"]).std() > 0 and not woken["bias"].any()
     assert (woken["other"] == 1).all()
+
+
+def test_kernels_are_told_apart_by_what_they_hold_and_loops_are_not_counted_twice():
+    """A softmax before a product in a loop: from a real program's text."""
+
+    def body(x, _):
+        return jnp.tanh(x @ x), None
+
+    compiled = (
+        jax.jit(lambda x: jax.lax.scan(body, x, length=3)).lower(jnp.ones((64, 64))).compile()
+    )
+    contents = hlo.contents(compiled.as_text())
+    (loop,) = (name for name, held in contents.items() if "while" in held)
+    # The compiler may hide a product in a fusion whose name says nothing of it.
+    (product, *_) = (n for n in contents if contents[n] > {"dot"} and n != loop)
+    events = [(loop, 9.0), (product, 2.0), ("unknown.1", 0.5)]
+    assert profile.by_kind(events, contents) == {"matrix products": 2.0, "other": 0.5}
+
+
+@pytest.mark.parametrize(
+    "held,kind",
+    [
+        ({"fusion", "convolution", "add"}, "convolutions"),
+        ({"fusion", "dot", "exponential"}, "matrix products"),
+        ({"fusion", "exponential", "add", "reduce"}, "with exponentials (softmax, SiLU)"),
+        ({"copy"}, "copies"),
+        ({"mystery"}, "other"),
+    ],
+)
+def test_the_kind_of_a_kernel(held, kind):
+    assert profile.kind(frozenset(held)) == kind

@@ -98,6 +98,21 @@ def test_a_pair_has_ratio_parameters_and_what_the_rival_cannot(fake, tmp_path):
     assert "denoiser 7" in table and "denoiser 8" in table and "no compiler" in table
 
 
+def test_a_rival_that_fails_on_the_way_leaves_our_figures(fake, tmp_path, monkeypatch):
+    from configs import default
+
+    context = context_lib.Context(default.get_config(), epath.Path(tmp_path), networks=fake)
+    context.__dict__["ceilings"] = context_lib.ceilings.Ceilings(1e12, 1e10, 1e-6)
+
+    def fail(key):
+        raise rival.RivalError("out of memory")
+
+    monkeypatch.setattr(fake, "run", fail)
+    row = context.pair("a row", job, {"job": "train"})
+    assert not row.rivals and row.ours["seconds"]["runs"] == 5
+    assert "no rival: it failed on the way: out of memory" in row.notes
+
+
 FACTS = ("cpu", "cores", "device", "versions", "rival", "command", "time")
 
 

@@ -3,7 +3,8 @@ each.
 
 Exponents are fitted by least squares of log(value) over log(size): 1 over the batch is linear, 2
 over the side is linear in the number of pixels and tokens, 4 quadratic in tokens. The roofline
-statement is of the largest size (ceilings.py).
+statement is of the largest size (ceilings.py). CPU time is steadier than time where other programs
+run beside; on an accelerator it is the host's.
 """
 
 import functools
@@ -16,19 +17,28 @@ from madad_jax.benchmark import ceilings, ours, results, timing
 from madad_jax.benchmark import context as context_lib
 
 
-def rows(context: context_lib.Context) -> context_lib.Rows:
-    """Each program over the batch and over the image's side."""
-    o, found = context.options, {}
-    network = o.networks[0] if build_methods.uses_latents(context.config) else "own"
+def programs(
+    context: context_lib.Context,
+) -> tuple[str, dict[str, Callable[[Any, int], ours.Job]]]:
+    """(network, {program: job by config and batch}) of the three hottest programs."""
+    latents = build_methods.uses_latents(context.config)
+    network = context.options.networks[0] if latents else "own"
     label = context_lib.label(context.config, network)
-    programs: dict[str, Callable[[Any, int], ours.Job]] = {
+    found: dict[str, Callable[[Any, int], ours.Job]] = {
         f"training step ({label})": _step,
         f"image to anomaly map ({label})": ours.anomaly_map,
     }
-    if build_methods.uses_latents(context.config):
-        programs["encoding"] = functools.partial(_part, "encode")
+    if latents:
+        found["encoding"] = functools.partial(_part, "encode")
+    return network, found
+
+
+def rows(context: context_lib.Context) -> context_lib.Rows:
+    """Each program over the batch and over the image's side."""
+    o, found = context.options, {}
+    network, hottest = programs(context)
     axes = {"batch": tuple(o.growth_batch_sizes), "side": tuple(o.growth_sides)}
-    for what, make in programs.items():
+    for what, make in hottest.items():
         for axis, sizes in axes.items():
             name = f"{what} over {axis} {', '.join(map(str, sizes))}"
             found[name] = functools.partial(_measure, context, name, network, make, axis, sizes)
@@ -56,7 +66,9 @@ def _measure(
     sizes: tuple[int, ...],
 ) -> results.Row:
     row, roofs = results.Row(name), context.ceilings
-    points: dict[str, list[float]] = {"time": [], "temporaries": [], "FLOPs": [], "bytes": []}
+    points: dict[str, list[float]] = {
+        name: [] for name in ("time", "CPU time", "temporaries", "FLOPs", "bytes")
+    }
     for size in sizes:
         config = context_lib.with_network(context.config, network)
         if axis == "side":
@@ -64,11 +76,13 @@ def _measure(
         job = make(config, size if axis == "batch" else 1)
         taken = timing.interleave({"ours": job.timed}, repeats=3)["ours"]
         points["time"].append(statistics.median(s.seconds for s in taken))
+        points["CPU time"].append(statistics.median(s.cpu_seconds for s in taken))
         points["temporaries"].append(job.costs.temp)
         points["FLOPs"].append(job.flops)
         points["bytes"].append(job.costs.program.bytes)
     shown = {
         "time": results.one,
+        "CPU time": results.one,
         "temporaries": sharding.human,
         "FLOPs": lambda v: f"{v / 1e9:.1f} G",
         "bytes": lambda v: f"{v / 1e9:.2f} GB",
