@@ -69,6 +69,7 @@ class Context:
         row = results.Row(name)
         roofs = self.ceilings
         job = make()
+        first = job.compile_seconds + job.timed().seconds
         sides: dict[str, Callable[[], timing.Sample]] = {"ours": job.timed}
         if request is None or self.networks is None:
             row.notes.append(f"no rival: {why or self.why_not}")
@@ -77,7 +78,7 @@ class Context:
                 self._add(row, sides, way, request)
         o = self.options
         taken = timing.interleave(sides, repeats=o.repeats, limit=o.seconds)
-        row.ours = timing.summary(taken["ours"])
+        row.ours = {"first_seconds": first, **timing.summary(taken["ours"])}
         for way in row.rivals:
             row.rivals[way] |= timing.summary(taken[way])
             row.rivals[way]["ratio"] = timing.ratio(taken["ours"], taken[way])

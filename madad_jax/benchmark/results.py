@@ -24,7 +24,8 @@ class Row:
 
     Attributes:
       name: of the row, without the suite.
-      ours: `timing.summary` of our runs, {} where nothing is timed against anything.
+      ours: `timing.summary` of our runs, with `first_seconds` (compiling and one run) where a
+        program is compiled; {} where nothing is timed against anything.
       rivals: {way: summary, with `ratio` (ours over theirs), parameters, first_seconds}.
       program: costs of our compiled program (`costs`).
       figures: {what: value with its unit}, of rows that are no pair of times.
@@ -143,7 +144,7 @@ def _times(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for row in (r for r in rows if r["ours"]):
         own = row["program"]
-        first = f"{own['compile_seconds']:.1f}" if own else ""
+        first = f"{row['ours']['first_seconds']:.1f}" if "first_seconds" in row["ours"] else ""
         lines.append((row["name"], "**ours**", *_time(row["ours"]), "", first, _count(own)))
         for way, rival in row["rivals"].items():
             ratio = rival["ratio"]

@@ -50,15 +50,16 @@ def fine_bins(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 
 def fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
-    """How many scores fall in each of `fine_bins`, in half the time of asking that first."""
-    place = (np.sqrt(np.clip(scores, 0.0, 1.0)) * np.float32(N_BINS - 2)).astype(np.int32)
+    """How many scores fall in each of `fine_bins`, in a quarter of the time of asking that first:
+    zeros, which all is outside the brain, are counted as the rest."""
+    some = scores[scores > 0.0]
+    place = (np.sqrt(np.minimum(some, 1.0)) * np.float32(N_BINS - 2)).astype(np.int32)
     out = np.zeros(N_BINS, np.int64)
     out[1:] = np.bincount(place, minlength=N_BINS - 1)
-    # Scores just below 1 may have been rounded into the bin of 1, and 0 stands in bin 1 so far.
-    lowest, highest = np.count_nonzero(scores <= 0.0), np.count_nonzero(scores >= 1.0)
+    # Scores just below 1 may have been rounded into the bin of 1.
+    highest = np.count_nonzero(some >= 1.0)
     out[-2] += out[-1] - highest
-    out[1] -= lowest
-    out[0], out[-1] = lowest, highest
+    out[0], out[-1] = scores.size - some.size, highest
     return out
 
 
