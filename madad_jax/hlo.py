@@ -7,6 +7,7 @@ the text. A program of several devices is SPMD: shapes and counts are those of o
 
 - FLOPs: 2 m n k of matrix products, 2 x output x window x input channels of convolutions
   (padding counted as work); what is neither is left out.
+- Of a conditional the branch with the most FLOPs counts.
 - Bytes: operands and results of each kernel (a fusion is one), as if nothing stayed in cache.
 - The CPU compiler has no reduce-scatter: gradients of split parameters are all-reduced and then
   sliced. XLA for GPU and TPU makes one reduce-scatter of the pair. `Collective.scattered` are the
@@ -218,12 +219,25 @@ def _runs(
         yield name, times, kernel
         for i in computations[name]:
             trips = (_trips(i) or 1) if i.opcode == "while" else 1
-            for role, names in i.called().items():
+            called = i.called()
+            if i.opcode == "conditional":
+                branches = [n for names in called.values() for n in names if n in computations]
+                called = {"branch": [max(branches, key=lambda n: _total(computations, n))]}
+            for role, names in called.items():
                 # The small function of a reduction, a sort or a scatter is part of it.
                 if role == "to_apply" and i.opcode != "call":
                     continue
                 inside = kernel or i.opcode == "fusion"
                 queue += [(n, times * trips, inside) for n in names if n in computations]
+
+
+def _total(computations: dict[str, list[Instruction]], start: str) -> float:
+    """FLOPs of one run of a computation."""
+    total = 0.0
+    for name, times, _ in _runs(computations, start):
+        table = {i.name: i for i in computations[name]}
+        total += times * sum(_flops(i, table) for i in table.values())
+    return total
 
 
 def _flops(i: Instruction, table: dict[str, Instruction]) -> float:

@@ -92,3 +92,12 @@ def test_bytes_agree_with_the_compiler_where_nothing_loops():
     compiled = jax.jit(update, donate_argnums=0).lower(x, small, at).compile()
     theirs = compiled.cost_analysis()["bytes accessed"]
     np.testing.assert_allclose(hlo.read(compiled.as_text()).bytes, theirs, rtol=0.25)
+
+
+def test_the_dearest_branch_of_a_conditional_counts():
+    def choose(x, w):
+        return jax.lax.cond(x.sum() > 0, lambda x: x @ w @ w, lambda x: x @ w, x)
+
+    inputs = [jax.ShapeDtypeStruct((16, 16), jnp.float32)] * 2
+    compiled = jax.jit(choose).lower(*inputs).compile()
+    assert hlo.read(compiled.as_text()).flops == 2 * 2 * 16**3
