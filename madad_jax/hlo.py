@@ -14,7 +14,6 @@ the text. A program of several devices is SPMD: shapes and counts are those of o
   bytes of an all-reduce whose only reader is a slice.
 """
 
-import collections
 import dataclasses
 import math
 import re
@@ -22,67 +21,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from madad_jax import hlo_text
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "token": 0, "opaque": 0, "s4": 0.5, "u4": 0.5}
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"),
     *("conditional", "after-all", "opt-barrier", "partition-id", "replica-id"),
 }
 # Bfloat16 gradients are widened to be summed, narrowed again and only then sliced.
 _THROUGH = ("convert", "bitcast", "copy", "transpose", "reshape")
-_NAME = r"%?([\w.\-]+)"
-_CALLED = re.compile(rf"(body|condition|calls|to_apply|(?:true|false)_computation)={_NAME}")
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Element type and lengths of one array, as one device holds it."""
-
-    dtype: str
-    dims: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        return math.prod(self.dims)
-
-    @property
-    def bytes(self) -> float:
-        """Bytes."""
-        width = _BYTES.get(self.dtype)
-        if width is None:
-            bits = re.search(r"\d+", self.dtype)
-            width = int(bits.group()) / 8 if bits else 1
-        return float(self.size * width)
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line: result shapes, operation, operands (names, and the text), what follows them."""
-
-    name: str
-    shapes: tuple[Shape, ...]
-    opcode: str
-    operands: tuple[str, ...]
-    inside: str
-    rest: str
-    root: bool
-
-    @property
-    def bytes(self) -> float:
-        """Of all results."""
-        return sum((shape.bytes for shape in self.shapes), 0.0)
-
-    def called(self) -> dict[str, list[str]]:
-        """{role: names of computations} that this instruction runs."""
-        found: dict[str, list[str]] = collections.defaultdict(list)
-        for role, name in _CALLED.findall(self.rest):
-            found[role].append(name)
-        branches = re.search(r"branch_computations=\{([^}]*)\}", self.rest)
-        if branches:
-            found["branch"] += re.findall(_NAME, branches.group(1))
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +41,7 @@ class Collective:
     """
 
     kind: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[hlo_text.Shape, ...]
     bytes: float
     group_size: int
     groups: tuple[tuple[int, ...], ...]
@@ -125,7 +72,7 @@ class Program:
 
 def read(text: str) -> Program:
     """Costs of the program whose `compiled.as_text()` is `text`."""
-    computations, entry = _parse(text)
+    computations, entry = hlo_text.parse(text)
     flops = moved = 0.0
     unknown = kernels = 0
     found = []
@@ -146,9 +93,9 @@ def read(text: str) -> Program:
 def contents(text: str) -> dict[str, frozenset[str]]:
     """{instruction: operations that it runs} of every instruction of a compiled program's text: its
     own, or those of the computations that a fusion or a call holds, all the way down."""
-    computations, _ = _parse(text)
+    computations, _ = hlo_text.parse(text)
 
-    def inside(i: Instruction) -> frozenset[str]:
+    def inside(i: hlo_text.Instruction) -> frozenset[str]:
         called = [name for names in i.called().values() for name in names if name in computations]
         if i.opcode not in ("fusion", "call", "while", "conditional"):
             return frozenset({i.opcode})
@@ -158,59 +105,13 @@ def contents(text: str) -> dict[str, frozenset[str]]:
     return {i.name: inside(i) for part in computations.values() for i in part}
 
 
-def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """({computation: its instructions}, name of the entry)."""
-    computations: dict[str, list[Instruction]] = {}
-    entry, current = "", None
-    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
-        head = re.match(rf"(ENTRY )?{_NAME} \(.*->.*\{{$", line)
-        if head:
-            current = computations.setdefault(head.group(2), [])
-            entry = head.group(2) if head.group(1) else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and " = " in line:
-            current.append(_instruction(line))
-    return computations, entry
-
-
-def _instruction(line: str) -> Instruction:
-    left, right = line.strip().split(" = ", 1)
-    end = _closing(right) + 1 if right.startswith("(") else right.index(" ")
-    kind, _, rest = right[end:].strip().partition("(")
-    close = _closing("(" + rest) - 1
-    return Instruction(
-        name=left.removeprefix("ROOT ").lstrip("%"),
-        shapes=tuple(_shape(d, n) for d, n in _SHAPE.findall(right[:end])),
-        opcode=kind,
-        operands=tuple(re.findall(r"%([\w.\-]+)", rest[:close])),
-        inside=rest[:close],
-        rest=rest[close:],
-        root=left.startswith("ROOT "),
-    )
-
-
-def _closing(text: str) -> int:
-    """Position of the parenthesis that closes the first one."""
-    depth = 0
-    for position, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if letter == ")" and not depth:
-            return position
-    return len(text)
-
-
-def _shape(dtype: str, dims: str) -> Shape:
-    return Shape(dtype, tuple(int(n) for n in dims.split(",") if n))
-
-
-def _trips(i: Instruction) -> int | None:
+def _trips(i: hlo_text.Instruction) -> int | None:
     count = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.rest)
     return int(count.group(1)) if count else None
 
 
 def _runs(
-    computations: dict[str, list[Instruction]], entry: str
+    computations: dict[str, list[hlo_text.Instruction]], entry: str
 ) -> Iterator[tuple[str, int, bool]]:
     """(computation, how often it runs, whether it is the inside of one kernel), callers first."""
     queue = [(entry, 1, False)]
@@ -231,7 +132,7 @@ def _runs(
                 queue += [(n, times * trips, inside) for n in names if n in computations]
 
 
-def _total(computations: dict[str, list[Instruction]], start: str) -> float:
+def _total(computations: dict[str, list[hlo_text.Instruction]], start: str) -> float:
     """FLOPs of one run of a computation."""
     total = 0.0
     for name, times, _ in _runs(computations, start):
@@ -240,7 +141,7 @@ def _total(computations: dict[str, list[Instruction]], start: str) -> float:
     return total
 
 
-def _flops(i: Instruction, table: dict[str, Instruction]) -> float:
+def _flops(i: hlo_text.Instruction, table: dict[str, hlo_text.Instruction]) -> float:
     if i.opcode not in ("dot", "convolution"):
         return 0.0
     left, right = (table[name].shapes[0] for name in i.operands[:2])
@@ -256,9 +157,9 @@ def _flops(i: Instruction, table: dict[str, Instruction]) -> float:
 
 
 def _moved(
-    i: Instruction,
-    table: dict[str, Instruction],
-    computations: dict[str, list[Instruction]],
+    i: hlo_text.Instruction,
+    table: dict[str, hlo_text.Instruction],
+    computations: dict[str, list[hlo_text.Instruction]],
 ) -> float:
     """Bytes of operands and results; of an operand that is only sliced, the slices."""
     if i.opcode in ("dynamic-slice", "slice", "gather"):
@@ -277,7 +178,7 @@ def _moved(
     return read_ + result
 
 
-def _users(name: str, inner: list[Instruction]) -> list[Instruction]:
+def _users(name: str, inner: list[hlo_text.Instruction]) -> list[hlo_text.Instruction]:
     """What reads a value, or the same numbers in another type or order."""
     found = []
     for x in inner:
@@ -287,7 +188,7 @@ def _users(name: str, inner: list[Instruction]) -> list[Instruction]:
     return found
 
 
-def _slices(inner: list[Instruction]) -> dict[int, float]:
+def _slices(inner: list[hlo_text.Instruction]) -> dict[int, float]:
     """{parameter number: bytes} of the parameters of a fusion that are only sliced or updated."""
     found = {}
     for parameter in inner:
@@ -306,9 +207,9 @@ def _slices(inner: list[Instruction]) -> dict[int, float]:
 
 def _collective(
     kind: str,
-    i: Instruction,
-    table: dict[str, Instruction],
-    computations: dict[str, list[Instruction]],
+    i: hlo_text.Instruction,
+    table: dict[str, hlo_text.Instruction],
+    computations: dict[str, list[hlo_text.Instruction]],
     times: int,
 ) -> Collective:
     shapes = i.shapes
@@ -333,7 +234,9 @@ def _collective(
 
 
 def _scattered(
-    i: Instruction, table: dict[str, Instruction], computations: dict[str, list[Instruction]]
+    i: hlo_text.Instruction,
+    table: dict[str, hlo_text.Instruction],
+    computations: dict[str, list[hlo_text.Instruction]],
 ) -> float:
     """Bytes of those results of an all-reduce that are only sliced afterwards."""
     total = 0.0
@@ -346,7 +249,9 @@ def _scattered(
 
 
 def _only_sliced(
-    name: str, table: dict[str, Instruction], computations: dict[str, list[Instruction]]
+    name: str,
+    table: dict[str, hlo_text.Instruction],
+    computations: dict[str, list[hlo_text.Instruction]],
 ) -> bool:
     users = [x for x in table.values() if name in x.operands]
     for user in users:

@@ -34,17 +34,24 @@ def cohort(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_trains_and_is_scored_beside_the_rows_that_learn_nothing(name, command, cohort, tmp_path):
+    # How far a latent is from healthy is learnt late; their steps are cheap.
+    more = ["--config.train.steps=240"] if name in ON_LATENTS else []
     started = command(
         f"--workdir={tmp_path}",
         f"--config.data.cache_dir={cohort}",
         *SHORT,
+        *more,
         config=f"configs/baselines/{name}.py",
     )
     out, err = started.communicate(timeout=1200)
     assert started.returncode == 0, err[-2000:]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if line["stage"] == "denoiser"]
-    # First the mean over the first steps, last the validation of the averaged weights.
+    stage = [line for line in lines if line["stage"] == "denoiser"]
+    # First the mean over the first steps, last the validation of the averaged weights; or the share
+    # of what answering 0 costs, where that differs more from batch to batch than the answer.
+    losses = [line["loss"] for line in stage]
+    if name in ON_LATENTS:
+        losses = [line["loss_over_zero"] for line in stage if "loss_over_zero" in line]
     assert losses[-1] < 0.9 * losses[0], losses
     rows = report.read_results(tmp_path / "results.jsonl")
     learnt = [row for row in rows if row["learns"]]
