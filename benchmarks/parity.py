@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import parity_networks as networks
 from benchmarks.comparison import Row, largest, nhwc, table
 from madad_jax.diffusion import anomaly_map, losses, masking, process, schedule
-from madad_jax.evaluation import metrics
+from madad_jax.evaluation import metrics, pool
 
 MASK_WEIGHT = 0.001
 
@@ -98,7 +98,7 @@ def figures(golden: pathlib.Path) -> Iterator[Row]:
 
 
 def _metrics(name, group, maps, truth, file, prefix) -> Iterator[Row]:
-    pooled = metrics.pooled(maps, truth)
+    pooled = pool.pooled(maps, truth)
     counts = metrics.ThresholdCounts()
     counts.add(maps, truth)
     for what, ours, key in (

@@ -1,6 +1,7 @@
-"""Detection figures from anomaly maps: per-slice Dice, pooled Dice, AUROC, average precision.
+"""Dice slice by slice and its largest mean over a common threshold.
 
 Two statistics are both called "max Dice" in the literature; here they have two names:
+`pooled_max_dice`, of all pixels in one pool (`pool`), and
 
 * `max_dice`: at each of 201 thresholds the Dice of every slice, averaged over slices, then the
   largest of the 201 means (the official code's "max Dice"). With P = (A > th) or (A >= 1):
@@ -9,19 +10,12 @@ Two statistics are both called "max Dice" in the literature; here they have two 
 
   The `A >= 1` part is a quirk of the official code (a pixel at 1 is positive even at th = 1)
   and is kept; thresholds are compared in float32, as numpy 1.26 did there.
-* `pooled_max_dice`: all pixels of all slices in one pool, the largest Dice (= F1) over all
-  distinct scores, P = (A >= score) (anomalib's F1Max, the official "Global max Dice"):
-  max 2PR / (P + R + 1e-10), with P precision and R recall.
 
 Both choose their threshold with the truth in hand: they are oracle figures.
-
-AUROC and average precision are exact over the pooled pixels, ties counted as sklearn does.
-Source: official code and anomalib/sklearn definitions; equal to both within 1e-6 by test.
+Source: official code; equal to it within 1e-6 by test.
 """
 
-import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -30,28 +24,7 @@ N_THRESHOLDS = 201
 THRESHOLDS = np.linspace(0.0, 1.0, N_THRESHOLDS)
 _TH32 = THRESHOLDS.astype(np.float32)
 _DICE_EPS = 1e-6
-_F1_EPS = 1e-10
 _CHUNK_PIXELS = 1 << 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Pooled:
-    """Figures of one pool of pixels; all `None` when it holds no lesion (or nothing else).
-
-    `threshold` is the score s at which `max_dice` is reached, predicting positive at A >= s.
-    `*_bound` bound the distance to the exact value (0 when the value is exact).
-    """
-
-    auroc: float | None
-    ap: float | None
-    max_dice: float | None
-    threshold: float | None
-    auroc_bound: float = 0.0
-    ap_bound: float = 0.0
-    max_dice_bound: float = 0.0
-
-
-NO_FIGURES = Pooled(None, None, None, None)
 
 
 class ThresholdCounts:
@@ -80,15 +53,16 @@ class ThresholdCounts:
 
     def _add(self, maps: np.ndarray, truth: np.ndarray, inside: np.ndarray | None) -> None:
         n, n_bins = len(maps), N_THRESHOLDS + 1
-        bins = _below(maps.reshape(n, -1))
-        bins += (np.arange(n, dtype=np.int32) * n_bins)[:, None]
-        truth = truth.reshape(n, -1)
-        lesion = truth if inside is None else truth & inside.reshape(n, -1)
-        kept = bins.ravel() if inside is None else bins[inside.reshape(n, -1)]
-        for chosen, out in ((kept, self._positives), (bins[lesion], self._true_positives)):
+        lesion = truth if inside is None else truth & inside
+        # Zeros, which all is outside the brain, are above nothing and left out.
+        some = maps > 0.0 if inside is None else (maps > 0.0) & inside
+        bins = _place(maps[some])
+        if n > 1:
+            bins += np.repeat(np.arange(n) * n_bins, some.sum(axis=(1, 2)))
+        for chosen, out in ((bins, self._positives), (bins[truth[some]], self._true_positives)):
             histogram = np.bincount(chosen, minlength=n * n_bins).reshape(n, n_bins)
             out.append(histogram[:, :0:-1].cumsum(axis=1)[:, ::-1])
-        self._lesion.append(lesion.sum(axis=1))
+        self._lesion.append(lesion.sum(axis=(1, 2)))
 
     @property
     def positives(self) -> Int[np.ndarray, "n k"]:
@@ -125,28 +99,17 @@ class ThresholdCounts:
         return float((2.0 * tp / (p + lesion)).max())
 
 
-def _below(values: Float32[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """How many of the thresholds are below each score, in float32: it is positive at threshold k
-    exactly when k is less. All 201 for scores of 1 and more, the official code's quirk.
-
-    The grid is even, so the place is a product; rounding may leave it one short, which two
-    comparisons mend, at a third of the time of a binary search. Zeros, which all is outside the
-    brain, are above nothing and left out.
-    """
-    bins = np.zeros(values.shape, np.int32)
-    some = values > 0.0
-    bins[some] = _place(values[some])
-    return bins
-
-
 def _place(values: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """`_below` of scores above 0."""
-    place = np.clip(values * np.float32(N_THRESHOLDS - 1), 0.0, N_THRESHOLDS - 1).astype(np.int32)
-    bins = place + (_TH32[place] < values)
-    np.minimum(place + 1, N_THRESHOLDS - 1, out=place)
-    bins += (_TH32[place] < values) & (bins == place)
-    bins[values >= 1.0] = N_THRESHOLDS
-    return bins.astype(np.int32, copy=False)
+    """How many of the thresholds are below each score above 0, in float32: it is positive at
+    threshold k exactly when k is less. All 201 for scores of 1 and more, the official quirk.
+
+    The grid is even, so the place is a product. A score above a threshold is above its exact value
+    too, so that the product, rounded, is never short; one comparison mends the one at the threshold.
+    """
+    place = (np.minimum(values, 1.0) * np.float32(N_THRESHOLDS - 1)).astype(np.intp)
+    place += _TH32[place] < values
+    place[values >= 1.0] = N_THRESHOLDS
+    return place
 
 
 def slice_dice(
@@ -169,58 +132,6 @@ def best_of_curve(
     mean = dice.mean(axis=0)
     best = int(mean.argmax())
     return float(mean[best]), float(thresholds[best])
-
-
-def pooled(
-    scores: Float32[np.ndarray, "n"] | Float32[np.ndarray, "n H W"],
-    labels: Bool[np.ndarray, "n"] | Bool[np.ndarray, "n H W"],
-) -> Pooled:
-    """Exact pooled AUROC, AP and maximum Dice of `scores` against `labels`."""
-    return pooled_split(scores[labels], scores[~labels])
-
-
-def pooled_split(positive: Float32[np.ndarray, "p"], negative: Float32[np.ndarray, "q"]) -> Pooled:
-    """`pooled` from the scores of lesion pixels and of all others.
-
-    All three figures need the curve at the distinct *lesion* scores only: recall changes
-    nowhere else, and adding non-lesion pixels alone never raises Dice. So two float32 sorts do,
-    with no index arrays, at 4 bytes a pixel.
-    """
-    n_pos, n_neg = len(positive), len(negative)
-    if not n_pos or not n_neg:
-        return NO_FIGURES
-    negative = np.sort(negative)
-    score, count = np.unique(positive, return_counts=True)
-    below = np.searchsorted(negative, score, side="left")
-    tied = np.searchsorted(negative, score, side="right") - below
-    auroc = float((count * (below + 0.5 * tied)).sum() / (n_pos * n_neg))
-    tp = count[::-1].cumsum()[::-1]  # lesion pixels at or above each distinct score
-    fp = n_neg - below
-    precision = tp / (tp + fp)
-    recall = tp / n_pos
-    dice = 2.0 * precision * recall / (precision + recall + _F1_EPS)
-    best = int(dice.argmax())
-    return Pooled(
-        auroc=auroc,
-        ap=float((precision * count).sum() / n_pos),
-        max_dice=float(dice[best]),
-        threshold=float(score[best]),
-    )
-
-
-def auroc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Exact area under the ROC curve; `None` when one class is missing."""
-    return pooled(_flat32(scores), np.asarray(labels, bool).ravel()).auroc
-
-
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Exact average precision (sum of precision x recall step); `None` when a class is missing."""
-    return pooled(_flat32(scores), np.asarray(labels, bool).ravel()).ap
-
-
-def f1_max(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Exact pooled maximum Dice = F1 over all distinct scores; `None` without two classes."""
-    return pooled(_flat32(scores), np.asarray(labels, bool).ravel()).max_dice
 
 
 def max_dice_exact(
@@ -267,7 +178,3 @@ def size_group(area: int | float, image_shape: tuple[int, ...]) -> str:
 
 
 SIZE_GROUPS = ("tiny", "small", "medium", "large")
-
-
-def _flat32(scores: Any) -> np.ndarray:
-    return np.asarray(scores, np.float32).ravel()

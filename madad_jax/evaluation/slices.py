@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.evaluation import metrics, region_overlap
+from madad_jax.evaluation import metrics, pool, region_overlap
 
 
 @dataclasses.dataclass
@@ -92,13 +92,12 @@ def measure(
     return out
 
 
-def pooled(chosen: list[SliceScores]) -> metrics.Pooled:
+def pooled(chosen: list[SliceScores]) -> pool.Pooled:
     """Exact pooled figures of some slices."""
-    if not chosen:
-        return metrics.NO_FIGURES
-    return metrics.pooled_split(
-        np.concatenate([s.positive for s in chosen]), np.concatenate([s.negative for s in chosen])
-    )
+    found = pool.Pool()
+    for one in chosen:
+        found.add(one.positive, one.negative)
+    return found.figures()
 
 
 def region_overlap_of(chosen: list[SliceScores]) -> float | None:

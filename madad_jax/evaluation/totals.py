@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.evaluation import histogram, metrics, region_overlap
+from madad_jax.evaluation import histogram, metrics, pool, region_overlap
 from madad_jax.evaluation import slices as slices_lib
 
 Key = tuple[str, str]  # size, kind
@@ -158,12 +158,12 @@ class Totals:
             found = histogram.pooled(np.stack([sick, healthy]))
             return found.auroc, found.auroc_bound
         labels = np.arange(len(sick) + len(healthy)) < len(sick)
-        return metrics.auroc(np.array(sick + healthy), labels), 0.0
+        return pool.pooled(np.array(sick + healthy, np.float32), labels).auroc, 0.0
 
 
-def pooled(group: Group) -> metrics.Pooled:
+def pooled(group: Group) -> pool.Pooled:
     """Pooled figures of a group that keeps histograms."""
-    return metrics.NO_FIGURES if group.fine is None else histogram.pooled(group.fine)
+    return pool.NO_FIGURES if group.fine is None else histogram.pooled(group.fine)
 
 
 def region_overlap_of(group: Group) -> tuple[float | None, float]:

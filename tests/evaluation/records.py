@@ -27,3 +27,10 @@ def make_set(n=12, *, seed=0, size=32, healthy=3, strength=0.2):
         for i in range(n)
     ]
     return maps * brain, truth, brain, records
+
+
+def group(golden, name):
+    """(maps, truth) of one group of the official code's metric numbers."""
+    maps = golden[f"{name}/maps"]
+    truth = golden[f"{name}/gt"] > 0 if f"{name}/gt" in golden else np.zeros(maps.shape, bool)
+    return maps, truth

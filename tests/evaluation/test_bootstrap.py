@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from madad_jax.evaluation import bootstrap, histogram, metrics
+from madad_jax.evaluation import bootstrap, histogram, metrics, pool
 
 
 def _add(sums, positive, negative, dice):
@@ -32,7 +32,7 @@ def _subjects(n, seed=0, slices=2):
 def test_taking_everyone_once_gives_the_figures_themselves():
     subjects, pixels = _subjects(6)
     figures = bootstrap.draw_figures(subjects, np.ones((1, 6)))
-    exact = metrics.pooled(*(np.concatenate(a) for a in zip(*pixels, strict=True)))
+    exact = pool.pooled(*(np.concatenate(a) for a in zip(*pixels, strict=True)))
     assert figures["ap"][0] == pytest.approx(exact.ap, abs=2e-3)
     assert figures["pooled_max_dice"][0] == pytest.approx(exact.max_dice, abs=2e-3)
     counts = metrics.ThresholdCounts()

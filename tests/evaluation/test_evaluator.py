@@ -7,7 +7,15 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 from madad_jax import errors
-from madad_jax.evaluation import evaluator, histogram, metrics, region_overlap, subjects, thresholds
+from madad_jax.evaluation import (
+    evaluator,
+    histogram,
+    metrics,
+    pool,
+    region_overlap,
+    subjects,
+    thresholds,
+)
 from tests.evaluation.records import make_set
 
 
@@ -97,7 +105,7 @@ def test_groups():
     dark = [i for i, r in enumerate(records) if r.lesion_kind == "dark"]
     group = row["by_kind"]["dark"]
     assert group["n_slices"] == len(dark)
-    exact = metrics.pooled(maps[dark], truth[dark])
+    exact = pool.pooled(maps[dark], truth[dark])
     assert group["ap"] == pytest.approx(exact.ap)
     assert group["pooled_max_dice"] == pytest.approx(exact.max_dice)
     counts = metrics.ThresholdCounts()
@@ -154,7 +162,7 @@ def test_brain_pixels_only():
     maps, truth, brain, records = make_set()
     maps = np.where(brain, maps, np.float32(0.9))  # scores outside that would spoil everything
     row = _filled((maps, truth, brain, records), pixels="brain").result(healthy_threshold=0.28)
-    exact = metrics.pooled_split(maps[truth & brain], maps[brain & ~truth])
+    exact = pool.pooled(maps[brain], truth[brain])
     assert row["ap"] == pytest.approx(exact.ap)
     spoiled = _filled((maps, truth, brain, records)).result()
     assert spoiled["ap"] < 0.5 * row["ap"]

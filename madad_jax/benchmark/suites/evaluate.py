@@ -18,7 +18,7 @@ import numpy as np
 from madad_jax.benchmark import context as context_lib
 from madad_jax.benchmark import maps as maps_lib
 from madad_jax.benchmark import results, rival, timing
-from madad_jax.evaluation import evaluator, metrics
+from madad_jax.evaluation import evaluator, metrics, pool
 
 LOOPS = {"official": "builtin", "numpy sums": "numpy"}
 FIGURES = ("max_dice", "auroc", "ap", "pooled_max_dice")
@@ -44,17 +44,13 @@ def _source() -> maps_lib.Generator:
 
 def four_figures(source: maps_lib.Generator, count: int) -> dict[str, float]:
     """The official code's four figures, streaming; maps are made as they are needed."""
-    counts, lesion = metrics.ThresholdCounts(), []
-    others, used = np.empty(count * SIDE**2, np.float32), 0
+    counts, everything = metrics.ThresholdCounts(), pool.Pool()
     for start in range(0, count, maps_lib.BATCH):
         kept = min(maps_lib.BATCH, count - start)
         found, truth = (a[:kept] for a in source.batch(start)[:2])
         counts.add(found, truth)
-        lesion.append(found[truth])
-        rest = found[~truth]
-        others[used : used + len(rest)] = rest
-        used += len(rest)
-    pooled = metrics.pooled_split(np.concatenate(lesion), others[:used])
+        everything.add(found[truth], found[~truth])
+    pooled = everything.figures()
     return {
         "max_dice": counts.max_dice()[0],
         "auroc": pooled.auroc,

@@ -1,0 +1,68 @@
+"""All pixels in one pool: against the official numbers and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from madad_jax.evaluation import pool
+from tests.evaluation.records import group
+
+
+@pytest.mark.parametrize("name", ["e_main", "e_ties", "e_quirk_th1"])
+def test_pooled_figures_are_anomalibs_and_sklearns(golden, name):
+    got = pool.pooled(*group(golden, name))
+    assert got.auroc == pytest.approx(float(golden[f"{name}/auroc"]), abs=1e-6)
+    assert got.ap == pytest.approx(float(golden[f"{name}/ap"]), abs=1e-6)
+    assert got.max_dice == pytest.approx(float(golden[f"{name}/f1max"]), abs=1e-6)
+    assert got.max_dice == pytest.approx(float(golden[f"{name}/sk_f1max"]), abs=1e-6)
+    assert got.threshold == pytest.approx(float(golden[f"{name}/f1max_threshold"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [3, 50, 10**6])
+@pytest.mark.parametrize("share", [0.002, 0.4])
+def test_pooled_equals_sklearn_with_and_without_ties(levels, share):
+    rng = np.random.default_rng(levels)
+    labels = rng.random(5000) < share
+    scores = (rng.integers(0, levels, 5000) / levels + 0.3 * labels).astype(np.float32)
+    got = pool.pooled(scores, labels)
+    assert got.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+    assert got.ap == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
+    precision, recall, _ = sk.precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / (precision + recall + 1e-10)
+    assert got.max_dice == pytest.approx(f1.max(), abs=1e-9)
+    predicted = scores >= got.threshold
+    assert sk.f1_score(labels, predicted) == pytest.approx(got.max_dice, abs=1e-9)
+
+
+def test_one_class_gives_none():
+    scores = np.linspace(0, 1, 9, dtype=np.float32)
+    for labels in (np.zeros(9, bool), np.ones(9, bool)):
+        assert pool.pooled(scores, labels) == pool.NO_FIGURES
+    assert pool.Pool().figures() == pool.NO_FIGURES
+
+
+def test_perfect_and_inverted_maps():
+    labels = np.arange(10) >= 7
+    scores = np.linspace(0, 1, 10, dtype=np.float32)
+    right, wrong = pool.pooled(scores, labels), pool.pooled(1 - scores, labels)
+    assert right.auroc == 1.0 and right.ap == 1.0
+    assert wrong.auroc == 0.0 and wrong.max_dice == pytest.approx(6 / 13)
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+def test_zeros_and_blocks_change_nothing(parts, monkeypatch):
+    # Zeros on both sides, scores below them, and blocks that parts overflow.
+    monkeypatch.setattr(pool, "_FIRST_BLOCK", 16)
+    rng = np.random.default_rng(parts)
+    scores = (rng.integers(-3, 12, 2000) / 10).astype(np.float32)
+    labels = rng.random(2000) < 0.1 + 0.2 * (scores > 0.5)
+    found = pool.Pool()
+    for some, sick in zip(np.split(scores, 20)[::-1], np.split(labels, 20)[::-1], strict=True):
+        for values, lesion in zip(
+            np.array_split(some, parts), np.array_split(sick, parts), strict=True
+        ):
+            found.add(values[lesion], values[~lesion])
+    got = found.figures()
+    assert got.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+    assert got.ap == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
+    assert got == pool.pooled(scores, labels) == found.figures()
