@@ -103,8 +103,9 @@ def _place(values: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """How many of the thresholds are below each score above 0, in float32: it is positive at
     threshold k exactly when k is less. All 201 for scores of 1 and more, the official quirk.
 
-    The grid is even, so the place is a product. A score above a threshold is above its exact value
-    too, so that the product, rounded, is never short; one comparison mends the one at the threshold.
+    The grid is even, so the place is a product. A score above a threshold is above its exact
+    value too, so that the product, rounded, is never short; one comparison mends a score that
+    lies at the threshold or just below.
     """
     place = (np.minimum(values, 1.0) * np.float32(N_THRESHOLDS - 1)).astype(np.intp)
     place += _TH32[place] < values
