@@ -1,11 +1,25 @@
 """What is checked of a config and of a run's inputs before hours are spent or a file is written."""
 
+import json
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
-from madad_jax import build, build_methods, errors, latent_cache, restore, sharding, train
+from madad_jax import (
+    build,
+    build_methods,
+    digests,
+    errors,
+    files,
+    latent_cache,
+    restore,
+    runtime,
+    sharding,
+    train,
+)
 from madad_jax.data import augment
 from madad_jax.evaluation import stacks
 from madad_jax.methods import base
@@ -24,6 +38,30 @@ _CHOICES = {
     "data.augment": ("none", *augment.STYLES),
     "data.latents": ("live", "cached"),
 }
+
+
+_MARKER = "checked.json"
+
+
+def passed(config: Any, workdir: str) -> bool:
+    """Whether `check` found nothing wrong with this config in this folder, by the same code: the
+    same command started again need not trace everything a second time."""
+    marker = epath.Path(workdir) / _MARKER
+    return marker.exists() and marker.read_text() == _identity(config)
+
+
+def remember(config: Any, workdir: str) -> None:
+    """Notes that `check` passed."""
+    files.write_text(epath.Path(workdir) / _MARKER, _identity(config))
+
+
+def _identity(config: Any) -> str:
+    """Of the config, our files as they are on disk, and the packages that trace."""
+    root = pathlib.Path(__file__).parent
+    states = [(path, path.stat()) for path in sorted(root.rglob("*.py"))]
+    code = [[str(p.relative_to(root)), s.st_size, s.st_mtime_ns] for p, s in states]
+    packages = [runtime.package_version(name) for name in runtime.PACKAGES]
+    return digests.json_digest([json.loads(config.to_json()), code, packages])
 
 
 def check(config: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import calibrate, panels, processes, result_files, scoring, visualize
+from madad_jax import calibrate, panels, processes, result_files, scoring
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
 from madad_jax.evaluation import no_learning, spill, stacks, subjects, thresholds
@@ -288,6 +288,8 @@ class Evaluation:
     def _curves(
         self, folder: epath.Path, scored: dict[str, _Scored], rows: list[dict[str, Any]]
     ) -> None:
+        from madad_jax import visualize  # as in `panels`
+
         curves = {name: one.evaluator.dice_curve() for name, one in scored.items()}
         curves = {name: curve for name, curve in curves.items() if curve is not None}
         marks = {name: self.thresholds[name].value for name in curves}

@@ -3,7 +3,6 @@
 import numpy as np
 from etils import epath
 
-from madad_jax import visualize
 from madad_jax.data import record as record_lib
 from madad_jax.typing import Batch
 
@@ -54,6 +53,8 @@ class Shown:
         """Writes the pages, `rows` slices each."""
         if not self._best or not self._count:
             return
+        from madad_jax import visualize  # matplotlib, a second to load, where nothing trains
+
         one_each = list(self._best.values())
         which = np.linspace(0, len(one_each) - 1, min(self._count, len(one_each)))
         chosen = [one_each[int(i)] for i in np.unique(which.round())]

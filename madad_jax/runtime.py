@@ -30,7 +30,7 @@ EXIT_SIGTERM = 128 + signals.SIGTERM
 EXIT_SIGINT = 128 + signals.SIGINT
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def default_cache_dir() -> str:
@@ -131,7 +131,7 @@ def device_line() -> str:
     """One line: devices, processes, and the versions that a bug report needs."""
     device = jax.devices()[0]
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
-    packages = ", ".join(f"{name} {package_version(name)}" for name in _PACKAGES)
+    packages = ", ".join(f"{name} {package_version(name)}" for name in PACKAGES)
     return (
         f"{jax.device_count()} x {device.platform}{kind}, {jax.process_count()} process(es); "
         f"madad_jax {version.VERSION}, {packages}, Python {platform.python_version()}"

@@ -31,7 +31,6 @@ from madad_jax import (
     sharding,
     train,
     version,
-    visualize,
 )
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.evaluation import stacks, tables
@@ -277,6 +276,8 @@ def write_report(run: Run) -> None:
     rows = report.read_results(run.workdir / "results.jsonl")
     if not rows:
         raise errors.UserError(f"{run.workdir} has no results.jsonl; run --mode=evaluate first")
+    from madad_jax import visualize  # as in `panels`
+
     curves = run.workdir / "curves.png"
     drawn = visualize.training_curves(curves, run.trained / "metrics.jsonl")
     pictures = sorted((run.workdir / "eval").glob("*/panels/*.png"))
@@ -340,9 +341,12 @@ def execute(
 
     Raises UserError for what the user can mend.
     """
-    if mode != "report":
+    known = mode == "report" or checks.passed(config, workdir)
+    if not known:
         checks.check(config)
     run = Run(config, workdir, stop, devices)
+    if not known and run.primary:
+        checks.remember(config, workdir)
     if mode != "report":
         checks.check_inputs(run, mode)
         _keep_preparation(run)

@@ -200,6 +200,7 @@ def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, s
         disable=jax.process_index() != 0,
     )
     clock = _Clock(step)
+    lr_fn = jax.jit(lr_fn)  # one program in place of a dozen small ones
     pending = None
     last_save = time.monotonic()
     while step < options.steps:

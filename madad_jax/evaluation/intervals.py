@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 
@@ -40,7 +40,7 @@ def of_mean(
     if mean == 0:
         none_seen = -math.log(tail) / n if math.isinf(at_most) else 1 - tail ** (1 / n)
         return 0.0, float(min(none_seen, at_most))
-    reach = stats.t.ppf(1 - tail, n - 1) * _log_error(values)
+    reach = special.stdtrit(n - 1, 1 - tail) * _log_error(values)
     return float(mean * math.exp(-reach)), float(min(mean * math.exp(reach), at_most))
 
 
@@ -61,7 +61,7 @@ def of_fresh_mean(
     if total == 0:
         return float(groups[0].mean()), float(groups[0].mean())
     freedom = total**2 / (squares**2 / [len(v) - 1 for v in groups]).sum()
-    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(total)
+    reach = special.stdtrit(freedom, (1 + LEVEL) / 2) * math.sqrt(total)
     mean = groups[0].mean()
     return float(mean * math.exp(-reach)), float(mean * math.exp(reach))
 

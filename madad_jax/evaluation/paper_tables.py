@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from madad_jax.evaluation import tables
 
@@ -106,7 +106,7 @@ def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None, 
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None, None
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values))
     return mean, float(mean - half), float(mean + half)
 
 

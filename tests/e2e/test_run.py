@@ -12,6 +12,7 @@ from madad_jax import (
     build,
     calibrate,
     checkpoint,
+    checks,
     errors,
     report,
     runtime,
@@ -98,7 +99,12 @@ def test_leaves_everything_a_user_was_promised(finished):
     assert stages_seen == {(s, p) for s in ("autoencoder", "denoiser") for p in ("train", "val")}
 
 
-def test_same_command_again_trains_nothing_and_changes_nothing(finished, tiny, execute):
+def test_same_command_again_trains_nothing_and_changes_nothing(
+    finished, tiny, execute, monkeypatch
+):
+    # Nor is it checked again.
+    monkeypatch.setattr(checks, "check", lambda config: pytest.fail("checked twice"))
+
     def stamps():
         return {p: p.stat().st_mtime_ns for p in finished.rglob("*/checkpoints/**/*")}
 

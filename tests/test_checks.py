@@ -1,0 +1,33 @@
+"""What was checked once is not traced again; what could change the answer undoes it."""
+
+import pytest
+
+from configs import default
+from madad_jax import checks
+
+
+def _config(**changes):
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_a_checked_config_is_known_in_its_folder_alone(tmp_path):
+    assert not checks.passed(_config(), str(tmp_path))
+    checks.remember(_config(), str(tmp_path))
+    assert checks.passed(_config(), str(tmp_path))
+    assert not checks.passed(_config(seed=1), str(tmp_path))
+    assert not checks.passed(_config(), str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("what", ["code", "packages"])
+def test_other_code_or_packages_are_checked_anew(what, tmp_path, monkeypatch):
+    checks.remember(_config(), str(tmp_path))
+    if what == "packages":
+        monkeypatch.setattr(checks.runtime, "package_version", lambda name: "0")
+    else:
+        package = tmp_path / "package"
+        package.mkdir()
+        (package / "checks.py").write_text("another\n")
+        monkeypatch.setattr(checks, "__file__", str(package / "checks.py"))
+    assert not checks.passed(_config(), str(tmp_path))
