@@ -8,9 +8,9 @@ per seed in `<workdir>/<cell>/seed<k>`, skips what is done, and writes `<table>.
 
 from ml_collections import config_dict
 
+from configs import presets
 from configs.baselines import ae, anoddpm, autoddpm, dae, ddpm, itermask2, pddpm, thor
 
-PRESETS = ("paper", "official", "improved")
 ORACLES = "All thresholds are oracles."
 # Rows of the paper's tables and the files that make them; others stand with published figures only.
 BASELINES = {
@@ -95,7 +95,7 @@ def parse(argument, rows, columns):
     preset, demo, chosen_rows, chosen_columns = "paper", False, [], []
     names = {_plain(r): r for r in rows}
     for word in filter(None, argument.split(",")):
-        if word in PRESETS:
+        if word in presets.PRESETS:
             preset = word
         elif word == "demo":
             demo = True
@@ -104,7 +104,7 @@ def parse(argument, rows, columns):
         elif _plain(word) in names:
             chosen_rows.append(names[_plain(word)])
         else:
-            accepted = ", ".join((*PRESETS, "demo", *columns, *names))
+            accepted = ", ".join((*presets.PRESETS, "demo", *columns, *names))
             raise ValueError(f"argument: found {word!r}, accepted: {accepted}")
     return preset, demo, chosen_rows or list(rows), chosen_columns or list(columns)
 

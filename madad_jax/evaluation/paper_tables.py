@@ -127,6 +127,8 @@ def entries(
         for column in columns:
             values = _values(mine, column, columns)
             mean, low, high = seed_interval(list(values.values()))
+            if row in floor and len(set(values.values())) == 1:
+                low = high = None  # no seed was drawn, so that there is no spread to state
             here = [r for r in mine if r.column == column.cell]
             known = published.get((row, column.published or column.label), (None, ""))
             first = min(here, key=lambda r: r.seed).result if here else {}

@@ -37,6 +37,9 @@ def test_mean_over_seeds_its_interval_and_the_difference():
     expected = stats.t.interval(0.95, 2, loc=0.75, scale=0.05 / 3**0.5)
     assert (flair.low, flair.high) == pytest.approx(expected)
     assert flair.subjects == [0.6, 0.9]
+    # What learns nothing and is the same for every seed has no spread to state.
+    assert found[0].mean == pytest.approx(0.78)
+    assert found[0].low is None and found[0].high is None
     average = found[8]
     assert average.values == pytest.approx({0: 0.65, 1: 0.71, 2: 0.695})
     assert found[3].mean is None and found[3].published == pytest.approx(0.797)
