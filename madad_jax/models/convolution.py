@@ -29,12 +29,13 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 # Where "auto" takes the fast forms: measured on two AVX-512 cores (benchmarks/README.md).
 MIN_CHANNELS = 128
-MIN_PIXELS = 2048  # of the batch; below, transforming the kernel costs what the product saves
+MIN_PIXELS = 512  # of the batch; below, transforming the kernel costs what the product saves
 MIN_SOURCE_PIXELS = 256  # of the batch, before doubling
 
 _TILE = 4
 _WINDOW = _TILE + 2
 _CHUNK = 2**16  # tiles x channels that are transformed at once, so that they stay in cache
+_OUTPUTS = 128  # channels at once where kernels (input x output channels) are more than that
 
 _POINTS = np.array([0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2.0), -math.sqrt(2.0)])
 
@@ -172,35 +173,61 @@ def winograd(
     down, across = -(-h // _TILE), -(-w // _TILE)
     padding = ((1, down * _TILE - h + 1), (1, across * _TILE - w + 1))
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    kernels = (_G2 @ kernel.reshape(9, c * d)).reshape(36, c, d)
-    rows = _rows_at_once(down, _images(x) * across * max(c, d))
+    rows = _divisor(down, _CHUNK // (_images(x) * across * max(c, d)))
     if rows == down:
-        y = _tiles(x, kernels, down, across)
+        y = _by_outputs(x, kernel, down, across)
     else:
+        kernels = _transformed(kernel)
 
         def part(i):
             strip = jax.lax.dynamic_slice_in_dim(x, i * rows * _TILE, rows * _TILE + 2, axis=1)
-            return _tiles(strip, kernels, rows, across)
+            return _products(_windows(strip, rows, across), kernels)
 
         y = jax.lax.map(part, jnp.arange(down // rows))
         y = jnp.moveaxis(y, 0, 1).reshape(b, down * _TILE, across * _TILE, d)
     return y[:, :h, :w]
 
 
-def _rows_at_once(down: int, a_row: int) -> int:
-    """The most rows of tiles, a divisor of `down`, whose transforms fit `_CHUNK`; at least 1."""
-    fitting = (n for n in range(down, 0, -1) if down % n == 0 and n * a_row <= _CHUNK)
-    return next(fitting, 1)
+def _by_outputs(x: jax.Array, kernel: jax.Array, down: int, across: int) -> jax.Array:
+    """All tiles at once, and where kernels are many, some output channels after the other: their
+    transforms, four times the size of the kernels, are more than a small image and stay in cache
+    like this."""
+    c, d = kernel.shape[2:]
+    windows, width = _windows(x, down, across), _divisor(d, _OUTPUTS)
+    if c * d <= _CHUNK or width == d:
+        return _products(windows, _transformed(kernel))
+
+    def part(i):
+        some = jax.lax.dynamic_slice_in_dim(kernel, i * width, width, axis=3)
+        return _products(windows, _transformed(some))
+
+    y = jax.lax.map(part, jnp.arange(d // width))
+    return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], d)
 
 
-def _tiles(x: jax.Array, kernels: jax.Array, down: int, across: int) -> jax.Array:
-    """Padded [b, 4 down + 2, 4 across + 2, c] -> [b, 4 down, 4 across, d]."""
-    b, c, d = x.shape[0], *kernels.shape[1:]
+def _transformed(kernel: jax.Array) -> jax.Array:
+    """G k G^T as [36, c, d]."""
+    return (_G2 @ kernel.reshape(9, -1)).reshape(36, *kernel.shape[2:])
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that is not above `most`; at least 1."""
+    return next((n for n in range(min(count, most), 0, -1) if count % n == 0), 1)
+
+
+def _windows(x: jax.Array, down: int, across: int) -> jax.Array:
+    """B^T d B of padded [b, 4 down + 2, 4 across + 2, c]: [6, 6, b, down, across, c]."""
     last = _TILE * (down - 1) + 1, _TILE * (across - 1) + 1
     window = range(_WINDOW)
     v = jnp.stack(_input_transform([x[:, i : i + last[0] : _TILE] for i in window]))
-    v = jnp.stack(_input_transform([v[:, :, :, j : j + last[1] : _TILE] for j in window]), axis=1)
-    products = jnp.einsum("tnc,tcd->tnd", v.reshape(36, b * down * across, c), kernels)
+    return jnp.stack(_input_transform([v[:, :, :, j : j + last[1] : _TILE] for j in window]), 1)
+
+
+def _products(windows: jax.Array, kernels: jax.Array) -> jax.Array:
+    """Windows times kernels [36, c, d], transformed back: [b, 4 down, 4 across, d]."""
+    b, down, across, c = windows.shape[2:]
+    d, window = kernels.shape[-1], range(_WINDOW)
+    products = jnp.einsum("tnc,tcd->tnd", windows.reshape(36, b * down * across, c), kernels)
     y = products.reshape(6, 6, b, down, across, d)
     y = jnp.stack(_output_transform([y[i] for i in window]))
     y = jnp.stack(_output_transform([y[:, j] for j in window]), axis=4)

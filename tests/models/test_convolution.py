@@ -24,19 +24,32 @@ def direct(x, kernel):
     return sum(parts)
 
 
-# The third has ten rows of tiles that go in strips, the second sides that are no multiples of 4.
-@pytest.mark.parametrize("shape", [(2, 8, 12, 5), (1, 5, 7, 3), (64, 40, 8, 32)])
-def test_winograd_is_the_convolution(shape):
-    x, kernel = arrays(shape, 6)
+# The third has ten rows of tiles that go in strips, the second sides that are no multiples of 4,
+# the last more kernels than are transformed at once.
+@pytest.mark.parametrize(
+    ("shape", "features"),
+    [((2, 8, 12, 5), 6), ((1, 5, 7, 3), 6), ((64, 40, 8, 32), 6), ((2, 8, 4, 512), 192)],
+)
+def test_winograd_is_the_convolution(shape, features):
+    x, kernel = arrays(shape, features)
     ours = jax.jit(convolution.winograd)(x, kernel)
     # The error of the plain float32 convolution is 1e-6 of outputs of size 1.
     np.testing.assert_allclose(ours, direct(x, kernel), atol=2e-5)
 
 
-def test_strips_are_taken_where_the_tiles_are_many():
-    assert convolution._rows_at_once(10, 64 * 6 * 32) == 5
-    assert convolution._rows_at_once(7, 2**15) == 1
-    assert convolution._rows_at_once(8, 1) == 8
+def test_parts_are_as_large_as_fits_the_cache():
+    assert convolution._divisor(10, 5) == convolution._divisor(10, 9) == 5
+    assert convolution._divisor(192, 128) == 96
+    assert convolution._divisor(7, 2) == convolution._divisor(7, 0) == 1
+    assert convolution._divisor(8, 100) == 8
+
+    def loops(*shape):
+        x, kernel = jax.ShapeDtypeStruct(shape, jnp.float32), (3, 3, shape[-1], 512)
+        kernel = jax.ShapeDtypeStruct(kernel, jnp.float32)
+        return str(jax.make_jaxpr(convolution.winograd)(x, kernel)).count("scan[")
+
+    assert loops(1, 32, 32, 512) == loops(1, 128, 128, 128) == 1
+    assert loops(1, 32, 32, 128) == 0
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 1, 2)])
