@@ -35,6 +35,7 @@ MIN_SOURCE_PIXELS = 256  # of the batch, before doubling
 _TILE = 4
 _WINDOW = _TILE + 2
 _CHUNK = 2**16  # tiles x channels that are transformed at once, so that they stay in cache
+_WORK = 2**24  # multiply-adds of one product, below which two cores do not share it
 _OUTPUTS = 128  # channels at once where kernels (input x output channels) are more than that
 
 _POINTS = np.array([0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2.0), -math.sqrt(2.0)])
@@ -173,7 +174,9 @@ def winograd(
     down, across = -(-h // _TILE), -(-w // _TILE)
     padding = ((1, down * _TILE - h + 1), (1, across * _TILE - w + 1))
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows = _divisor(down, _CHUNK // (_images(x) * across * max(c, d)))
+    widest = max(c, d)
+    tiles = max(_CHUNK // widest, _WORK // widest**2)
+    rows = _divisor(down, tiles // (_images(x) * across))
     if rows == down:
         y = _by_outputs(x, kernel, down, across)
     else:
