@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from madad_jax import errors, topology
+from madad_jax import errors, huge_pages, topology
 
 MODES = (
     *("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export"),
@@ -98,6 +98,7 @@ def _run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise errors.UserError(f"unexpected argument {argv[1]!r}; options start with --")
     config = _config()
+    huge_pages.restart()
     machine = _described_machine()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax

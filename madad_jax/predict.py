@@ -31,7 +31,7 @@ from typing import Any
 
 from absl import flags
 
-from madad_jax import command_line, errors, files
+from madad_jax import command_line, errors, files, huge_pages
 
 MODES = ("predict", "calibrate", "export")
 TASKS = ("files", "sample", "pixel")
@@ -239,6 +239,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if options.mode != "export":
         command_line.require(options, ("input",))
+    huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     from madad_jax import runtime
 

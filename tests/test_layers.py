@@ -1,6 +1,6 @@
 """Who may import whom, read from the source with `ast`, and how large a file may grow.
 
-0  typing rng errors files command_line version hlo_text hlo flops topology processes
+0  typing rng errors files command_line version hlo_text hlo flops topology processes huge_pages
 1  diffusion/ models/ evaluation/ data/ optim sharding checkpoint metric_writer ...
 2  methods/
 3  train_state train_step visualize runtime
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
     {
         *("typing", "rng", "errors", "files", "command_line", "version"),
-        *("hlo_text", "hlo", "flops", "topology", "processes"),
+        *("hlo_text", "hlo", "flops", "topology", "processes", "huge_pages"),
     },
     {
         *("diffusion", "models", "evaluation", "data", "optim", "sharding", "checkpoint"),
