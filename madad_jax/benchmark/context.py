@@ -92,7 +92,9 @@ class Context:
         """Rounds over all sides, or over ours alone when the rival fails on the way."""
         o = self.options
         try:
-            return timing.interleave(sides, repeats=o.repeats, limit=o.seconds)
+            return timing.interleave(
+                sides, repeats=o.repeats, settle=int(len(sides) > 1), limit=o.seconds
+            )
         except rival.RivalError as error:
             row.notes.append(f"no rival: it failed on the way: {error}")
             row.rivals.clear()

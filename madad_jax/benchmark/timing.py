@@ -2,6 +2,9 @@
 
 Rounds are interleaved (ours, rival, ours, rival, ...) so that another load on the machine falls
 on both sides. The ratio of two sides is the median over the rounds of the ratio within a round.
+While one side runs the other lies idle and loses its caches, and on a virtual machine its free
+memory to the host; in use it loses neither, so each runs once unseen before the run that counts
+(`settle`).
 """
 
 import dataclasses
@@ -33,6 +36,7 @@ def interleave(
     *,
     repeats: int,
     warmup: int = 1,
+    settle: int = 0,
     limit: float = 0.0,
 ) -> dict[str, list[Sample]]:
     """`repeats` rounds over all sides after `warmup` rounds that do not count.
@@ -41,6 +45,7 @@ def interleave(
       sides: {name: one run}.
       repeats: rounds, at least 1.
       warmup: rounds before them.
+      settle: runs of a side just before each of its runs, not counted.
       limit: seconds after which no further round begins, once one has counted; 0: none.
     """
     taken: dict[str, list[Sample]] = {name: [] for name in sides}
@@ -50,6 +55,8 @@ def interleave(
         if limit and counted > 0 and time.perf_counter() - start > limit:
             break
         for name, run in sides.items():
+            for _ in range(settle):
+                run()
             sample = run()
             if counted >= 0:
                 taken[name].append(sample)

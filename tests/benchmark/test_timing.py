@@ -22,6 +22,17 @@ def test_rounds_alternate_and_warm_ups_do_not_count():
     assert [s.seconds for s in taken["b"]] == [6, 8, 10]
 
 
+def test_each_side_settles_before_the_run_that_counts():
+    order = []
+
+    def side(name):
+        return lambda: order.append(name) or sample(float(len(order)))
+
+    taken = timing.interleave({"a": side("a"), "b": side("b")}, repeats=2, warmup=0, settle=1)
+    assert order == ["a", "a", "b", "b"] * 2
+    assert [s.seconds for s in taken["a"]] == [2, 6]
+
+
 def test_a_limit_ends_after_one_round_at_least():
     calls = []
     taken = timing.interleave(
