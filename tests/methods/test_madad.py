@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax import errors
-from madad_jax.diffusion import schedule, synthesis
+from madad_jax.diffusion import samplers, schedule, synthesis
 from madad_jax.methods import madad
 from madad_jax.models import registry
 from tests.methods import stand_ins
@@ -261,6 +261,21 @@ def test_where_nothing_is_flagged_the_map_is_zero(reference):
     np.testing.assert_allclose(out["mask_map"], sigmoid(-2.0), rtol=1e-4)
     np.testing.assert_allclose(out["reconstruction"], b["image"], atol=1e-6)
     assert not out["rewritten"].any()
+
+
+def test_rounding_where_nothing_was_rewritten_is_no_difference(monkeypatch):
+    # Fused products leave 1e-8 on some meshes; more here, so that it shows.
+    untouched = samplers.selective_ddim
+
+    def rounded(*args, **kwargs):
+        found = untouched(*args, **kwargs)
+        return found | {"latent": found["latent"] + 1e-3}
+
+    monkeypatch.setattr(samplers, "selective_ddim", rounded)
+    m, _ = method(gain=0.3, score=AUTOENCODED)
+    out = maps(m, answers(x0=3.0, logit=2.0), batch())
+    assert not out["rewritten"].any()
+    np.testing.assert_array_equal(out["latent_map"], 0)
 
 
 def one_flagged(row, column):
