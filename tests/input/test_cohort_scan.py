@@ -52,7 +52,10 @@ def test_splits_stay_as_they_were_drawn_before():
     """A golden sum: cached subjects of this generator version must not change."""
     options = cohort.Options(slices=2)
     subject = cohort.draw_subject("test", 1, modality="T1", image_size=32, seed=0, options=options)
-    assert (int(subject.image.sum(dtype=np.int64)), int(subject.segmentation.sum())) == GOLDEN
+    # Another processor rounds a grey level of 65,535 differently here and there; another generator
+    # moves the sum by thousands.
+    assert abs(int(subject.image.sum(dtype=np.int64)) - GOLDEN[0]) <= 50
+    assert int(subject.segmentation.sum()) == GOLDEN[1]
 
 
 GOLDEN = (41182648, 21)
