@@ -27,7 +27,7 @@ from madad_jax import errors
 IMPLEMENTATIONS = ("auto", "plain", "winograd")
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# Where "auto" takes the fast forms: measured on two AVX-512 cores (benchmarks/README.md).
+# Where "auto" takes the fast forms: measured on two cores (benchmarks/README.md).
 MIN_CHANNELS = 128
 MIN_PIXELS = 512  # of the batch; below, transforming the kernel costs what the product saves
 MIN_SOURCE_PIXELS = 256  # of the batch, before doubling
