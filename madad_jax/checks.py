@@ -47,7 +47,7 @@ def passed(config: Any, workdir: str) -> bool:
     """Whether `check` found nothing wrong with this config in this folder, by the same code: the
     same command started again need not trace everything a second time."""
     marker = epath.Path(workdir) / _MARKER
-    return marker.exists() and marker.read_text() == _identity(config)
+    return marker.exists() and marker.read_bytes() == _identity(config).encode()
 
 
 def remember(config: Any, workdir: str) -> None:

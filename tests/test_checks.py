@@ -18,6 +18,8 @@ def test_a_checked_config_is_known_in_its_folder_alone(tmp_path):
     assert checks.passed(_config(), str(tmp_path))
     assert not checks.passed(_config(seed=1), str(tmp_path))
     assert not checks.passed(_config(), str(tmp_path / "other"))
+    (tmp_path / "checked.json").write_bytes(b"\xff damaged")
+    assert not checks.passed(_config(), str(tmp_path))
 
 
 @pytest.mark.parametrize("what", ["code", "packages"])
