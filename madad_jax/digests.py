@@ -125,6 +125,10 @@ def tree_digests(tree: Any) -> dict[str, str]:
         if isinstance(sharding, NamedSharding):
             where = NamedSharding(sharding.mesh, PartitionSpec())
         sums[path] = _compiled(where)(leaf)
+        if where is not None and where.num_devices > 1:
+            # Never two sums in flight: on a CPU that plays many devices the waits of one
+            # all-reduce can hold every thread that the other needs, for good.
+            sums[path].block_until_ready()
     lanes = {path: np.asarray(value) for path, value in sums.items()}
     return {
         path: f"{signature(leaf)}:{lanes[path][0]:08x}{lanes[path][1]:08x}"
