@@ -5,6 +5,7 @@ softmax(q k^T / sqrt(d)) v, softmax statistics in float32.
 - "chunked" (default): written out, normalised late (the division follows the product with v,
   on [n, d] and not on [n, n]). Beyond 256 tokens the queries go through in chunks of 128. The
   probabilities are recomputed in the backward pass and never stored. Fastest on CPU, any device.
+  Derivatives in reverse mode alone beyond 256 tokens.
 - "xla": `jax.nn.dot_product_attention` without a fused kernel.
 - "cudnn": the fused flash kernel; NVIDIA GPU, bfloat16 or float16, head sizes up to 128.
 """
@@ -21,6 +22,7 @@ from madad_jax import errors
 IMPLEMENTATIONS = ("chunked", "xla", "cudnn")
 WHOLE_LIMIT = 256  # tokens up to which all queries go at once
 QUERY_CHUNK = 128
+_TURN_BELOW = 128  # head sizes
 
 
 def check_implementation(key: str, implementation: str) -> None:
@@ -55,28 +57,91 @@ def attend(
 def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """[b, n, heads, d] each; heads are moved before tokens for plain batched products."""
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    b, heads, n, d = q.shape
-    if n <= WHOLE_LIMIT:
-        out = _late_softmax(q, k, v)
-    else:
-        # Only queries are padded, and cut off again: the softmax runs over keys.
-        chunks = -(-n // QUERY_CHUNK)
-        padded = jnp.pad(q, ((0, 0), (0, 0), (0, chunks * QUERY_CHUNK - n), (0, 0)))
-        split = padded.reshape(b, heads, chunks, QUERY_CHUNK, d).transpose(2, 0, 1, 3, 4)
-        out = jax.lax.map(lambda part: _late_softmax(part, k, v), split)
-        out = out.transpose(1, 2, 0, 3, 4).reshape(b, heads, -1, d)[:, :, :n]
-    return out.transpose(0, 2, 1, 3)
+    attend_all = _late_softmax if q.shape[2] <= WHOLE_LIMIT else _in_chunks
+    return attend_all(q, k, v).transpose(0, 2, 1, 3)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _late_softmax(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """One block of queries against all keys: [b, heads, n, d]; recomputed in the backward."""
-    q = q * (1 / math.sqrt(q.shape[-1]))
-    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    """All queries against all keys: [b, heads, n, d]; recomputed in the backward."""
+    return _mixed(q, k, v)[0]
+
+
+def _mixed(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(softmax of the scores times v, log of the sum of their exponentials [b, heads, n, 1])."""
+    logits = _scores(q * (1 / math.sqrt(q.shape[-1])), k)
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    mixed = jnp.einsum(
-        "bhqk,bhkd->bhqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    mixed = _product("bhqk,bhkd->bhqd", weights.astype(v.dtype), v)
+    return (mixed / total).astype(v.dtype), top + jnp.log(total)
+
+
+@jax.custom_vjp
+def _in_chunks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`_late_softmax` for some queries after the other."""
+    return _in_chunks_forward(q, k, v)[0]
+
+
+def _in_chunks_forward(q, k, v):
+    out, log_total = (
+        _joined(x, q.shape[2])
+        for x in jax.lax.map(lambda part: _mixed(part, k, v), _parts_of_queries(q))
     )
-    return (mixed / total).astype(v.dtype)
+    return out, (q, k, v, out, log_total)
+
+
+def _in_chunks_backward(saved, g):
+    """The probabilities come from what the forward pass left of them, `log_total`; with
+    w = p (g v^T - sum(g out)), dq = w k, dk = w^T q and dv = p^T g (Dao et al., arXiv 2205.14135).
+    """
+    q, k, v, out, log_total = saved
+    scale = 1 / math.sqrt(q.shape[-1])
+    inner = jnp.sum(g.astype(jnp.float32) * out, axis=-1, keepdims=True)
+
+    def add(totals, part):
+        q, g, log_total, inner = part
+        q = q * scale
+        weights = jnp.exp(_scores(q, k) - log_total)
+        of_logits = (weights * (_scores(g, v) - inner)).astype(q.dtype)
+        dq = _product("bhqk,bhkd->bhqd", of_logits, k) * scale
+        # Small operand first and the sum over queries turned, [d, k]: the other way round XLA's
+        # CPU code transposes the large operand, at a tenth of the speed.
+        dk = _product("bhqd,bhqk->bhdk", q, of_logits)
+        dv = _product("bhqd,bhqk->bhdk", g, weights.astype(g.dtype))
+        return (totals[0] + dk, totals[1] + dv), dq.astype(q.dtype)
+
+    zeros = tuple(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
+    parts = tuple(_parts_of_queries(x) for x in (q, g, log_total, inner))
+    (dk, dv), dq = jax.lax.scan(add, zeros, parts)
+    dk, dv = (x.swapaxes(2, 3).astype(k.dtype) for x in (dk, dv))
+    return _joined(dq, q.shape[2]), dk, dv
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+
+
+def _product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
+
+
+def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
+    """q k^T, float32. Short rows of k (many heads) are turned first, once for all chunks."""
+    if k.shape[-1] < _TURN_BELOW and k.shape[2] > WHOLE_LIMIT:
+        return _product("bhqd,bhdk->bhqk", q, k.swapaxes(2, 3))
+    return _product("bhqd,bhkd->bhqk", q, k)
+
+
+def _parts_of_queries(x: jax.Array) -> jax.Array:
+    """[b, heads, n, d] -> [chunks, b, heads, QUERY_CHUNK, d], filled up with zeros: the softmax
+    runs over keys, and what comes of these queries is cut off or 0."""
+    b, heads, n, d = x.shape
+    chunks = -(-n // QUERY_CHUNK)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (0, chunks * QUERY_CHUNK - n), (0, 0)))
+    return padded.reshape(b, heads, chunks, QUERY_CHUNK, d).transpose(2, 0, 1, 3, 4)
+
+
+def _joined(parts: jax.Array, n: int) -> jax.Array:
+    """Turns `_parts_of_queries` round."""
+    chunks, b, heads, queries, d = parts.shape
+    return parts.transpose(1, 2, 0, 3, 4).reshape(b, heads, chunks * queries, d)[:, :, :n]

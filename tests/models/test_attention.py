@@ -51,9 +51,30 @@ def test_gradients_of_chunked_equal_those_of_xla(n):
         np.testing.assert_allclose(ours, wanted, atol=5e-6)
 
 
-def test_more_keys_than_queries():
-    q, k, v = qkv(3, 7)
-    np.testing.assert_allclose(chunked(q, k, v), direct(q, k, v), atol=2e-6)
+# Heads of 128 are those whose keys are not turned.
+@pytest.mark.parametrize("sizes", [(3, 7, 2, 8), (270, 300, 2, 8), (257, 257, 1, 128)])
+def test_more_keys_than_queries_and_large_heads(sizes):
+    q, k, v = qkv(*sizes)
+    np.testing.assert_allclose(chunked(q, k, v), direct(q, k, v), atol=3e-6)
+    ours, wanted = (
+        jax.grad(lambda *a, i=i: jnp.square(attention.attend(*a, i)).sum(), (0, 1, 2))(q, k, v)
+        for i in ("chunked", "xla")
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_gradients_in_bfloat16():
+    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(300))
+
+    def loss(*inputs):
+        return jnp.square(attention.attend(*inputs).astype(jnp.float32)).sum()
+
+    ours = jax.grad(loss, (0, 1, 2))(q, k, v)
+    wanted = jax.grad(loss, (0, 1, 2))(*(x.astype(jnp.float32) for x in (q, k, v)))
+    for a, b in zip(ours, wanted, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(np.float32), b, atol=0.03 * np.abs(b).max())
 
 
 def test_large_logits_do_not_overflow():
