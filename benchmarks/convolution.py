@@ -1,8 +1,9 @@
-"""Inference networks on this machine: convolutions plain and as `convolution="auto"` has them.
+"""Networks on this machine: convolutions plain and as `convolution="auto"` has them.
 
     python -m benchmarks.convolution --repeats=5
 
-kl-f8 encode and decode at 256 pixels, batch 1, and one pass of the U-Net L, batch 2. Interleaved
+kl-f8 encode and decode at 256 pixels, batch 1, and one pass of the U-Net L, batch 2; then the
+derivatives by all parameters, with their forward pass, of both and of the U-Net XS. Interleaved
 repeats, medians of wall time and of CPU time (steadier on a busy machine); differences are the
 largest between the two over the outputs' spread.
 """
@@ -11,8 +12,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from madad_jax.models import registry
@@ -66,6 +69,34 @@ def main() -> None:
     params = drawn(denoisers["plain"].init(key, (1, 32, 32, 4)))
     x, t = jax.random.normal(key, (2, 32, 32, 4)), np.arange(2, dtype=np.int32)
     compare("U-Net L", {w: d.apply for w, d in denoisers.items()}, repeats, params, x, t)
+    compare("U-Net L, derivatives", _derivatives(denoisers), repeats, params, x, t)
+    denoisers = {way: registry.denoiser("unet", size="XS", convolution=way) for way in WAYS}
+    params = drawn(denoisers["plain"].init(key, (1, 32, 32, 4)))
+    x, t = jax.random.normal(key, (4, 32, 32, 4)), np.arange(4, dtype=np.int32)
+    compare("U-Net XS, batch 4, derivatives", _derivatives(denoisers), repeats, params, x, t)
+    params = drawn(nets["plain"].init(key, (1, 64, 64, 1)))
+    compare("kl-f8 encode, derivatives", _of_encode(nets), repeats, params, image)
+
+
+def _derivatives(denoisers: dict[str, Any]) -> dict[str, Callable]:
+    """By all parameters, of the summed squares of both heads."""
+
+    def make(denoiser: Any) -> Callable:
+        def loss(params: dict, x: jax.Array, t: jax.Array) -> jax.Array:
+            return sum(jnp.square(y).sum() for y in denoiser.apply(params, x, t))
+
+        return jax.grad(loss)
+
+    return {way: make(d) for way, d in denoisers.items()}
+
+
+def _of_encode(autoencoders: dict[str, Any]) -> dict[str, Callable]:
+    """The same of the posterior's mean."""
+
+    def make(network: Any) -> Callable:
+        return jax.grad(lambda params, image: jnp.square(network.encode(params, image)[0]).sum())
+
+    return {way: make(n) for way, n in autoencoders.items()}
 
 
 if __name__ == "__main__":

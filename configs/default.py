@@ -156,7 +156,7 @@ def _autoencoder():
         num_groups=32,
         mid_attention=True,
         attention="chunked",  # chunked | xla | cudnn
-        convolution="auto",  # inference: auto (winograd on a CPU where it pays) | plain | winograd
+        convolution="auto",  # auto (winograd on a CPU where it pays) | plain | winograd
         chunk=0,  # images encoded or decoded at a time; 0: the whole batch
         remat=False,  # recompute blocks in the backward pass
         dtype="float32",  # float32 | bfloat16

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from madad_jax import errors
+from madad_jax.models import convolution
 
 # torchvision's indices of the convolutions, by the block whose last activation is read.
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -126,13 +127,7 @@ def _features(weights: Mapping[str, Any], image: jax.Array) -> list[jax.Array]:
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
         for n in indices:
             layer = weights[f"conv_{n}"]
-            x = jax.lax.conv_general_dilated(
-                x,
-                jnp.asarray(layer["kernel"]),
-                (1, 1),
-                ((1, 1), (1, 1)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            x = convolution.convolve(x, jnp.asarray(layer["kernel"]), "auto")
             x = jax.nn.relu(x + layer["bias"])
         found.append(x)
     return found
