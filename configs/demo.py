@@ -24,7 +24,7 @@ def get_config(modality: str = "T1"):
     small_autoencoder(c, crop=48)
     c.autoencoder.train.update(steps=1000, batch_size=6)
     small_dit(c)
-    c.train.update(steps=1500, batch_size=16, ema_decay=0.995)
+    c.train.update(steps=1000, batch_size=16, ema_decay=0.995)
     c.log.update(every_steps=20, validate_every_steps=500)
     c.checkpoint.update(every_steps=250, every_minutes=2.0)
     c.eval.update(mean_image_band=4, batch_size=24)
