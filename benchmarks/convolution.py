@@ -3,7 +3,7 @@
     python -m benchmarks.convolution --repeats=5
 
 kl-f8 encode and decode at 256 pixels, batch 1, and one pass of the U-Net L, batch 2; then the
-derivatives by all parameters, with their forward pass, of both and of the U-Net XS. Interleaved
+derivatives by all parameters of both U-Nets (L and XS) and of kl-f8's encoder. Interleaved
 repeats, medians of wall time and of CPU time (steadier on a busy machine); differences are the
 largest between the two over the largest output.
 """

@@ -114,7 +114,7 @@ def _in_chunks_backward(saved, g):
     zeros = tuple(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
     parts = tuple(_parts_of_queries(x) for x in (q, g, log_total, inner))
     (dk, dv), dq = jax.lax.scan(add, zeros, parts)
-    dk, dv = (x.swapaxes(2, 3).astype(k.dtype) for x in (dk, dv))
+    dk, dv = dk.swapaxes(2, 3).astype(k.dtype), dv.swapaxes(2, 3).astype(v.dtype)
     return _joined(dq, q.shape[2]), dk, dv
 
 
