@@ -37,7 +37,8 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from configs import default
-    from madad_jax import build, compile_only, digests, sharding
+    from madad_jax import build, compile_only, sharding
+    from madad_jax.core import trees
 
     # Of the machine code only: programs, buffers and collectives are the same.
     jax.config.update("jax_disable_most_optimizations", True)
@@ -52,8 +53,8 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     costs = compile_only.measure("step", compile_only.denoiser_step(c, mesh)[1])
     detector, spec = build.detector(c), build.detector_spec(c, c.train.batch_size)
     params = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
-    flat = digests.flatten(sharding.param_shardings(params, mesh))
-    sizes = {path: 4 * math.prod(x.shape) for path, x in digests.flatten(params).items()}
+    flat = trees.flatten(sharding.param_shardings(params, mesh))
+    sizes = {path: 4 * math.prod(x.shape) for path, x in trees.flatten(params).items()}
     kinds: dict[str, dict[str, float]] = {}
     for found in costs.program.collectives:
         row = kinds.setdefault(found.kind, {"count": 0, "bytes": 0.0, "scattered": 0.0, "sent": 0})

@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py --slices=1000000
 
-Maps are generated (madad_jax/benchmark/maps.py). On the way some lines tell the CPU time of the
+Maps are generated (madad_jax/speed/maps.py). On the way some lines tell the CPU time of the
 evaluator and the resident memory; the last tell what was found.
 """
 
@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from madad_jax.benchmark import maps
+from benchmarks.speed import maps
 from madad_jax.evaluation import evaluator
 
 

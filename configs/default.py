@@ -233,7 +233,7 @@ def _eval():
 
 
 def _benchmark():
-    """--mode=benchmark: sizes that two CPU cores manage; an accelerator wants larger batches."""
+    """benchmarks.speed: sizes that two CPU cores manage; an accelerator wants larger batches."""
     return config_dict.create(
         rival_python="",  # a Python with torch, monai and diffusers; empty: our figures alone
         rivals=("official", "sdpa", "compiled"),  # ways of the rival

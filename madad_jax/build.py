@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from madad_jax import build_methods, build_networks, errors, optim, sharding, train
+from madad_jax import build_methods, build_networks, optim, sharding, train
+from madad_jax.core import errors
+from madad_jax.core.types import Batch
 from madad_jax.data import pipeline
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.data import registry as data_registry
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import base
 from madad_jax.models import registry
-from madad_jax.typing import Batch
 
 
 def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:

@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from madad_jax import build_networks, errors
+from madad_jax import build_networks
+from madad_jax.core import errors
+from madad_jax.core.types import Params
 from madad_jax.diffusion import anomaly_map, fused_map, schedule, synthesis
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial as partial_lib
@@ -34,7 +36,6 @@ from madad_jax.methods import (
     wolleb,
 )
 from madad_jax.models import image_networks
-from madad_jax.typing import Params
 
 
 def _no_weights(config: Any) -> Params:

@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import lpips, registry
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")

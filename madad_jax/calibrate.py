@@ -13,7 +13,7 @@ import tqdm
 from etils import epath
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data import geometry as geometry_lib
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.evaluation import stacks
@@ -77,7 +77,7 @@ def stack_numbers(numbers: Sequence[Sequence[int]]) -> tuple[int, int, int]:
 
 def save(workdir: epath.PathLike, calibration: calibration_lib.Calibration) -> None:
     """Writes `<workdir>/calibration.npz`, whole or not at all."""
-    files.write_bytes(epath.Path(workdir) / FILE, calibration_lib.to_bytes(calibration))
+    atomic_files.write_bytes(epath.Path(workdir) / FILE, calibration_lib.to_bytes(calibration))
 
 
 def load(workdir: epath.PathLike) -> calibration_lib.Calibration | None:

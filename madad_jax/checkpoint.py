@@ -31,7 +31,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from madad_jax import checkpoint_reader as reader
-from madad_jax import digests, errors
+from madad_jax.checkpoints import digests
+from madad_jax.core import errors, json_digest
 
 _LOG = logging.getLogger(__name__)
 
@@ -184,8 +185,8 @@ class Checkpointer:
                     args=ocp.args.Composite(
                         train_state=ocp.args.StandardSave(train_state),
                         ema_params=ocp.args.StandardSave(weights),
-                        data=ocp.args.JsonSave(digests.canonical(data_state)),
-                        config=ocp.args.JsonSave(digests.canonical(config)),
+                        data=ocp.args.JsonSave(json_digest.canonical(data_state)),
+                        config=ocp.args.JsonSave(json_digest.canonical(config)),
                         digests=ocp.args.JsonSave(record),
                     ),
                     force=True,

@@ -22,7 +22,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from madad_jax import digests, errors
+from madad_jax.checkpoints import digests
+from madad_jax.core import errors, json_digest, trees
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ def make_record(
         "step": step,
         "arrays": dict(arrays),
         "json": {
-            "data": digests.json_digest(data_state),
-            "config": digests.json_digest(config),
+            "data": json_digest.json_digest(data_state),
+            "config": json_digest.json_digest(config),
         },
         # JSON has no nan; a metric that is none can never be the best.
         "metrics": {
@@ -61,7 +62,7 @@ def make_record(
         },
         "best": dict(best) if best else None,
     }
-    return record | {"sha256": digests.json_digest(record)}
+    return record | {"sha256": json_digest.json_digest(record)}
 
 
 def read_record(directory: epath.PathLike, step: int) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def read_record(directory: epath.PathLike, step: int) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DamagedError("digests: not a record")
     sha256 = record.pop("sha256", None)
-    if sha256 != digests.json_digest(record):
+    if sha256 != json_digest.json_digest(record):
         raise DamagedError("digests: content does not match its sha256")
     if record["format"] != FORMAT:
         raise errors.UserError(
@@ -184,7 +185,7 @@ def _read_and_verify(
     items: dict[str, Any] = {}
     for name in json_items:
         items[name] = _read_json(folder / name)
-        if digests.json_digest(items[name]) != record["json"][name]:
+        if json_digest.json_digest(items[name]) != record["json"][name]:
             raise DamagedError(f"{name}: content does not match its sha256")
     _check_model(folder, targets, record["arrays"])
     for name, target in targets.items():
@@ -199,7 +200,7 @@ def _read_and_verify(
 
 def _check_model(folder: epath.Path, targets: Mapping[str, Any], arrays: Mapping[str, str]) -> None:
     """Raises a `UserError` unless the saved arrays are exactly those of `targets`."""
-    wanted = digests.tree_signatures(dict(targets))
+    wanted = trees.tree_signatures(dict(targets))
     saved = {
         path: digest.rpartition(":")[0]
         for path, digest in arrays.items()

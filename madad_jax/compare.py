@@ -16,7 +16,8 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from madad_jax import command_line, errors, result_files
+from madad_jax import result_files
+from madad_jax.core import command_line, errors
 from madad_jax.evaluation import bootstrap, subjects, tables
 
 _FIGURES = (

@@ -11,18 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import (
-    build,
-    build_methods,
-    build_networks,
-    errors,
-    hlo,
-    rng,
-    sharding,
-    topology,
-    train,
-)
-from madad_jax.typing import Params
+from madad_jax import build, build_methods, build_networks, hlo, sharding, topology, train
+from madad_jax.core import errors, random_keys
+from madad_jax.core.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +161,7 @@ def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the inference of a batch of `eval.batch_size`."""
     sharding.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
     detector, size = build.detector(config), config.data.image_size
-    key = jax.eval_shape(lambda: rng.root_key(0))
+    key = jax.eval_shape(lambda: random_keys.root_key(0))
     params = jax.eval_shape(lambda k: detector.init(k, train.image_spec(1, size)), key)
     batch = _sharded(train.image_spec(config.eval.batch_size, size), sharding.batch_sharding(mesh))
     params, frozen = _sharded((params, _frozen(config)), sharding.replicated(mesh))
@@ -182,7 +173,7 @@ def _frozen(config: Any) -> Params:
     frozen = dict(build_methods.frozen(config))
     if build_methods.uses_latents(config):
         spec = train.image_spec(1, config.data.image_size)
-        key = jax.eval_shape(lambda: rng.root_key(0))
+        key = jax.eval_shape(lambda: random_keys.root_key(0))
         trained = jax.eval_shape(lambda k: build.autoencoder_training(config).init(k, spec), key)
         frozen["autoencoder"] = trained["autoencoder"]
         frozen["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
@@ -215,7 +206,7 @@ def step(
         ema_decay=section.train.ema_decay,
     )
     trainer = train.Trainer(method, tx, options, batch_spec=spec, mesh=mesh, seed=0)
-    key = jax.eval_shape(lambda: rng.root_key(0))
+    key = jax.eval_shape(lambda: random_keys.root_key(0))
     batch = _sharded(spec, sharding.batch_sharding(mesh))
     return trainer.step_fn.lower(trainer.abstract, frozen, batch, key)
 

@@ -17,11 +17,11 @@ import tqdm
 from etils import epath
 
 from madad_jax import calibrate, panels, processes, result_files, scoring
+from madad_jax.core.types import Batch
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
 from madad_jax.evaluation import no_learning, spill, stacks, subjects, thresholds
 from madad_jax.evaluation import volumes as volumes_lib
-from madad_jax.typing import Batch
 
 _LOG = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from etils import epath
 from jaxtyping import Bool, Float, Float32, Shaped
 from scipy import ndimage
 
-from madad_jax import errors, runtime
+from madad_jax import runtime
 from madad_jax.convert import containers, torch_file
+from madad_jax.core import errors
 from madad_jax.data.prepare import volumes
 from madad_jax.models import brain_extraction
 

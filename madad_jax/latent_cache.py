@@ -15,11 +15,13 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import digests, processes, runtime, sharding
+from madad_jax import processes, runtime, sharding
+from madad_jax.checkpoints import digests
+from madad_jax.core import json_digest
+from madad_jax.core.types import Params
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import latents, pipeline, shards
 from madad_jax.run import Run
-from madad_jax.typing import Params
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedL
     """
     layout, draws = _layout(run, network), _draws(run)
     facts = _facts(run, params, draws)
-    folder = folder_of(run) / digests.json_digest(facts)[:16]
+    folder = folder_of(run) / json_digest.json_digest(facts)[:16]
     counts = {split: len(run.source(split)) * k for split, k in draws.items()}
     parts = [part for split, n in counts.items() for part in latents.parts(split, n)]
     ours = parts[jax.process_index() :: jax.process_count()]
@@ -96,7 +98,7 @@ def _facts(run: Run, params: Params, draws: dict[str, int]) -> dict[str, Any]:
     c = run.config
     return {
         "format": latents.FORMAT,
-        "autoencoder": digests.json_digest(digests.tree_digests(params)),
+        "autoencoder": json_digest.json_digest(digests.tree_digests(params)),
         "encoder": {key: c.autoencoder[key] for key in _ENCODER},
         "matmul_precision": c.matmul_precision,
         "image_size": c.data.image_size,

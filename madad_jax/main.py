@@ -3,29 +3,28 @@
     python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
 Modes: run (all stages), train_autoencoder, train, evaluate, report, compile, export (the
-trained detector as files of its own, in <workdir>/export), benchmark (speed beside PyTorch's
-libraries, in <workdir>/benchmark). The same command again continues a
+trained detector as files of its own, in <workdir>/export). The same command again continues a
 stopped run. Exit status: 0 done; 2 bad input, one line; 143 and 130 stopped by SIGTERM and ctrl-C
 after saving; 75 another process of the job is gone or hangs: start all of them again.
 """
 
+import functools
 import logging
 import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from madad_jax import errors, huge_pages, topology
+from madad_jax import huge_pages, topology
+from madad_jax.core import errors
 
-MODES = (
-    *("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export"),
-    "benchmark",
-)
+MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
 
 _LOG = logging.getLogger("madad_jax")
 
@@ -37,12 +36,6 @@ _MODE = flags.DEFINE_enum("mode", "run", MODES, "Which part of the job to do.")
 _DEVICES = flags.DEFINE_integer("devices", 0, "compile: so many fake CPU devices.")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "compile: a machine to plan for, as v5e-256, h100-8 or 4xv5e-64."
-)
-_SUITE = flags.DEFINE_list(
-    "suite",
-    [],
-    "benchmark: train, sample, encode, evaluate, prepare, input, start, growth, profile. Empty: "
-    "all.",
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other hosts (jax.distributed).")
 _JOIN = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the other processes.", 1)
@@ -85,16 +78,16 @@ def _described_machine() -> Any:
     return machine
 
 
-def _config_flags(argv: list[str]) -> list[str]:
-    """`--config...` of a command line, with the values that follow as words of their own."""
-    found = []
-    for i, word in enumerate(argv):
-        if word.lstrip("-").startswith("config") and word.startswith("-"):
-            found += [word] if "=" in word else argv[i : i + 2]
-    return found
+def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]:
+    """(config, workdir, described machine or None) of the parsed flags; JAX is started.
 
+    Args:
+      argv: what is left of the command line, its program first.
+      cache_dir: as `runtime.startup.start` takes it.
 
-def _run(argv: list[str]) -> int:
+    Raises:
+      UserError: a word that is no flag, or a flag or config that cannot be.
+    """
     if len(argv) > 1:
         raise errors.UserError(f"unexpected argument {argv[1]!r}; options start with --")
     config = _config()
@@ -103,15 +96,14 @@ def _run(argv: list[str]) -> int:
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax
 
-    from madad_jax import compile_only, process_log, runtime, stages, table_run
+    from madad_jax import runtime
 
     runtime.start(
         distributed=_DISTRIBUTED.value,
         join_timeout=_JOIN.value,
         heartbeat_timeout=_HEARTBEAT.value,
         hang_timeout=_HANG.value,
-        # Compile times are measured, not looked up.
-        cache_dir="" if _MODE.value == "benchmark" else None,
+        cache_dir=cache_dir,
     )
     try:
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
@@ -119,7 +111,15 @@ def _run(argv: list[str]) -> int:
         raise errors.UserError(
             f"matmul_precision: found {config.matmul_precision!r}, accepted: default, high, highest"
         ) from error
-    workdir = _WORKDIR.value or os.path.join("runs", config.name)
+    return config, _WORKDIR.value or os.path.join("runs", config.name), machine
+
+
+def _run(argv: list[str]) -> int:
+    config, workdir, machine = start(argv)
+    import jax
+
+    from madad_jax import compile_only, process_log, runtime, stages, table_run
+
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", runtime.device_line())
@@ -131,11 +131,6 @@ def _run(argv: list[str]) -> int:
         from madad_jax import predict
 
         print(predict.export(workdir, os.path.join(workdir, "export")))
-        return 0
-    if work is stages and _MODE.value == "benchmark":
-        from madad_jax.benchmark import run as benchmark
-
-        benchmark.execute(config, workdir, _SUITE.value, _config_flags(sys.argv[1:]))
         return 0
     with runtime.GracefulStop() as stop:
         try:
@@ -150,9 +145,9 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def _guarded(argv: list[str]) -> int:
+def _guarded(run: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
-        return _run(argv)
+        return run(argv)
     except errors.UserError as error:
         if _TRACEBACK.value:
             raise
@@ -207,8 +202,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
     return text
 
 
-def main() -> None:
-    """Entry point of `python -m madad_jax.main`."""
+def main(run: Callable[[list[str]], int] = _run) -> None:
+    """Entry point of `python -m madad_jax.main`; `run` is another command with its flags."""
     # Libraries speak at every file they touch; a person wants our lines and their warnings.
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
@@ -216,7 +211,7 @@ def main() -> None:
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
-    app.run(_guarded, flags_parser=_parse)
+    app.run(functools.partial(_guarded, run), flags_parser=_parse)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 
 _LOG = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class MetricWriter:
             os.close(descriptor)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        atomic_files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _board(self, stage: str, split: str) -> tensorboardX.SummaryWriter | None:
         if (stage, split) not in self._boards:

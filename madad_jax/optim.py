@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 Schedule = Callable[[Any], Any]
 

@@ -3,8 +3,8 @@
 import numpy as np
 from etils import epath
 
+from madad_jax.core.types import Batch
 from madad_jax.data import record as record_lib
-from madad_jax.typing import Batch
 
 
 class Shown:

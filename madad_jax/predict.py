@@ -31,7 +31,8 @@ from typing import Any
 
 from absl import flags
 
-from madad_jax import command_line, errors, files, huge_pages
+from madad_jax import huge_pages
+from madad_jax.core import atomic_files, command_line, errors
 
 MODES = ("predict", "calibrate", "export")
 TASKS = ("files", "sample", "pixel")
@@ -353,7 +354,7 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     content, scans, failed = made
     from etils import epath
 
-    files.write_bytes(epath.Path(options.output), content)
+    atomic_files.write_bytes(epath.Path(options.output), content)
     print(f"{options.output}: {scans} healthy scans; {failed} failed")
     return 1 if failed else 0
 

@@ -10,7 +10,7 @@ import time
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 FOLDER = "logs"
 _SECONDS = 30.0  # between two writes to an object store

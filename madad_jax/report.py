@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.evaluation import metrics, tables, volumes
 
 _INCLUDES_NONE = "which includes none at all"
@@ -38,7 +38,7 @@ def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
     path = epath.Path(path)
     kept = [old for old in read_results(path) if _identity(old) != _identity(row)]
     lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in [*kept, dict(row)]]
-    files.write_text(path, "".join(lines))
+    atomic_files.write_text(path, "".join(lines))
 
 
 def read_results(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def write_report(
     out += _pictures("Slices", panels, path.parent)
     out += _pictures("Curves", curves, path.parent)
     out += _summary(config_summary, rows)
-    files.write_text(path, "\n".join(out).rstrip() + "\n")
+    atomic_files.write_text(path, "\n".join(out).rstrip() + "\n")
 
 
 def floor_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

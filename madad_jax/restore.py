@@ -5,8 +5,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_networks, checkpoint, errors, sharding, train
-from madad_jax.typing import Params
+from madad_jax import build, build_networks, checkpoint, sharding, train
+from madad_jax.core import errors
+from madad_jax.core.types import Params
 
 
 def checkpoints_of(config: Any, stage: str, key: str) -> epath.Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.evaluation import metrics, tables, volumes
 from madad_jax.evaluation import subjects as subjects_lib
 
@@ -29,7 +29,7 @@ def write(
 ) -> None:
     """Writes every file of a set; `sums` and `scans` by row, `facts` JSON-able."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(folder / SUBJECTS, subjects_lib.to_bytes(sums, facts))
+    atomic_files.write_bytes(folder / SUBJECTS, subjects_lib.to_bytes(sums, facts))
     parts = {
         "subjects": [
             {"method": method, **one}
@@ -61,7 +61,7 @@ def write(
     }
     for name, entries in parts.items():
         if entries:
-            files.write_text(folder / f"{name}.csv", _csv(entries))
+            atomic_files.write_text(folder / f"{name}.csv", _csv(entries))
 
 
 def _csv(entries: Iterable[Mapping[str, Any]]) -> str:

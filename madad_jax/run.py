@@ -15,20 +15,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import (
-    build,
-    build_methods,
-    errors,
-    files,
-    metric_writer,
-    runtime,
-    sharding,
-    train,
-    version,
-)
+from madad_jax import build, build_methods, metric_writer, runtime, sharding, train
+from madad_jax.core import atomic_files, errors, version
+from madad_jax.core.types import Batch, Params
 from madad_jax.data import labelled
 from madad_jax.data import registry as data_registry
-from madad_jax.typing import Batch, Params
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,7 +108,7 @@ class Run:
                     "choose another --workdir, or remove that folder"
                 )
         else:
-            files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
+            atomic_files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
         return (self.trained / stage / "complete.json").exists()
 
     def mark(self, stage: str, keys: Sequence[str], **facts: Any) -> None:
@@ -128,7 +119,9 @@ class Run:
                 "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "version": version.VERSION,
             }
-            files.write_text(self.trained / stage / "complete.json", json.dumps(facts, indent=1))
+            atomic_files.write_text(
+                self.trained / stage / "complete.json", json.dumps(facts, indent=1)
+            )
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded. Every process must call it.

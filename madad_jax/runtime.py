@@ -22,7 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from madad_jax import errors, processes, version
+from madad_jax import processes
+from madad_jax.core import errors, version
 
 _LOG = logging.getLogger(__name__)
 

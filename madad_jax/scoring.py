@@ -8,10 +8,11 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from madad_jax import processes, rng, sharding
+from madad_jax import processes, sharding
+from madad_jax.core import random_keys
+from madad_jax.core.types import Batch, Params
 from madad_jax.data import record as record_lib
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
 
 # The three signals of the paper's table 3, the first is what the paper reports; and all combined.
 SIGNALS = {
@@ -36,7 +37,7 @@ class Scorer:
         whole = sharding.replicated(mesh)
         self._mesh = mesh
         self._weights = jax.device_put((params, frozen), whole)
-        self._key = rng.stream(rng.root_key(seed), "evaluate")
+        self._key = random_keys.stream(random_keys.root_key(seed), "evaluate")
         self._fn = jax.jit(method.anomaly_map)
         self.name = method.name
 

@@ -24,8 +24,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from madad_jax import digests, errors
-from madad_jax.typing import Int
+from madad_jax.core import errors, trees
+from madad_jax.core.types import Int
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -193,7 +193,7 @@ def param_shardings(
     """
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        spec = _spec(digests.path_string(path), np.shape(leaf), mesh, rules, min_size)
+        spec = _spec(trees.path_string(path), np.shape(leaf), mesh, rules, min_size)
         return NamedSharding(mesh, spec)
 
     shardings = jax.tree_util.tree_map_with_path(one, abstract_params)
@@ -204,10 +204,10 @@ def param_shardings(
 
 def _check_split(abstract_params: Any, shardings: Any, mesh: Mesh, limit: float) -> None:
     """Raises when FSDP would leave too much whole: memory would not fall as promised."""
-    sizes = {path: math.prod(np.shape(x)) for path, x in digests.flatten(abstract_params).items()}
+    sizes = {path: math.prod(np.shape(x)) for path, x in trees.flatten(abstract_params).items()}
     whole = {
         path: sizes[path]
-        for path, sharding in digests.flatten(shardings).items()
+        for path, sharding in trees.flatten(shardings).items()
         if "fsdp" not in sharding.spec
     }
     total = sum(sizes.values())
@@ -238,7 +238,7 @@ def state_shardings(
     Raises:
       UserError: see `param_shardings`.
     """
-    table: Mapping[str, Any] = digests.flatten(
+    table: Mapping[str, Any] = trees.flatten(
         param_shardings(
             abstract_state.params,
             mesh,
@@ -247,12 +247,12 @@ def state_shardings(
             max_replicated=max_replicated,
         )
     )
-    shapes = {path: np.shape(x) for path, x in digests.flatten(abstract_state.params).items()}
+    shapes = {path: np.shape(x) for path, x in trees.flatten(abstract_state.params).items()}
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         shape = np.shape(leaf)
         for start in range(len(path)):
-            tail = digests.path_string(path[start:])
+            tail = trees.path_string(path[start:])
             if shapes.get(tail) == shape:
                 return table[tail]
         return NamedSharding(mesh, _spec("", shape, mesh, (), min_size))
@@ -320,7 +320,7 @@ def global_batch(mesh: Mesh, batch: Any) -> Any:
             return jax.make_array_from_process_local_data(whole, array)
         if len(array) % local_shards:
             raise errors.UserError(
-                f"batch {digests.path_string(path)!r}: {len(array)} rows do not divide by the "
+                f"batch {trees.path_string(path)!r}: {len(array)} rows do not divide by the "
                 f"{local_shards} batch shards that this process holds (config.mesh)"
             )
         return jax.make_array_from_process_local_data(split, array)

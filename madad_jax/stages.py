@@ -18,10 +18,7 @@ from madad_jax import (
     build_networks,
     calibrate,
     checks,
-    digests,
-    errors,
     evaluate,
-    files,
     latent_cache,
     preset,
     report,
@@ -30,12 +27,13 @@ from madad_jax import (
     scoring,
     sharding,
     train,
-    version,
 )
+from madad_jax.checkpoints import digests
+from madad_jax.core import atomic_files, errors, json_digest, version
+from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.evaluation import stacks, tables
 from madad_jax.run import AUTOENCODER_KEYS, Run
-from madad_jax.typing import Params
 
 _LOG = logging.getLogger(__name__)
 
@@ -232,7 +230,7 @@ def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> No
         return
     facts = {
         "config": json.loads(run.config.to_json()),
-        "weights": digests.json_digest(digests.tree_digests(params)),
+        "weights": json_digest.json_digest(digests.tree_digests(params)),
         "preparation": preparation.to_dict(),
         "source": "healthy validation subjects of the run",
         "version": version.VERSION,
@@ -254,7 +252,7 @@ def _keep_preparation(run: Run) -> None:
         found = calibrate.stack_numbers(list(numbers.values()))
         preparation = dataclasses.replace(preparation, numbers=found)
         text = json.dumps(preparation.to_dict(), indent=1) + "\n"
-        files.write_text(path, text)
+        atomic_files.write_text(path, text)
 
 
 def _method_summary(c: Any) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build_methods, checks, errors, files, report, runtime, scoring, stages
+from madad_jax import build_methods, checks, report, runtime, scoring, stages
 from madad_jax import run as run_lib
+from madad_jax.core import atomic_files, errors
 from madad_jax.evaluation import paper_tables
 
 _LOG = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ def _store(cell: Cell, rows: list[dict[str, Any]] | None, digest: str) -> None:
         return
     for row in rows or ():
         report.append_result(cell.folder / "results.jsonl", row)
-    files.write_text(cell.folder / _DONE, json.dumps({"digest": digest}) + "\n")
+    atomic_files.write_text(cell.folder / _DONE, json.dumps({"digest": digest}) + "\n")
 
 
 def _share_autoencoders(todo: list[Cell], root: epath.Path) -> None:
@@ -229,10 +230,10 @@ def _write(config: Any, todo: list[Cell], root: epath.Path) -> None:
                 results.append(found)
     columns = [paper_tables.Column(*c) for c in config.table.columns]
     made = paper_tables.entries(results, list(config.table.rows), columns, config.table.number)
-    files.write_text(root / f"{config.name}.md", _markdown(config, made, results))
-    files.write_text(root / f"{config.name}.csv", paper_tables.csv_text(made))
+    atomic_files.write_text(root / f"{config.name}.md", _markdown(config, made, results))
+    atomic_files.write_text(root / f"{config.name}.csv", paper_tables.csv_text(made))
     caption = f"{config.table.title}. {_legend(config)}"
-    files.write_text(root / f"{config.name}.tex", paper_tables.latex(made, caption))
+    atomic_files.write_text(root / f"{config.name}.tex", paper_tables.latex(made, caption))
     _LOG.info("table: %s", root / f"{config.name}.md")
 
 

@@ -17,7 +17,8 @@ import collections
 import dataclasses
 import re
 
-from madad_jax import errors, hlo
+from madad_jax import hlo
+from madad_jax.core import errors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,19 +18,11 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import (
-    checkpoint,
-    errors,
-    metric_writer,
-    processes,
-    rng,
-    runtime,
-    sharding,
-    train_step,
-)
+from madad_jax import checkpoint, metric_writer, processes, runtime, sharding, train_step
 from madad_jax import train_state as train_state_lib
+from madad_jax.core import errors, random_keys
+from madad_jax.core.types import Batch, Params
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,9 +61,9 @@ class Trainer:
         )
         self.options = options
         self.mesh = mesh
-        self.root_key = rng.root_key(seed)
+        self.root_key = random_keys.root_key(seed)
         self._init = lambda: train_state_lib.create(
-            method.init(rng.stream(self.root_key, f"{options.stage}/init"), batch_spec),
+            method.init(random_keys.stream(self.root_key, f"{options.stage}/init"), batch_spec),
             tx,
             ema=options.ema_decay > 0,
         )
@@ -90,7 +82,7 @@ class Trainer:
         )
         params_s = self.state_shardings.params
         self.loss_fn = train_step.make_loss(method, (params_s, replicated, batch, replicated))
-        self.stream_key = rng.stream(self.root_key, options.stage)
+        self.stream_key = random_keys.stream(self.root_key, options.stage)
         self._compiled: Any = None
 
     def step(self, state: train_state_lib.TrainState, frozen: Params, batch: Batch) -> Any:
@@ -126,7 +118,7 @@ class Trainer:
         self, state: train_state_lib.TrainState, frozen: Params, batches: Iterable[Batch]
     ) -> dict:
         """Mean metrics over fixed validation batches, under draws fixed for the whole run."""
-        key = rng.stream(self.stream_key, "validate")
+        key = random_keys.stream(self.stream_key, "validate")
         total: dict[str, list[float]] = {}
         for i, batch in enumerate(batches):
             processes.progress(f"{self.options.stage}: validation batch {i}")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from madad_jax.typing import Params
+from madad_jax.core.types import Params
 
 
 @jax.tree_util.register_dataclass

@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from madad_jax import rng, sharding
+from madad_jax import sharding
+from madad_jax.core import random_keys
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
 from madad_jax.train_state import TrainState
-from madad_jax.typing import Batch, Metrics, Params
 
 
 def _gathering(loss: Callable[..., Any], shardings: Any) -> Callable[..., Any]:
@@ -101,7 +102,7 @@ def make_train_step(
         loss = _gathering(loss, shardings[0].params)
 
     def step(state: TrainState, frozen: Params, batch: Batch, root_key: jax.Array):
-        key = rng.at_step(root_key, "train", state.step)
+        key = random_keys.at_step(root_key, "train", state.step)
         batch = {**batch, "step": state.step}
         gradients, metrics = loss_and_gradients(loss, state.params, frozen, batch, key, accum_steps)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)

@@ -19,7 +19,7 @@ from matplotlib import ticker
 from matplotlib.backends import backend_agg
 from matplotlib.figure import Figure
 
-from madad_jax import files
+from madad_jax.core import atomic_files
 
 _GROUND, _TEXT, _FAINT = "#0e1116", "#e8eaed", "#5f6670"
 # Apart for the colour-blind too: amber, blue, red.
@@ -328,4 +328,4 @@ def _save(figure: Figure, path: epath.PathLike) -> None:
     """PNG through memory and a neighbour file, so that a reader sees all of it or none."""
     buffer = io.BytesIO()
     backend_agg.FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    files.write_bytes(path, buffer.getvalue())
+    atomic_files.write_bytes(path, buffer.getvalue())

@@ -7,8 +7,9 @@ import pytest
 
 from configs import default, method_settings, protocols
 from configs.baselines import anoddpm, ddpm, wolleb
-from madad_jax import build, build_methods, build_networks, checks, errors
+from madad_jax import build, build_methods, build_networks, checks
 from madad_jax import run as run_lib
+from madad_jax.core import errors
 from madad_jax.methods import base, penalised
 
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from madad_jax import checkpoint, errors, sharding
+from madad_jax import checkpoint, sharding
+from madad_jax.core import errors
 from tests import checkpoint_cases as cases
 
 

@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from madad_jax import checkpoint, errors
+from madad_jax import checkpoint
+from madad_jax.core import errors
 from tests import checkpoint_cases as cases
 
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, compile_only, digests, hlo, sharding
+from madad_jax import build, compile_only, hlo, sharding
+from madad_jax.core import trees
 from tests.e2e import tiny_config
 
 DEPTH, WIDTH, HEADS, BATCH = 2, 64, 8, 16
@@ -40,7 +41,7 @@ def params(config):
     """{path: shape} of the denoiser."""
     detector, spec = build.detector(config), build.detector_spec(config, BATCH)
     tree = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
-    return {path: leaf.shape for path, leaf in digests.flatten(tree).items()}
+    return {path: leaf.shape for path, leaf in trees.flatten(tree).items()}
 
 
 def compiled(config, **sizes):

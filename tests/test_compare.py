@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from madad_jax import compare, errors, result_files
+from madad_jax import compare, result_files
+from madad_jax.core import errors
 from madad_jax.evaluation import evaluator, subjects
 from tests.evaluation.records import make_set
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import default, presets
-from madad_jax import build, build_methods, build_networks, errors
+from madad_jax import build, build_methods, build_networks
+from madad_jax.core import errors
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [

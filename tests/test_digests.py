@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import digests, sharding
+from madad_jax import sharding
+from madad_jax.checkpoints import digests
+from madad_jax.core import json_digest, trees
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "int16"]
 
@@ -100,11 +102,11 @@ def test_keys_bools_scalars_and_empty_arrays():
 
 def test_paths_that_collide_are_refused():
     with pytest.raises(ValueError, match="same path"):
-        digests.flatten({"a": {"b": 1}, "a/b": 2})
+        trees.flatten({"a": {"b": 1}, "a/b": 2})
 
 
 def test_json_digest_is_of_the_content():
-    assert digests.json_digest({"a": (1, 2), "b": 0.1}) == digests.json_digest(
+    assert json_digest.json_digest({"a": (1, 2), "b": 0.1}) == json_digest.json_digest(
         {"b": 0.1, "a": [1, 2]}
     )
-    assert digests.json_digest({"a": 1}) != digests.json_digest({"a": 1.5})
+    assert json_digest.json_digest({"a": 1}) != json_digest.json_digest({"a": 1.5})

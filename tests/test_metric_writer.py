@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from madad_jax import errors, metric_writer
+from madad_jax import metric_writer
+from madad_jax.core import errors
 
 
 def _events(folder):

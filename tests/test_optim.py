@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from madad_jax import errors, optim
+from madad_jax import optim
+from madad_jax.core import errors
 
 
 def _official(lr=4e-5, warmup=10, epochs=200, per_epoch=7):

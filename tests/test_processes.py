@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from madad_jax import errors, process_log, processes, runtime
+from madad_jax import process_log, processes, runtime
+from madad_jax.core import errors
 
 
 class Store:

@@ -7,7 +7,8 @@ import time
 import jax
 import pytest
 
-from madad_jax import errors, runtime
+from madad_jax import runtime
+from madad_jax.core import errors
 
 
 def test_device_line_is_one_line_with_versions():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from madad_jax import digests, errors, optim, sharding
+from madad_jax import optim, sharding
+from madad_jax.core import errors, trees
 from madad_jax.models import registry
 
 
@@ -79,7 +80,7 @@ def test_the_rules_know_the_names_of_the_models(name):
     """Under tensor = 8 no attention pair is split on one side only, and much is split."""
     denoiser = registry.denoiser(name)
     params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), (1, 16, 16, 4)))
-    flat = digests.flatten(sharding.param_shardings(params, sharding.make_mesh(1, 1, 8)))
+    flat = trees.flatten(sharding.param_shardings(params, sharding.make_mesh(1, 1, 8)))
     split = {path for path, s in flat.items() if "tensor" in s.spec}
     attention = {path for path in flat if re.search(r"(qkv|[^e]_?proj(_out)?)/kernel$", path)}
     assert len(attention) >= 6 and attention <= split

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from madad_jax import errors, hlo, topology
+from madad_jax import hlo, topology
+from madad_jax.core import errors
 
 
 def collective(kind, size, groups, times=1, scattered=0.0):

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from madad_jax import digests, rng, sharding, train_state, train_step
+from madad_jax import sharding, train_state, train_step
+from madad_jax.core import random_keys, trees
 from madad_jax.diffusion import schedule
 from madad_jax.methods import madad
 from madad_jax.models import registry
@@ -50,7 +51,7 @@ class Line:
 
 
 FROZEN = {"scale": jnp.float32(2.0)}
-ROOT = rng.root_key(3)
+ROOT = random_keys.root_key(3)
 
 
 def line_batch():
@@ -88,7 +89,7 @@ def test_microbatches_draw_for_themselves():
     tx = optax.sgd(0.0)
     step = train_step.make_train_step(Line(noisy=True), tx, accum_steps=4)
     _, metrics = step(line_state(tx), FROZEN, line_batch(), ROOT)
-    keys = jax.random.split(rng.at_step(ROOT, "train", 0), 4)
+    keys = jax.random.split(random_keys.at_step(ROOT, "train", 0), 4)
     draws = [float(jax.random.uniform(k)) for k in keys]
     assert len(set(draws)) == 4
     np.testing.assert_allclose(metrics["draw"], np.mean(draws), rtol=1e-6)
@@ -235,7 +236,7 @@ def check_split(state, mesh):
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     for tree in (state.params, state.opt_state[0].mu, state.ema_params):
         held = whole = 0
-        for path, leaf in digests.flatten(tree).items():
+        for path, leaf in trees.flatten(tree).items():
             shard = leaf.addressable_shards[0].data
             assert len(leaf.addressable_shards) == 8
             held, whole = held + shard.size, whole + leaf.size

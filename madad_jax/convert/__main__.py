@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from madad_jax import command_line, errors
+from madad_jax.core import command_line, errors
 
 KINDS = ("unet", "autoencoder", "dit")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from madad_jax import errors
 from madad_jax.convert import diffusers_keys, safetensors_file, tensors, torch_file, unpickle
+from madad_jax.core import errors
 
 KINDS = ("unet", "autoencoder", "dit")
 WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from madad_jax import errors
 from madad_jax.convert import state_dict
+from madad_jax.core import errors
 from madad_jax.models import dit, registry
 
 KIND = "DiT"

@@ -16,9 +16,10 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from madad_jax import checkpoint, errors, files
+from madad_jax import checkpoint
 from madad_jax import checkpoint_reader as reader
 from madad_jax.convert import networks, tensors
+from madad_jax.core import atomic_files, errors
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever written
@@ -97,7 +98,7 @@ def write(out: epath.PathLike, kind: str, state: Mapping[str, np.ndarray]) -> No
         data = safetensors.numpy.save(dict(state), metadata={"format": "pt"})
     else:
         data = torch_zip(state, wrapper="" if kind == "autoencoder" else "model")
-    files.write_bytes(path, data)
+    atomic_files.write_bytes(path, data)
 
 
 def check_out(out: epath.PathLike) -> None:

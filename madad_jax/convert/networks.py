@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax import errors
 from madad_jax.convert import autoencoder_kl, dit, state_dict, unet
+from madad_jax.core import errors
 from madad_jax.models import dit as dit_model
 from madad_jax.models import unet as unet_model
 

@@ -9,8 +9,8 @@ import json
 import math
 from typing import Any
 
-from madad_jax import errors
 from madad_jax.convert import tensors
+from madad_jax.core import errors
 
 MAX_HEADER = 1 << 26
 DTYPES = {

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 # Our axes in the order that they have there, by their number.
 _AXES = {1: (0,), 2: (1, 0), 3: (1, 2, 0), 4: (3, 2, 0, 1)}

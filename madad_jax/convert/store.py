@@ -16,8 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import checkpoint, errors, files, train_state, version
+from madad_jax import checkpoint, train_state
 from madad_jax.convert import networks
+from madad_jax.core import atomic_files, errors, version
 
 STEP = 0
 _SECTIONS = ("autoencoder", "denoiser")
@@ -67,9 +68,9 @@ def write(out: epath.PathLike, converted: networks.Converted, source: str) -> st
             saver.save(STEP, state, {}, config)
             saver.wait()
         known[converted.section] = converted.values
-        files.write_text(folder / "config.json", json.dumps(known, indent=1))
+        atomic_files.write_text(folder / "config.json", json.dumps(known, indent=1))
         if converted.complete:
-            files.write_text(stage / "complete.json", json.dumps(facts, indent=1))
+            atomic_files.write_text(stage / "complete.json", json.dumps(facts, indent=1))
     except BaseException:
         if stage.exists():
             stage.rmtree()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 # Element type by PyTorch's name: (numpy type of the bytes, bytes per element).
 DTYPES = {

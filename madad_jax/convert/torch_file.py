@@ -23,8 +23,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from madad_jax import errors
 from madad_jax.convert import tensors, unpickle
+from madad_jax.core import errors
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

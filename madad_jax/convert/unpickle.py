@@ -18,7 +18,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 # Modules that no weights file has a reason to name. Nothing would be called all the same; a
 # file that names them is not what its owner thinks it is.

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import errors
 from madad_jax.convert import networks
+from madad_jax.core import errors
 from madad_jax.models import registry
 
 _Outputs = dict[str, jax.Array]

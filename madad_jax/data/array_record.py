@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data import encoded as encoded_lib
 from madad_jax.data import png_folder, shards
 from madad_jax.data import record as record_lib
@@ -168,7 +168,7 @@ def write(source: png_folder.PngFolder, root: epath.PathLike, split: str, modali
         shards.write(root / shard, (_checked(source.encoded(k)) for k in numbers))
     records = [vars(record) for record in source.records]
     text = json.dumps({"fingerprint": source.fingerprint(), "records": records}, indent=1)
-    files.write_text(path, text)
+    atomic_files.write_text(path, text)
     return True
 
 

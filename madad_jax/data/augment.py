@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 STYLES = ("paper", "official")
 _BACKGROUND = -1.0

@@ -25,7 +25,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data import anatomy as anatomy_lib
 from madad_jax.data import appearance, lesions, noise
 from madad_jax.data import record as record_lib
@@ -327,4 +327,6 @@ def _write_cached(folder: epath.Path | None, split: str, index: int, subject: Su
     content = io.BytesIO()
     np.savez_compressed(content, **dataclasses.asdict(subject))
     path = _cached_path(folder, split, index)
-    files.write_bytes(path, content.getvalue(), hint="set data.cache_dir to a writable folder")
+    atomic_files.write_bytes(
+        path, content.getvalue(), hint="set data.cache_dir to a writable folder"
+    )

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import record as record_lib
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

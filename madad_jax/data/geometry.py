@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 # Middle of the template's brain in plane, mm; the cohort's slices are centred there as well.
 CENTRE = (0.0, -18.0)

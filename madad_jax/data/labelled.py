@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import record as record_lib
 
 ABNORMAL_SPLIT = "train_lesion"

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, UInt16
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import record as record_lib
 from madad_jax.data import shards
@@ -168,7 +168,11 @@ def remove_damaged(folder: epath.Path, wanted: Iterable[Part]) -> None:
     digests = whole(folder)
     for part in wanted:
         path = folder / part.name
-        if part.name in digests and path.exists() and files.sha256(path) != digests[part.name]:
+        if (
+            part.name in digests
+            and path.exists()
+            and atomic_files.sha256(path) != digests[part.name]
+        ):
             _LOG.warning("latents: '%s' is damaged (its sha256 differs); written anew", path)
             path.unlink()
 
@@ -196,11 +200,11 @@ def finish(folder: epath.Path, wanted: Iterable[Part], facts: dict[str, Any]) ->
             raise errors.UserError(
                 f"'{path}' is missing; data.latents_dir must be one folder that all hosts see"
             )
-        digests[part.name] = files.sha256(path)
+        digests[part.name] = atomic_files.sha256(path)
     if digests == whole(folder):
         return
     text = json.dumps({"facts": facts, "shards": digests}, indent=1, sort_keys=True)
-    files.write_text(folder / "manifest.json", text)
+    atomic_files.write_text(folder / "manifest.json", text)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import array_record, png_folder
 
 FORMATS = ("array_record", "tfds")

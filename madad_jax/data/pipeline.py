@@ -20,7 +20,7 @@ import cv2
 import grain
 import numpy as np
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import latents as latents_lib
 from madad_jax.data import record as record_lib

@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import encoded as encoded_lib
 from madad_jax.data import record as record_lib
 

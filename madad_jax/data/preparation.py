@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import cohort as cohort_lib
 from madad_jax.data import geometry as geometry_lib
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 
 @dataclasses.dataclass(frozen=True, order=True)

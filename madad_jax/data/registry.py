@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import array_record, png_folder
 from madad_jax.data import cohort as cohort_lib
 from madad_jax.data import record as record_lib

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from array_record.python import array_record_module
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 SUFFIX = ".array_record"
 # One record a group: random access decodes nothing but what is asked for.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 # Middle of the brain in plane, and the voxel of MNI height 0.
 CENTRE = (72.0, 116.0, 98.0)

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import encoded as encoded_lib
 from madad_jax.data import png_folder
 from madad_jax.data import record as record_lib

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 DIFFERENCES = ("l1", "l2")
 REFERENCES = ("input", "autoencoded")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import anomaly_map as anomaly
 
 FUSIONS = ("geometric", "arithmetic")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 MASK_LOSSES = ("bce", "mse")
 REGIONS = ("all", "noised")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 
 def blocks_from_scores(

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import process
 from madad_jax.diffusion import schedule as schedule_lib

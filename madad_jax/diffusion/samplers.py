@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import process
 from madad_jax.diffusion import schedule as schedule_lib
 

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 SCHEDULES = ("cosine", "linear")
 SPACINGS = ("official", "trailing")

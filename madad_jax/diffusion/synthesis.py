@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import dag, polygons
 
 KINDS = ("generic", "dag")

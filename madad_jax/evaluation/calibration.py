@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import bootstrap, histogram, intervals, stacks
 
 FORMAT = 1

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import (
     bootstrap,
     histogram,

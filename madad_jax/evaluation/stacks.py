@@ -18,7 +18,7 @@ import scipy.sparse.csgraph  # noqa: F401  (a submodule that sparse does not loa
 from jaxtyping import Bool, Float32, Int
 from scipy import ndimage, sparse
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 SCORE_SHARE = 0.01
 _NEIGHBOURS = np.ones((3, 3, 3), bool)

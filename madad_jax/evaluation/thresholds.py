@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import selection
 
 _CHUNK_PIXELS = 1 << 22

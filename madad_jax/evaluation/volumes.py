@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import bootstrap, histogram, stacks
 
 ORACLE = ("dice_oracle", "dice_oracle_threshold")

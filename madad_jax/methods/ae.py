@@ -19,8 +19,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)

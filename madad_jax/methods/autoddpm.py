@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import morphology, partial
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.models import lpips, registry
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)

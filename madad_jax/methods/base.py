@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map, partial, structure
 from madad_jax.models import image_networks, lpips, registry
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @runtime_checkable

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.models import registry
-from madad_jax.typing import Batch, Metrics, Params
 
 _NO_SYNTHESIS = synthesis_lib.Options()
 _PLAIN = anomaly.Residual()

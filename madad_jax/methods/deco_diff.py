@@ -26,12 +26,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import fused_map, masking, process
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Metrics, Params
 
 _NO_SYNTHESIS = synthesis_lib.Options()
 _PUBLISHED_SCORE = fused_map.FusedScore()

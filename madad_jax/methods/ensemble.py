@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Metrics, Params
 
 COMBINE = ("none", "mean", "geometric", "max", "mahalanobis")
 _SPREAD_FLOOR = 0.05

@@ -30,9 +30,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.models import registry
-from madad_jax.typing import Batch, Metrics, Params
 
 _RATE = 10.0  # the threshold is exp(10 p): p moves at the network's learning rate
 _FIRST = 0.02  # the threshold before training, a squared difference in [-1, 1]

@@ -11,14 +11,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)

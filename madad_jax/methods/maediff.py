@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial
 from madad_jax.models import image_networks, registry
-from madad_jax.typing import Batch, Metrics, Params
 
 _PLAIN = anomaly.Residual()
 

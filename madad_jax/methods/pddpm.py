@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial
 from madad_jax.models import registry
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import dataclasses
 
 import jax
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
 from madad_jax.models import penalty
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)

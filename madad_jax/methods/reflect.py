@@ -28,11 +28,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import fused_map, polygons
 from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Metrics, Params
 
 LEVELS = 1000  # of t, as the networks embed it
 TEXTURES = ("drawn", "shuffled")

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import morphology, partial
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Params
 
 _BLUR = 2.0  # pixels
 _PUBLISHED = partial.Reverse(start=250)

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
-from madad_jax.typing import Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)

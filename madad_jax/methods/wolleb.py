@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int
 
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial, process
 from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.models import registry
-from madad_jax.typing import Batch, Metrics, Params
 
 _ROWS = {"synthetic": "synthetic labels", "split": "slices labelled"}
 LABELS = tuple(_ROWS)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 IMPLEMENTATIONS = ("chunked", "xla", "cudnn")
 WHOLE_LIMIT = 256  # tokens up to which all queries go at once

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 Weights = Mapping[str, jax.Array]
 _WIDTHS = (16, 32, 64, 128)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Shaped
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import winograd
 
 IMPLEMENTATIONS = ("auto", "plain", "winograd")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import attention, layers
 
 # name: (hidden_size, depth, num_heads). S to XL are the published sizes, Ti is the field's tiny

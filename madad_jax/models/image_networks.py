@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import bottleneck, initialize, layers, masked_encoder, registry
 
 Array = jax.Array

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import convolution as convolution_lib
 from madad_jax.models import initialize
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import convolution
 
 # torchvision's indices of the convolutions, by the block whose last activation is read.

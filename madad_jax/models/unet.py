@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import attention, layers, sspcab
 
 # name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is

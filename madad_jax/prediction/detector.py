@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.data.prepare import slices, volumes
 from madad_jax.evaluation import calibration as calibration_lib

@@ -20,7 +20,7 @@ import safetensors.numpy
 from etils import epath
 from jax import export as jax_export
 
-from madad_jax import digests, errors, files, rng
+from madad_jax.core import atomic_files, errors, random_keys, trees
 from madad_jax.prediction import detector as detector_lib
 from madad_jax.prediction import model as model_lib
 
@@ -39,12 +39,12 @@ def write(model: model_lib.Model, out: str) -> str:
     names = {}
     for platform in PLATFORMS:
         names[platform] = f"detector-{platform}.jaxexport"
-        files.write_bytes(folder / names[platform], exported(model, weights, platform))
-    files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
+        atomic_files.write_bytes(folder / names[platform], exported(model, weights, platform))
+    atomic_files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
     text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
-    files.write_bytes(folder / "model.json", text.encode())
+    atomic_files.write_bytes(folder / "model.json", text.encode())
     script = importlib.resources.files("madad_jax.prediction").joinpath("assets", "run_exported.py")
-    files.write_bytes(folder / "run.py", script.read_bytes())
+    atomic_files.write_bytes(folder / "run.py", script.read_bytes())
     count = sum(a.size for a in weights.values())
     return f"{out}: {', '.join(names.values())}, weights.safetensors ({count:,} numbers), run.py"
 
@@ -53,7 +53,7 @@ def flat_weights(model: model_lib.Model) -> dict[str, np.ndarray]:
     """{path: array} of all weights, as the exported function takes them."""
     tree = {"denoiser": model.params, **model.frozen}
     return {
-        name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in digests.flatten(tree).items()
+        name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in trees.flatten(tree).items()
     }
 
 
@@ -61,8 +61,8 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
     """The serialised function for one device kind; that device need not be here."""
     tree = {"denoiser": model.params, **model.frozen}
     structure = jax.tree.structure(tree)
-    order = list(digests.flatten(tree))
-    root = rng.stream(rng.root_key(model.config.seed), "evaluate")
+    order = list(trees.flatten(tree))
+    root = random_keys.stream(random_keys.root_key(model.config.seed), "evaluate")
 
     def detect(flat, image, brain_mask, number):
         parts = jax.tree.unflatten(structure, [flat[name] for name in order])
@@ -93,7 +93,7 @@ def _outputs(model: model_lib.Model) -> dict[str, str]:
     size = model.config.data.image_size
     spec = dict(zip(("image", "brain_mask"), model_lib.abstract_inputs(model, 1), strict=True))
     found = jax.eval_shape(
-        model.method.anomaly_map, model.params, model.frozen, spec, rng.root_key(0)
+        model.method.anomaly_map, model.params, model.frozen, spec, random_keys.root_key(0)
     )
     ends = {"reconstruction": ", 1] in about [-1, 1]"}
     return {k: f"float32 [b, {size}, {size}{ends.get(k, ']')}" for k in OUTPUTS if k in found}

@@ -17,7 +17,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from madad_jax import digests, errors, files
+from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.data.prepare import volumes
 from madad_jax.prediction import detector as detector_lib
 from madad_jax.prediction import result as result_lib
@@ -145,7 +145,7 @@ def mood(
         result = detector(scan.path)
         if task == "sample":
             text = f"{min(max(result.score, 0.0), 1.0)}"
-            files.write_bytes(out / f"{scan.path.name}.txt", text.encode())
+            atomic_files.write_bytes(out / f"{scan.path.name}.txt", text.encode())
         else:
             volumes.write_nifti(out / scan.path.name, result.anomaly, like=result.volume)
         return {**_row(scan, result.summary), "status": "done"}
@@ -238,13 +238,13 @@ def _write_table(path: epath.Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(content, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: row["scan"]))
-    files.write_bytes(path, content.getvalue().encode())
+    atomic_files.write_bytes(path, content.getvalue().encode())
 
 
 def settings_digest(detector: detector_lib.Detector) -> str:
     """Of everything that decides what comes out for a scan."""
     s = detector.setting
-    return digests.json_digest(
+    return json_digest.json_digest(
         {
             "facts": detector.facts,
             "preparation": detector.preparation.to_dict(),
@@ -264,6 +264,6 @@ def _done(folder: epath.Path, path: epath.Path, settings: str) -> dict[str, Any]
     try:
         found = json.loads(summary.read_text())
         same = found["settings_sha256"] == settings
-        return found if same and found["scan"]["sha256"] == files.sha256(str(path)) else None
+        return found if same and found["scan"]["sha256"] == atomic_files.sha256(str(path)) else None
     except (ValueError, KeyError, TypeError):
         return None

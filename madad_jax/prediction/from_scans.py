@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.evaluation import stacks
 from madad_jax.prediction import detector as detector_lib

@@ -15,17 +15,16 @@ from madad_jax import (
     build_methods,
     calibrate,
     checkpoint,
-    digests,
-    errors,
     preset,
     restore,
     scoring,
     sharding,
-    version,
 )
+from madad_jax.checkpoints import digests
+from madad_jax.core import errors, json_digest, version
+from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,7 @@ def load(
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = sharding.make_mesh(devices=jax.local_devices())
         params, frozen = _on_host((params, frozen))
-    weights = digests.json_digest(digests.tree_digests(params))
+    weights = json_digest.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
         raise errors.UserError(
             f"{workdir}: its calibration was made with other weights (trained on since?); "

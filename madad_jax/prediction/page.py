@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.prediction import pictures
 
 _MOST_VOXELS = 12_000_000  # of the viewer's volume; larger scans are thinned for the page

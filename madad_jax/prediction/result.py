@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from etils import epath
 
-from madad_jax import files
+from madad_jax.core import atomic_files
 from madad_jax.data.prepare import registration, volumes
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.prediction import page
@@ -86,9 +86,9 @@ class Result:
         volumes.write_nifti(folder / "anomaly_mask.nii.gz", self.labels > 0, like=self.volume)
         volumes.write_nifti(folder / "reconstruction.nii.gz", self.reconstruction, like=self.volume)
         if report:
-            files.write_bytes(folder / "report.html", page.html(self).encode())
+            atomic_files.write_bytes(folder / "report.html", page.html(self).encode())
         text = json.dumps(_plain(self.summary), indent=1, allow_nan=False) + "\n"
-        files.write_bytes(folder / SUMMARY, text.encode())
+        atomic_files.write_bytes(folder / SUMMARY, text.encode())
 
 
 def start_over(folder: epath.Path) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import appearance
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.data.prepare import brain_mask as brain_mask_lib

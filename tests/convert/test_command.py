@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from madad_jax import checkpoint, errors
+from madad_jax import checkpoint
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, containers, networks, unet
+from madad_jax.core import errors
 from madad_jax.models import registry
 from tests.convert import cases
 from tests.convert import torch_files as files

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from madad_jax import errors
 from madad_jax.convert import autoencoder_kl, containers, diffusers_keys, networks
+from madad_jax.core import errors
 from tests.convert import cases
 from tests.convert import torch_files as files
 from tests.models import official

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import errors
 from madad_jax.convert import autoencoder_kl, dit, networks
+from madad_jax.core import errors
 from madad_jax.models import registry
 from tests.convert import cases
 from tests.models import official

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import errors
 from madad_jax.convert import autoencoder_kl, unet
+from madad_jax.core import errors
 from madad_jax.models import registry
 from tests.models import official
 

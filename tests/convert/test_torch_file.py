@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from madad_jax import errors
 from madad_jax.convert import tensors, torch_file
+from madad_jax.core import errors
 from tests.convert import torch_files as files
 
 BASE = np.arange(24, dtype=np.float32)

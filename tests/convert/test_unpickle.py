@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from madad_jax import errors
 from madad_jax.convert import containers, torch_file, unpickle
+from madad_jax.core import errors
 from tests.convert import torch_files as files
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import cluster
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import dag, synthesis
 from tests.diffusion import test_synthesis as cases
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import losses
 from tests.diffusion import fixtures
 

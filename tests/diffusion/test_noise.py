@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import noise
 
 

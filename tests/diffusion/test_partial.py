@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import noise, partial, schedule
 
 SCHEDULE = schedule.make_schedule("linear", 20)

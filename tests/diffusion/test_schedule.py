@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import schedule
 from tests.diffusion import fixtures
 

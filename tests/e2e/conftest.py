@@ -68,9 +68,9 @@ def execute():
 def command(png_root):
     """command(*flags) -> Popen of the real command on the tiny config, one device."""
 
-    def start(*flags, config="tests/e2e/tiny_config.py", **kwargs):
+    def start(*flags, config="tests/e2e/tiny_config.py", module="madad_jax.main", **kwargs):
         environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-        arguments = [sys.executable, "-m", "madad_jax.main", f"--config={config}", *flags]
+        arguments = [sys.executable, "-m", module, f"--config={config}", *flags]
         if not any(f.startswith("--config.data.root") for f in flags):
             arguments.append(f"--config.data.root={png_root}")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | kwargs

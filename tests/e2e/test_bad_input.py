@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 
 def _change(config, path, value):

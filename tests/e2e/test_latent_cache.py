@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import errors, latent_cache, restore, run, runtime, stages
+from madad_jax import latent_cache, restore, run, runtime, stages
+from madad_jax.core import errors
 from madad_jax.data import latents
 from tests.e2e import tiny_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored

@@ -8,17 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import (
-    build,
-    calibrate,
-    checkpoint,
-    checks,
-    errors,
-    report,
-    runtime,
-    sharding,
-    train,
-)
+from madad_jax import build, calibrate, checkpoint, checks, report, runtime, sharding, train
+from madad_jax.core import errors
 from madad_jax.data import preparation
 
 

@@ -7,7 +7,8 @@ import pytest
 from ml_collections import config_dict
 
 from configs.paper import cells
-from madad_jax import errors, runtime, table_run
+from madad_jax import runtime, table_run
+from madad_jax.core import errors
 from tests.e2e import tiny_config
 
 COLUMNS = (("T1", "T1", "max_dice", ""), ("T1, pooled", "T1", "pooled_max_dice", "T1"))

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import bootstrap, calibration, stacks
 
 SPACING = (4.0, 2.0, 2.0)

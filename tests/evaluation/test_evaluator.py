@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 from sklearn import metrics as sk
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import (
     evaluator,
     histogram,

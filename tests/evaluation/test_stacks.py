@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import stacks
 
 SPACING = (2.0, 1.0, 1.0)

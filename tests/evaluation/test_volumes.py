@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import record
 from madad_jax.evaluation import stacks, volumes
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import augment
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import cohort, lesions, record, registry
 
 _SMALL = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import cohort, geometry, template
 
 GEOMETRIES = st.builds(

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import labelled, pipeline, record
 from tests.input import test_cohort
 

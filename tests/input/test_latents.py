@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import augment, latents, pipeline
 
 _LAYOUT = latents.Layout(5, (2, 2, 3))

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import array_record, pack, pipeline, png_folder, registry, tfds_builder
 
 _SPLITS = {"train": 5, "val": 2, "test": 3, "test_healthy": 1}

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import pipeline
 
 _AUGMENT = {"style": "paper"}

@@ -3,7 +3,7 @@ import json
 import pytest
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import cohort, preparation
 
 

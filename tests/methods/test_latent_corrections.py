@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import schedule, synthesis
 from madad_jax.methods import deco_diff, reflect
 from madad_jax.models import registry

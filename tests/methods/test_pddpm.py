@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.methods import pddpm
 from tests.methods import stand_ins
 from tests.methods.test_image_diffusion import PLAIN, SCHEDULE, batch, process

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.diffusion import anomaly_map, synthesis
 from madad_jax.methods import ae, dae, vae
 from madad_jax.models import image_networks

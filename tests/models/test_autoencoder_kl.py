@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import registry
 
 TINY = {"channels": 8, "channel_mult": (1, 2, 2), "num_res_blocks": 1, "num_groups": 4}

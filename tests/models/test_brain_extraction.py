@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, signal
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import brain_extraction
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.models import convolution, registry
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.prediction import folder
 from tests.prediction import conftest
 

@@ -1,6 +1,6 @@
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.evaluation import calibration, stacks
 from madad_jax.prediction import operating
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.prediction import page
 from tests.prediction import browser
 

@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from madad_jax import errors, predict
+from madad_jax import predict
+from madad_jax.core import errors
 from tests.prediction import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from madad_jax import command_line, errors
+from madad_jax.core import command_line, errors
 
 _TEXT = {
     "in": ("", "Folder of the scans."),

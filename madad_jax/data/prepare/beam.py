@@ -23,7 +23,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 
 _REFUSED = ".prepare/refused"
 # All cores, each in a process of its own: Python threads would wait for each other.

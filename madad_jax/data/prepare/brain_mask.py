@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import brain_tools, registration, volumes
 
 METHODS = ("auto", "given", "nonzero", "template", "builtin", *brain_tools.TOOLS)

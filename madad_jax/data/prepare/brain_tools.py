@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import volumes
 
 _MINUTES = 30.0

@@ -15,7 +15,7 @@ import threading
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import volumes
 
 _COMMAND = (sys.executable, "-m", "madad_jax.extract_brain", "--serve")

@@ -32,7 +32,7 @@ from typing import Any
 import yaml
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data.prepare import subject
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
@@ -96,7 +96,7 @@ def load(name: str, path: str = "") -> Cohort:
         raise errors.UserError(f"--cohort_file belongs to --cohort=folder, not to '{name}'")
     source = epath.Path(path) if path else epath.Path(_TABLES / f"{name}.yaml")
     try:
-        values = yaml.safe_load(files.read_bytes(source))
+        values = yaml.safe_load(atomic_files.read_bytes(source))
     except yaml.YAMLError as error:
         raise errors.UserError(f"'{source}' is no YAML: {' '.join(str(error).split())}") from error
     return from_dict(values, str(source))

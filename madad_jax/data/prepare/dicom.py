@@ -13,7 +13,7 @@ import pydicom
 from etils import epath
 from jaxtyping import Float32, Float64
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 
 _UNEVEN = 0.1  # Of the slice distance; positions are written with few digits.
 _PARALLEL = 1e-3
@@ -59,7 +59,7 @@ def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
     """The images of the folder, which must be of one series, and the digest of all its files."""
     images, digests = [], []
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        content = files.read_bytes(path)
+        content = atomic_files.read_bytes(path)
         digests.append(hashlib.sha256(content).hexdigest())
         try:
             dataset = pydicom.dcmread(io.BytesIO(content))

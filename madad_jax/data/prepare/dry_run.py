@@ -1,6 +1,6 @@
 """What a preparation would do with each scan, without doing it."""
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import run, volumes
 
 

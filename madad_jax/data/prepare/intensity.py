@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import itk, volumes
 
 METHODS = ("percentile", "zscore")

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data.prepare import subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
@@ -69,7 +69,7 @@ def write_scan(
                 pictures["segmentation"] = piece.segmentation
         for kind, picture in pictures.items():
             content = _png(picture)
-            files.write_bytes(out / f"{stem}-{kind}.png", content)
+            atomic_files.write_bytes(out / f"{stem}-{kind}.png", content)
             written[f"{stem}-{kind}.png"] = len(content)
         rows.append(_row(piece, item, options, prepared, root))
     prepared.transform.save(out / "transforms" / f"{item.scan}.json")
@@ -86,7 +86,7 @@ def write_scan(
         "files": written,
         "rows": rows,
     }
-    files.write_bytes(_state_path(out, item.scan), (json.dumps(state) + "\n").encode())
+    atomic_files.write_bytes(_state_path(out, item.scan), (json.dumps(state) + "\n").encode())
 
 
 def read_state(out: epath.Path, scan: str) -> dict[str, Any] | None:
@@ -120,7 +120,7 @@ def is_current(
         size, changed, digest = state["inputs"].get(_inside(path, root), (None, None, None))
         stamp = _stamp(path)
         # A copy has another time: then the contents decide.
-        if stamp != (size, changed) and (stamp[0] != size or files.sha256(path) != digest):
+        if stamp != (size, changed) and (stamp[0] != size or atomic_files.sha256(path) != digest):
             return False
     return all(_size(out / name) == length for name, length in state["files"].items())
 
@@ -190,7 +190,7 @@ def write_settings(out: epath.Path, settings: dict[str, Any]) -> None:
 def write_if_changed(path: epath.Path, content: bytes) -> None:
     """Writes a file unless it says the same already."""
     if not path.exists() or path.read_bytes() != content:
-        files.write_bytes(path, content)
+        atomic_files.write_bytes(path, content)
 
 
 def _row(

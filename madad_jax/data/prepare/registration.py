@@ -16,7 +16,7 @@ from etils import epath
 from jaxtyping import Bool, Float64
 from scipy import ndimage
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data import geometry as geometry_lib
 from madad_jax.data.prepare import itk, resample, volumes
 
@@ -91,7 +91,9 @@ class Transform:
 
     def save(self, path: epath.PathLike) -> None:
         """Writes `to_dict` as JSON."""
-        files.write_bytes(epath.Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        atomic_files.write_bytes(
+            epath.Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode()
+        )
 
 
 def load(path: epath.PathLike) -> Transform:
@@ -102,7 +104,7 @@ def load(path: epath.PathLike) -> Transform:
     """
     path = epath.Path(path)
     try:
-        values = json.loads(files.read_bytes(path))
+        values = json.loads(atomic_files.read_bytes(path))
         matrix = np.array(values["matrix"], np.float64)
         usable = matrix.shape == (4, 4) and abs(np.linalg.det(matrix)) > 1e-6
     except (ValueError, KeyError, TypeError):

@@ -23,7 +23,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
 # Libraries' own threads on top of our processes only get in each other's way.

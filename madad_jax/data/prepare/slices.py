@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, UInt
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import geometry as geometry_lib
 from madad_jax.data.prepare import registration, volumes
 

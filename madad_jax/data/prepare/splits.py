@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data.prepare import subject
 
 SPLITS = ("train", "val", "test")
@@ -136,7 +136,7 @@ def _split(name: str, where: str) -> str:
 def _read(path: epath.Path, split: str) -> list[tuple[str, str]]:
     """(id, split) of every line."""
     try:
-        text = files.read_bytes(path).decode("utf-8-sig")
+        text = atomic_files.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise errors.UserError(f"'{path}' is no text file (UTF-8)") from error
     rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]

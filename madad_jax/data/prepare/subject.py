@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 from madad_jax.data import geometry as geometry_lib
 from madad_jax.data.prepare import brain_mask as brain_mask_lib
 from madad_jax.data.prepare import (
@@ -226,7 +226,7 @@ def _read_scan(item: Item, options: Options, path: str, warnings, digests) -> _S
     volume = _read(path, warnings, digests)
     for other in (item.brain_mask, item.segmentation):
         if other:
-            digests[other] = files.sha256(other)
+            digests[other] = atomic_files.sha256(other)
     brain, odd = brain_mask_lib.find(
         volume, options.brain_mask, given=item.brain_mask, shift=options.shift
     )

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, Float64
 
-from madad_jax import errors, files
+from madad_jax.core import atomic_files, errors
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
@@ -94,7 +94,7 @@ def read(path: epath.PathLike) -> Volume:
 
         array, affine, digest = dicom.read_series(path)
         return from_array(array, affine, source=str(path), sha256=digest)
-    content = files.read_bytes(path)
+    content = atomic_files.read_bytes(path)
     image = _parse(content, path)
     header = image.header
     shape = _shape(header, path)
@@ -188,7 +188,7 @@ def write_nifti(path: epath.PathLike, array: np.ndarray, *, like: Volume) -> Non
     content = image.to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=5, mtime=0)
-    files.write_bytes(path, content)
+    atomic_files.write_bytes(path, content)
 
 
 def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y Z"]:
@@ -198,7 +198,7 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
       UserError: see `read`; another shape than the scan's, or it lies elsewhere in space.
     """
     path = epath.Path(path)
-    content = files.read_bytes(path)
+    content = atomic_files.read_bytes(path)
     image = _parse(content, path)
     shape = _shape(image.header, path)
     if sorted(shape) != sorted(like.native.shape):

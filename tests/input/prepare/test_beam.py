@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import beam
 from tests.input.prepare import scans, test_run
 

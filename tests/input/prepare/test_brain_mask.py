@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import brain_mask, brain_tools, registration, volumes
 from tests.input.prepare import scans
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import cohorts
 
 LAYOUTS = {

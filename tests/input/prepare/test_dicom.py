@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from pydicom import dataset, uid
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import volumes
 
 ROWS, COLUMNS, COUNT = 12, 10, 9

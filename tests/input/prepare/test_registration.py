@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import geometry
 from madad_jax.data.prepare import registration
 from tests.input.prepare import scans

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import geometry, png_folder
 from madad_jax.data.prepare import __main__ as main
 from madad_jax.data.prepare import cohorts, run, subject

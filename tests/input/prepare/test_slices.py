@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import geometry
 from madad_jax.data.prepare import registration, slices
 from tests.input.prepare import scans

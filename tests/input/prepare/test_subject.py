@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data import geometry
 from madad_jax.data.prepare import slices, subject, volumes
 from tests.input.prepare import scans

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from madad_jax import errors
+from madad_jax.core import errors
 from madad_jax.data.prepare import volumes
 from tests.input.prepare import scans
 

@@ -1,0 +1,211 @@
+"""This package's programs as timed jobs: compiled once, run on one device, their costs read.
+
+Random weights and slices: time does not depend on them.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.speed import timing
+from madad_jax import build, build_methods, build_networks, compile_only, flops, sharding, train
+from madad_jax.core import random_keys
+from madad_jax.core.types import Batch, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A compiled program, ready to run.
+
+    Attributes:
+      run: one run, to the end of its work.
+      costs: FLOPs, bytes and memory of the compiled program.
+      flops: of one run as the networks are written, with plain convolutions: what every
+        implementation is asked for, whatever short cuts it takes.
+      compile_seconds: lowering and compiling; no compile cache is asked.
+      samples: slices that one run takes.
+      parameters: {network: count}.
+      text: of the compiled program.
+    """
+
+    run: Callable[[], Any]
+    costs: compile_only.Costs
+    flops: float
+    compile_seconds: float
+    samples: int
+    parameters: dict[str, int]
+    text: str = dataclasses.field(default="", repr=False)
+
+    def timed(self) -> timing.Sample:
+        """One timed run."""
+        return timing.timed(self.run)
+
+
+def one_device() -> jax.sharding.Mesh:
+    """A mesh of the first device: figures are of one."""
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def count(params: Params) -> int:
+    """Numbers in a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def image_batch(size: int, batch: int) -> Batch:
+    """Noise in an elliptic brain, -1 outside."""
+    rows, columns = np.mgrid[:size, :size] / size - 0.5
+    brain = (rows / 0.42) ** 2 + (columns / 0.34) ** 2 < 1
+    noise = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 1))
+    image = np.where(brain[..., None], noise, -1.0).astype(np.float32)
+    return {"image": image, "brain_mask": np.repeat(brain[None], batch, axis=0)}
+
+
+def _train_batch(config: Any, batch: int) -> Batch:
+    spec = build.detector_spec(config, batch)
+    made = image_batch(config.data.image_size, batch)
+    if "latent_mean" in spec:
+        draw = np.random.default_rng(1).normal(size=spec["latent_mean"].shape)
+        made["latent_mean"] = draw.astype(np.float32)
+        made["latent_logvar"] = np.full_like(made["latent_mean"], -2.0)
+    return {name: made[name] for name in spec}
+
+
+def frozen(config: Any) -> Params:
+    """What the detector reads and does not train, drawn at random."""
+    parts = dict(build_methods.frozen(config))
+    if build_methods.uses_latents(config):
+        size = config.data.image_size
+        network = build_networks.autoencoder(config)
+        parts["autoencoder"] = network.init(jax.random.key(0), (1, size, size, 1))
+        parts["scaling_factor"] = np.float32(config.autoencoder.scaling_factor or 1.0)
+    return parts
+
+
+def plain(config: Any) -> Any:
+    """The config with convolutions and attention as they are written in papers."""
+    config = config.copy_and_resolve_references()
+    config.denoiser.update(attention="xla", convolution="plain")
+    config.autoencoder.update(attention="xla", convolution="plain")
+    return config
+
+
+def awake(params: Params) -> Params:
+    """Fresh weights in which kernels that start as zeros are small noise, so that the mask head
+    flags some cells and nothing is skipped because nothing is flagged."""
+    draw = np.random.default_rng(2)
+
+    def wake(leaf: Any) -> Any:
+        if leaf.ndim < 2 or np.any(np.asarray(leaf)):
+            return leaf
+        return jnp.asarray(0.05 * draw.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map(wake, params)
+
+
+def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_only.Costs, float]:
+    """(executable, costs, seconds) of the program that `lower()` lowers."""
+    start = time.perf_counter()
+    program = lower().compile()
+    seconds = time.perf_counter() - start
+    return program, compile_only.costs_of(name, program), seconds
+
+
+def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> train.Trainer:
+    planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
+    tx, _ = build.optimizer(config.optim, planned)
+    options = train.Options(
+        stage="denoiser",
+        steps=planned.steps,
+        batch_size=batch,
+        accum_steps=config.train.accum_steps,
+        ema_decay=config.train.ema_decay,
+    )
+    spec = build.detector_spec(config, batch)
+    return train.Trainer(build.detector(config), tx, options, batch_spec=spec, mesh=mesh, seed=0)
+
+
+def train_step(config: Any, batch: int) -> Job:
+    """The denoiser's optimiser step of `config`, live or from cached latents."""
+    mesh = one_device()
+    trainer, weights = _trainer(config, batch, mesh), frozen(config)
+    parameters = {"denoiser": count(trainer.abstract.params)}
+    if config.data.latents == "cached":
+        weights.pop("autoencoder", None)
+    elif "autoencoder" in weights:
+        parameters["autoencoder"] = count(weights["autoencoder"])
+    weights = jax.device_put(weights, sharding.replicated(mesh))
+    inputs = sharding.global_batch(mesh, _train_batch(config, batch))
+    held = {"state": trainer.initial_state()}
+    key = random_keys.root_key(0)
+
+    program, costs, seconds = _compile(
+        "denoiser step", lambda: trainer.step_fn.lower(held["state"], weights, inputs, key)
+    )
+    written = _trainer(plain(config), batch, mesh)
+    arguments = (written.abstract, weights, inputs, key)
+    asked = flops.of(written.step_fn, *arguments)
+
+    def run() -> None:
+        # The state is donated: each run takes what the last one gave.
+        held["state"], metrics = program(held["state"], weights, inputs, key)
+        jax.block_until_ready(metrics)
+
+    return Job(run, costs, asked, seconds, batch, parameters, program.as_text())
+
+
+def _call(
+    name: str,
+    make: Callable[[Any], Callable[..., Any]],
+    config: Any,
+    arguments: tuple[Any, ...],
+    samples: int,
+    sizes: dict[str, int],
+) -> Job:
+    """A plain compiled function `make(config)` of arrays; `sizes` are its parameter counts."""
+    arguments = jax.device_put(arguments, jax.devices()[0])
+    program, costs, seconds = _compile(name, lambda: jax.jit(make(config)).lower(*arguments))
+
+    def run() -> None:
+        jax.block_until_ready(program(*arguments))
+
+    asked = flops.of(make(plain(config)), *arguments)
+    return Job(run, costs, asked, seconds, samples, sizes, program.as_text())
+
+
+def anomaly_map(config: Any, batch: int) -> Job:
+    """Image to anomaly map, as evaluation runs it."""
+    detector, size = build.detector(config), config.data.image_size
+    key = random_keys.root_key(0)
+    params = awake(detector.init(key, train.image_spec(1, size)))
+    weights = frozen(config)
+    inputs = {name: jnp.asarray(value) for name, value in image_batch(size, batch).items()}
+    sizes = {"denoiser": count(params)}
+    if "autoencoder" in weights:
+        sizes["autoencoder"] = count(weights["autoencoder"])
+    arguments = (params, weights, inputs, key)
+
+    def make(c: Any) -> Callable[..., Any]:
+        return build.detector(c).anomaly_map
+
+    return _call("image to anomaly map", make, config, arguments, batch, sizes)
+
+
+def autoencoder(config: Any, part: str, batch: int) -> Job:
+    """`part` "encode" (image to posterior) or "decode" (latent to image)."""
+    network, size = build_networks.autoencoder(config), config.data.image_size
+    params = network.init(jax.random.key(0), (1, size, size, 1))
+    side = size // network.factor
+    x = image_batch(size, batch)["image"]
+    if part == "decode":
+        shape = (batch, side, side, network.latent_channels)
+        x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+    def make(c: Any) -> Callable[..., Any]:
+        return getattr(build_networks.autoencoder(c), part)
+
+    return _call(part, make, config, (params, x), batch, {"autoencoder": count(params)})

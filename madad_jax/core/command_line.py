@@ -1,0 +1,51 @@
+"""What every command besides `main` does with its flags and its errors.
+
+Flags stand in a `FlagValues` of the command's own, so that importing one command does not define
+another's. Starts nothing: `--help` and a mistyped flag answer at once.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from madad_jax.core import errors
+
+
+def parsed(
+    options: flags.FlagValues, argv: Sequence[str], text: str, needed: Sequence[str] = ()
+) -> bool:
+    """Reads `argv` into `options`. False after `--help`, which prints `text` and the flags.
+
+    Raises:
+      UserError: a mistyped flag, a word that is no flag, or a flag of `needed` that is missing.
+    """
+    try:
+        rest = options(list(argv))[1:]
+    except (flags.Error, ValueError) as error:
+        raise errors.UserError(" ".join(str(error).split())) from error
+    if options.help:
+        print(f"{text}\n{options.get_help()}")
+        return False
+    if rest:
+        raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
+    require(options, needed)
+    return True
+
+
+def require(options: flags.FlagValues, needed: Sequence[str]) -> None:
+    """Raises UserError for the first flag of `needed` that is empty."""
+    for name in needed:
+        if not options[name].value:
+            raise errors.UserError(f"--{name} is missing; see --help")
+
+
+def status(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """The exit status of `run(argv)`; 2 and one line for what the user can mend."""
+    try:
+        return run(argv)
+    except errors.UserError as error:
+        if "--traceback" in argv:
+            raise
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
