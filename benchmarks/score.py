@@ -18,10 +18,12 @@ import numpy as np
 from etils import epath
 
 from configs import default
-from madad_jax import build, checkpoint, restore, runtime, scoring, stages
+from madad_jax import build, checkpoint, restore, scoring, stages
 from madad_jax import run as run_lib
 from madad_jax.evaluation import bootstrap, evaluator
 from madad_jax.methods import ensemble
+from madad_jax.runtime import startup
+from madad_jax.runtime import stop as stop_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +127,8 @@ def main() -> None:
     stored = checkpoint.read_config(epath.Path(flags.run) / "denoiser" / "checkpoints")
     config = default.get_config()
     config.update(stored)
-    runtime.start(distributed=False)
-    with runtime.GracefulStop() as stop:
+    startup.start(distributed=False)
+    with stop_lib.GracefulStop() as stop:
         score = Score(run_lib.Run(config, flags.run, stop), flags.set, flags.subjects)
     wanted = [c for c in CANDIDATES if not flags.only or c.name in (OWN, flags.only)]
     print("| Score | AP | Difference | Pooled max Dice† | Difference |")

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import build, build_methods, latent_cache, restore, runtime, sharding, train
+from madad_jax import build, build_methods, latent_cache, restore, sharding, train
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import augment
 from madad_jax.evaluation import stacks
 from madad_jax.methods import base
 from madad_jax.run import Run
+from madad_jax.runtime import startup
 
 _AT_LEAST_ONE = (
     *("data.image_size", "data.latent_draws", "eval.batch_size", "log.every_steps"),
@@ -50,7 +51,7 @@ def _identity(config: Any) -> str:
     root = pathlib.Path(__file__).parent
     states = [(path, path.stat()) for path in sorted(root.rglob("*.py"))]
     code = [[str(p.relative_to(root)), s.st_size, s.st_mtime_ns] for p, s in states]
-    packages = [runtime.package_version(name) for name in runtime.PACKAGES]
+    packages = [startup.package_version(name) for name in startup.PACKAGES]
     return json_digest.json_digest([json.loads(config.to_json()), code, packages])
 
 

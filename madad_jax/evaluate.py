@@ -16,12 +16,13 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import calibrate, panels, processes, result_files, scoring
+from madad_jax import calibrate, panels, result_files, scoring
 from madad_jax.core.types import Batch
 from madad_jax.data import record as record_lib
 from madad_jax.evaluation import evaluator as evaluator_lib
 from madad_jax.evaluation import no_learning, spill, stacks, subjects, thresholds
 from madad_jax.evaluation import volumes as volumes_lib
+from madad_jax.runtime import watchdog
 
 _LOG = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Evaluation:
         batches = self._batches_of(train)
         quiet = jax.process_index() != 0
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
-            processes.progress("mean image")
+            watchdog.progress("mean image")
             batch = scoring.whole(batch)
             numbers = [train.records[i].slice for i in batch["index"]]
             self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)

@@ -26,11 +26,11 @@ from etils import epath
 from jaxtyping import Bool, Float, Float32, Shaped
 from scipy import ndimage
 
-from madad_jax import runtime
 from madad_jax.convert import containers, torch_file
 from madad_jax.core import errors
 from madad_jax.data.prepare import volumes
 from madad_jax.models import brain_extraction
+from madad_jax.runtime import startup
 
 _SMALL, _LARGE = 128, 256
 _LOW, _HIGH = 0.005, 0.995  # quantiles that become 0 and 1
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="NIfTI mask to write, on the scan's own grid")
     parser.add_argument("--serve", action="store_true", help="take requests on standard input")
     options = parser.parse_args(arguments)
-    runtime.start()  # above all the compile cache: the networks compile for a minute
+    startup.start()  # above all the compile cache: the networks compile for a minute
     if options.serve:
         for line in sys.stdin:
             print(_answer(line), flush=True)

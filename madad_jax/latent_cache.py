@@ -15,13 +15,15 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import processes, runtime, sharding
+from madad_jax import sharding
 from madad_jax.checkpoints import digests
 from madad_jax.core import json_digest
 from madad_jax.core.types import Params
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import latents, pipeline, shards
 from madad_jax.run import Run
+from madad_jax.runtime import stop as stop_lib
+from madad_jax.runtime import watchdog
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,10 +69,10 @@ def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedL
         ) as bar:
             encode = _Encoder(run, network, params, layout, draws, bar)
             written = latents.fill(folder, ours, encode)
-        processes.wait_for_all("latents")
+        watchdog.wait_for_all("latents")
         if run.primary:
             latents.finish(folder, parts, facts)
-    processes.wait_for_all("latents_whole")
+    watchdog.wait_for_all("latents_whole")
     _LOG.info(
         "latents: %d of train, %d of val, %s (%d encoded in %.0f s)",
         *(counts["train"], counts["val"], folder, written, time.monotonic() - started),
@@ -151,7 +153,7 @@ class _Encoder:
         )
         for batch in batches:
             self._check_stop()
-            processes.progress(f"latents of {part.split}: batch {self._batches}")
+            watchdog.progress(f"latents of {part.split}: batch {self._batches}")
             image = jax.device_put(batch["image"], sharding.batch_sharding(self._mesh))
             mean, logvar = (np.asarray(m) for m in self._encode(self._params, image))
             for i in np.flatnonzero(batch["valid"]):
@@ -163,5 +165,5 @@ class _Encoder:
         that a job of several hosts stops once it trains."""
         stop = self._run.stop
         if jax.process_count() == 1 and stop.requested(self._batches):
-            raise runtime.Stopped(stop.signal, f"latents: stopped after {self._bar.n} slices")
+            raise stop_lib.Stopped(stop.signal, f"latents: stopped after {self._bar.n} slices")
         self._batches += 1

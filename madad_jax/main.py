@@ -21,8 +21,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from madad_jax import huge_pages, topology
+from madad_jax import topology
 from madad_jax.core import errors
+from madad_jax.runtime import huge_pages
 
 MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
 
@@ -96,9 +97,9 @@ def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     import jax
 
-    from madad_jax import runtime
+    from madad_jax.runtime import startup
 
-    runtime.start(
+    startup.start(
         distributed=_DISTRIBUTED.value,
         join_timeout=_JOIN.value,
         heartbeat_timeout=_HEARTBEAT.value,
@@ -118,11 +119,13 @@ def _run(argv: list[str]) -> int:
     config, workdir, machine = start(argv)
     import jax
 
-    from madad_jax import compile_only, process_log, runtime, stages, table_run
+    from madad_jax import compile_only, stages, table_run
+    from madad_jax.runtime import process_log, startup
+    from madad_jax.runtime import stop as stop_lib
 
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
-    _LOG.info("%s", runtime.device_line())
+    _LOG.info("%s", startup.device_line())
     work = table_run if "cells" in config else stages  # a table is many runs
     if work is stages and _MODE.value == "compile":
         compile_only.report(config, machine)
@@ -132,10 +135,10 @@ def _run(argv: list[str]) -> int:
 
         print(predict.export(workdir, os.path.join(workdir, "export")))
         return 0
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         try:
             work.execute(config, workdir, _MODE.value, stop)
-        except runtime.Stopped as stopped:
+        except stop_lib.Stopped as stopped:
             _LOG.warning("%s; the same command continues it", stopped)
             return stopped.exit_status
     if work is table_run:
@@ -153,15 +156,15 @@ def _guarded(run: Callable[[list[str]], int], argv: list[str]) -> int:
             raise
         return _ended(2, error)
     except Exception as error:
-        from madad_jax import processes
+        from madad_jax.runtime import watchdog
 
-        if isinstance(error, processes.Lost):
-            return _ended(processes.EXIT_LOST, error)
-        if processes.is_loss(error):
+        if isinstance(error, watchdog.Lost):
+            return _ended(watchdog.EXIT_LOST, error)
+        if watchdog.is_loss(error):
             if _TRACEBACK.value:
                 traceback.print_exc()
-            return _ended(processes.EXIT_LOST, processes.lost(error))
-        if processes.several():
+            return _ended(watchdog.EXIT_LOST, watchdog.lost(error))
+        if watchdog.several():
             traceback.print_exc()
             return _ended(1, f"{type(error).__name__}: {error}")
         raise
@@ -172,11 +175,11 @@ def _ended(status: int, message: object) -> int:
     if "jax" not in sys.modules:  # a mistake that was found before anything started
         print(f"madad_jax: error: {message}", file=sys.stderr)
         return status
-    from madad_jax import processes
+    from madad_jax.runtime import watchdog
 
-    processes.say(str(message))
-    if processes.several() or status == processes.EXIT_LOST:
-        processes.end(status, str(message))
+    watchdog.say(str(message))
+    if watchdog.several() or status == watchdog.EXIT_LOST:
+        watchdog.end(status, str(message))
     return status
 
 

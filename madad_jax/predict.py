@@ -31,8 +31,8 @@ from typing import Any
 
 from absl import flags
 
-from madad_jax import huge_pages
 from madad_jax.core import atomic_files, command_line, errors
+from madad_jax.runtime import huge_pages
 
 MODES = ("predict", "calibrate", "export")
 TASKS = ("files", "sample", "pixel")
@@ -242,15 +242,16 @@ def run(argv: Sequence[str]) -> int:
         command_line.require(options, ("input",))
     huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
-    from madad_jax import runtime
+    from madad_jax.runtime import startup
+    from madad_jax.runtime import stop as stop_lib
 
     if options.distributed and options.mode != "predict":
         raise errors.UserError(f"--distributed: found with --mode={options.mode}, which is for one")
-    runtime.start(distributed=options.distributed)
+    startup.start(distributed=options.distributed)
     if options.mode == "export":
         print(export(options.checkpoint, options.output, options.calibration))
         return 0
-    with runtime.GracefulStop(alone=True) as stop:
+    with stop_lib.GracefulStop(alone=True) as stop:
         work = _calibrate if options.mode == "calibrate" else _predict
         return work(options, lambda: stop.signal is not None) or stop.exit_status
 
@@ -312,11 +313,11 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
 
 def _all_rows(out: Any, count: int) -> list[dict[str, Any]]:
     """The rows of all processes, once the last has ended its share; process 0 writes the table."""
-    from madad_jax import processes, runtime
     from madad_jax.prediction import folder
+    from madad_jax.runtime import agreement, watchdog
 
-    processes.wait_for_all("scans")
-    return runtime.from_first(lambda: folder.merge(out, count))
+    watchdog.wait_for_all("scans")
+    return agreement.from_first(lambda: folder.merge(out, count))
 
 
 def _changes(options: flags.FlagValues) -> dict[str, float]:
@@ -369,10 +370,10 @@ def main() -> None:
     log.propagate = False
     status = command_line.status("madad_jax.predict", run, sys.argv)
     if status == 2 and "jax" in sys.modules:
-        from madad_jax import processes
+        from madad_jax.runtime import watchdog
 
-        if processes.several():  # the ordinary way out waits for those who know nothing of it
-            processes.end(status, "bad input, see its own line")
+        if watchdog.several():  # the ordinary way out waits for those who know nothing of it
+            watchdog.end(status, "bad input, see its own line")
     sys.exit(status)
 
 

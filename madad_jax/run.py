@@ -15,11 +15,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_methods, metric_writer, runtime, sharding, train
+from madad_jax import build, build_methods, metric_writer, sharding, train
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import labelled
 from madad_jax.data import registry as data_registry
+from madad_jax.runtime import agreement
+from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Run:
         self,
         config: Any,
         workdir: str,
-        stop: runtime.GracefulStop,
+        stop: stop_lib.GracefulStop,
         devices: Sequence[jax.Device] | None = None,
     ):
         self.config = config
@@ -93,7 +95,7 @@ class Run:
 
         Raises UserError when the folder holds the stage of another config.
         """
-        return runtime.from_first(lambda: self._complete(stage, keys))
+        return agreement.from_first(lambda: self._complete(stage, keys))
 
     def _complete(self, stage: str, keys: Sequence[str]) -> bool:
         marker = self.trained / stage / "config.json"
@@ -128,7 +130,7 @@ class Run:
 
         Raises UserError when it is not finished.
         """
-        return runtime.from_first(lambda: self.facts_here(stage))
+        return agreement.from_first(lambda: self.facts_here(stage))
 
     def facts_here(self, stage: str) -> dict[str, Any]:
         """`facts` as this process alone sees them: what process 0 has just written others may

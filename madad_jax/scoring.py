@@ -8,11 +8,12 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from madad_jax import processes, sharding
+from madad_jax import sharding
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import record as record_lib
 from madad_jax.methods import base
+from madad_jax.runtime import watchdog
 
 # The three signals of the paper's table 3, the first is what the paper reports; and all combined.
 SIGNALS = {
@@ -63,7 +64,7 @@ def scored(
     """(batch, maps) pairs without their padding."""
     quiet = jax.process_index() != 0
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
-        processes.progress(f"{what}: batch {i}")
+        watchdog.progress(f"{what}: batch {i}")
         out = scorer(i, batch)
         batch = whole(batch)
         yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}

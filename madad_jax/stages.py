@@ -23,7 +23,6 @@ from madad_jax import (
     preset,
     report,
     restore,
-    runtime,
     scoring,
     sharding,
     train,
@@ -34,6 +33,8 @@ from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.evaluation import stacks, tables
 from madad_jax.run import AUTOENCODER_KEYS, Run
+from madad_jax.runtime import startup
+from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -297,7 +298,7 @@ def write_report(run: Run) -> None:
             "denoiser": f"{c.denoiser.name} {c.denoiser.size}",
             "denoiser steps": run.facts_here("denoiser")["steps"],
             **_method_summary(c),
-            "machine": runtime.device_line(),
+            "machine": startup.device_line(),
         },
         cohort_note=SYNTHETIC if c.data.source == "cohort" else "",
         notes=[c.note] if c.note else [],
@@ -332,7 +333,7 @@ def execute(
     config: Any,
     workdir: str,
     mode: str,
-    stop: runtime.GracefulStop,
+    stop: stop_lib.GracefulStop,
     devices: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Runs the stages of `mode` in `workdir`, on all devices or the given ones.

@@ -19,10 +19,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build_methods, checks, report, runtime, scoring, stages
+from madad_jax import build_methods, checks, report, scoring, stages
 from madad_jax import run as run_lib
 from madad_jax.core import atomic_files, errors
 from madad_jax.evaluation import paper_tables
+from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Cell:
     folder: epath.Path
 
 
-def execute(config: Any, workdir: str, mode: str, stop: runtime.GracefulStop) -> None:
+def execute(config: Any, workdir: str, mode: str, stop: stop_lib.GracefulStop) -> None:
     """Runs what is not done (`mode` run) and writes the table (also `report`).
 
     Raises UserError for missing data, an option that does not fit, or another mode.
@@ -137,7 +138,7 @@ def _digest(cell: Cell, *, seed: bool = True) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _run(cell: Cell, todo: list[Cell], root: epath.Path, stop: runtime.GracefulStop) -> None:
+def _run(cell: Cell, todo: list[Cell], root: epath.Path, stop: stop_lib.GracefulStop) -> None:
     marker = cell.folder / _DONE
     digest = _digest(cell)
     if marker.exists() and json.loads(marker.read_text())["digest"] == digest:
@@ -186,7 +187,7 @@ def _share_autoencoders(todo: list[Cell], root: epath.Path) -> None:
             cell.config.autoencoder.checkpoint = os.fspath(root / _AUTOENCODERS / digest[:16])
 
 
-def _train_autoencoder(cell: Cell, root: epath.Path, stop: runtime.GracefulStop) -> None:
+def _train_autoencoder(cell: Cell, root: epath.Path, stop: stop_lib.GracefulStop) -> None:
     folder = epath.Path(cell.config.autoencoder.checkpoint or ".")
     if folder.parent == root / _AUTOENCODERS:
         alone = copy.deepcopy(cell.config)

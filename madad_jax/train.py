@@ -18,11 +18,13 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import checkpoint, metric_writer, processes, runtime, sharding, train_step
+from madad_jax import checkpoint, metric_writer, sharding, train_step
 from madad_jax import train_state as train_state_lib
 from madad_jax.core import errors, random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.methods import base
+from madad_jax.runtime import agreement, watchdog
+from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class Trainer:
         key = random_keys.stream(self.stream_key, "validate")
         total: dict[str, list[float]] = {}
         for i, batch in enumerate(batches):
-            processes.progress(f"{self.options.stage}: validation batch {i}")
+            watchdog.progress(f"{self.options.stage}: validation batch {i}")
             batch = sharding.global_batch(self.mesh, batch)
             metrics = self.loss_fn(
                 state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
@@ -142,7 +144,7 @@ def train(
     first: Params | None = None,
     writer: metric_writer.MetricWriter,
     lr_fn: Callable[[int], float],
-    stop: runtime.GracefulStop,
+    stop: stop_lib.GracefulStop,
 ) -> train_state_lib.TrainState:
     """Trains from the newest whole checkpoint (or from nothing) to `options.steps`.
 
@@ -157,7 +159,7 @@ def train(
         keep_latest=options.keep_latest,
         best_metric="val/loss",
     ) as saver:
-        processes.progress(f"{options.stage}: restoring")
+        watchdog.progress(f"{options.stage}: restoring")
         restored = saver.restore_latest(trainer.abstract)
         if restored is None:
             state, step = trainer.initial_state(first), 0
@@ -196,7 +198,7 @@ def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, s
     pending = None
     last_save = time.monotonic()
     while step < options.steps:
-        processes.progress(f"{options.stage}: step {step + 1}")
+        watchdog.progress(f"{options.stage}: step {step + 1}")
         state, metrics = step_fn(state)
         step += 1
         bar.update()
@@ -213,21 +215,21 @@ def _loop(options, state, step, step_fn, validate, save, saver, writer, lr_fn, s
         ends = stopping or step == options.steps
         validating = step % options.validate_every == 0 or step == options.steps
         saving = step % options.checkpoint_every == 0 or ends
-        saving |= runtime.minutes_passed(last_save, options.checkpoint_minutes)
+        saving |= agreement.minutes_passed(last_save, options.checkpoint_minutes)
         values = None
         if validating:
             values = {f"val/{k}": v for k, v in validate(state).items()}
             writer.write(options.stage, "val", step, _without_prefix(values))
         if saving or validating:
             _check_finite(options.stage, *pending, saver)
-            processes.progress(f"{options.stage}: saving step {step}")
+            watchdog.progress(f"{options.stage}: saving step {step}")
             save(step, state, values)
             last_save = time.monotonic()
             clock = _Clock(step)
         if stopping:
             saver.wait()
             bar.close()
-            raise runtime.Stopped(stop.signal, f"{options.stage}: stopped after step {step}")
+            raise stop_lib.Stopped(stop.signal, f"{options.stage}: stopped after step {step}")
     bar.close()
     saver.wait()
     return state

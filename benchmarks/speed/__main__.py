@@ -32,10 +32,10 @@ def _run(argv: list[str]) -> int:
     # Compile times are measured, not looked up.
     config, workdir, _ = command.start(argv, cache_dir="")
     from benchmarks.speed import run
-    from madad_jax import process_log, runtime
+    from madad_jax.runtime import process_log, startup
 
     process_log.attach(workdir, 0)
-    logging.getLogger("madad_jax").info("%s", runtime.device_line())
+    logging.getLogger("madad_jax").info("%s", startup.device_line())
     run.execute(config, workdir, _SUITE.value, _config_flags(sys.argv[1:]))
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from madad_jax import runtime
+from madad_jax.runtime import startup
 
 
 def facts() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def facts() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "device": device.device_kind,
-        "versions": runtime.device_line(),
+        "versions": startup.device_line(),
         "command": "python -m benchmarks.speed " + shlex.join(sys.argv[1:]),
         "load_average": round(os.getloadavg()[0], 2),
         "time": time.strftime("%Y-%m-%d %H:%M"),

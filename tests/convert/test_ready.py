@@ -14,9 +14,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax import build, checkpoint, restore, runtime, stages, train
+from madad_jax import build, checkpoint, restore, stages, train
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
+from madad_jax.runtime import stop as stop_lib
 from tests.convert import cases
 from tests.convert import torch_files as files
 from tests.models import official
@@ -59,7 +60,7 @@ def configured(folder):
 def test_evaluation_finds_both_networks(converted):
     folder, states, _ = converted
     config = configured(folder)
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         run = stages.Run(config, str(folder), stop)
     _, params = restore.autoencoder(run.config, run.workdir, run.mesh)
     params = jax.tree.map(np.asarray, params)
@@ -78,7 +79,7 @@ def test_another_run_can_name_the_folder(converted, tmp_path):
     folder, states, _ = converted
     config = configured(folder)
     config.autoencoder.checkpoint = str(folder)
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         run = stages.Run(config, str(tmp_path), stop)
     stages.train_autoencoder(run)  # nothing to do
     _, params = restore.autoencoder(run.config, run.workdir, run.mesh)

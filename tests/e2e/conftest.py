@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import runtime, stages
+from madad_jax import stages
+from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def execute():
     """execute(config, workdir, mode="run", devices=1): the stages, in this process."""
 
     def call(config, workdir, mode="run", stop=None, devices=1):
-        with stop or runtime.GracefulStop() as s:
+        with stop or stop_lib.GracefulStop() as s:
             return stages.execute(config, str(workdir), mode, s, jax.devices()[:devices])
 
     return call

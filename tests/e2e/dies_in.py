@@ -13,7 +13,8 @@ import sys
 
 from orbax.checkpoint._src.path import atomicity
 
-from madad_jax import checkpoint, processes
+from madad_jax import checkpoint
+from madad_jax.runtime import watchdog
 
 
 def _die():
@@ -22,8 +23,8 @@ def _die():
 
 def _arm(moment, step):
     if moment == "step":
-        progress = processes.progress
-        processes.progress = lambda what: (
+        progress = watchdog.progress
+        watchdog.progress = lambda what: (
             progress(what),
             what == f"denoiser: step {step}" and _die(),
         )

@@ -14,7 +14,8 @@ import time
 import jax
 import pytest
 
-from madad_jax import runtime, stages
+from madad_jax import stages
+from madad_jax.runtime import stop as stop_lib
 from tests.e2e import jobs, tiny_config
 from tests.e2e.test_run import assert_same, metrics_of, restored
 
@@ -27,7 +28,7 @@ def flags(tmp_path_factory, png_root):
     config = tiny_config.get_config()
     config.data.root = str(png_root)
     autoencoder = tmp_path_factory.mktemp("autoencoder")
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         stages.execute(config, str(autoencoder), "train_autoencoder", stop, jax.devices()[:1])
     return [
         *(f"--config={jobs.CONFIG}", f"--config.data.root={png_root}", "--mode=train"),

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import latent_cache, restore, run, runtime, stages
+from madad_jax import latent_cache, restore, run, stages
 from madad_jax.core import errors
 from madad_jax.data import latents
+from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
 
@@ -21,7 +22,7 @@ def trained(tmp_path_factory, png_root):
     config = tiny_config.get_config()
     config.data.root = str(png_root)
     workdir = tmp_path_factory.mktemp("trained")
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         stages.execute(config, str(workdir), "train_autoencoder", stop, jax.devices()[:1])
     return workdir
 
@@ -67,7 +68,7 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(cached, execute, tmp
     execute(cached, tmp_path / "whole", "train")
     # Step numbers: a batch of the cache, then a step of the denoiser; the former end first.
     step = {"latents": 2, "denoiser": 7}[at]
-    with pytest.raises(runtime.Stopped, match=at):
+    with pytest.raises(stop_lib.Stopped, match=at):
         execute(cached, tmp_path / "cut", "train", stop=StopAfter(step))
     before = shards_of(tmp_path / "cut")
     assert len(before) == {"latents": 2, "denoiser": 6}[at]
@@ -92,7 +93,7 @@ def fill(cached, tmp_path):
     cached.data.latents_dir = str(tmp_path / "shared")
 
     def call(change=None):
-        with runtime.GracefulStop() as stop:
+        with stop_lib.GracefulStop() as stop:
             this = run.Run(cached, str(tmp_path / "run"), stop, jax.devices()[:1])
             network, params = restore.autoencoder(this.config, this.workdir, this.mesh)
             return latent_cache.prepare(this, network, change(params) if change else params)

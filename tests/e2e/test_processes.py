@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import report, runtime, stages
+from madad_jax import report, stages
+from madad_jax.runtime import stop as stop_lib
 from tests.e2e import jobs, tiny_config
 from tests.e2e.test_run import assert_same, metrics_of, restored
 
@@ -23,7 +24,7 @@ def one(tmp_path_factory, png_root):
     config = tiny_config.get_config()
     config.data.root = str(png_root)
     workdir = tmp_path_factory.mktemp("one")
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         stages.execute(config, str(workdir), "run", stop, jax.devices()[:1])
     return workdir
 

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, calibrate, checkpoint, checks, report, runtime, sharding, train
+from madad_jax import build, calibrate, checkpoint, checks, report, sharding, train
 from madad_jax.core import errors
 from madad_jax.data import preparation
+from madad_jax.runtime import stop as stop_lib
 
 
-class StopAfter(runtime.GracefulStop):
+class StopAfter(stop_lib.GracefulStop):
     """Asks for a stop after some steps, as a signal would."""
 
     def __init__(self, step):
@@ -35,7 +36,7 @@ def finished(tmp_path_factory, png_root):
     config = tiny_config.get_config()
     config.data.root = str(png_root)
     workdir = tmp_path_factory.mktemp("finished")
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         stages.execute(config, str(workdir), "run", stop, jax.devices()[:1])
     return workdir
 
@@ -111,7 +112,7 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(
     if stage == "denoiser":
         shutil.copytree(finished / "autoencoder", tmp_path / "autoencoder")
         shutil.copytree(finished / "latents", tmp_path / "latents")
-    with pytest.raises(runtime.Stopped) as stopped:
+    with pytest.raises(stop_lib.Stopped) as stopped:
         execute(tiny, tmp_path, "train", stop=StopAfter(at))
     assert stopped.value.exit_status == 143
     assert restored(tiny, tmp_path, stage).step == at
@@ -127,7 +128,7 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(
 def test_continues_on_eight_devices_within_rounding(finished, tiny, execute, tmp_path):
     shutil.copytree(finished / "autoencoder", tmp_path / "autoencoder")
     shutil.copytree(finished / "latents", tmp_path / "latents")
-    with pytest.raises(runtime.Stopped):
+    with pytest.raises(stop_lib.Stopped):
         execute(tiny, tmp_path, "train", stop=StopAfter(6))
     tiny.mesh.update(data=2, fsdp=2, tensor=2)
     execute(tiny, tmp_path, "train", devices=8)

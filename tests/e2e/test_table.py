@@ -7,8 +7,9 @@ import pytest
 from ml_collections import config_dict
 
 from configs.paper import cells
-from madad_jax import runtime, table_run
+from madad_jax import table_run
 from madad_jax.core import errors
+from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 
 COLUMNS = (("T1", "T1", "max_dice", ""), ("T1, pooled", "T1", "pooled_max_dice", "T1"))
@@ -30,7 +31,7 @@ def table(png_root):
 
 
 def _execute(config, workdir, mode="run"):
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         table_run.execute(config, str(workdir), mode, stop)
 
 

@@ -9,7 +9,8 @@ import time
 import jax
 import pytest
 
-from madad_jax import runtime, stages
+from madad_jax import stages
+from madad_jax.runtime import stop as stop_lib
 from tests.e2e import jobs
 from tests.e2e.conftest import png_root, tiny  # noqa: F401 (fixtures)
 from tests.e2e.test_run import assert_same, metrics_of, restored
@@ -76,7 +77,7 @@ def autoencoder(tmp_path_factory, png_root):  # noqa: F811
     config = tiny_config.get_config()
     config.data.root = str(png_root)
     workdir = tmp_path_factory.mktemp("autoencoder")
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         stages.execute(config, str(workdir), "train_autoencoder", stop, jax.devices()[:1])
     return workdir
 

@@ -15,8 +15,8 @@ import time
 
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import drawn, results, timing
-from madad_jax import runtime
 from madad_jax.core import errors
+from madad_jax.runtime import startup
 
 _POLL = 0.02
 
@@ -56,7 +56,7 @@ def _first_step(context: context_lib.Context, name: str) -> results.Row:
             *(f"--workdir={folder / 'run'}", "--config.log.every_steps=1"),
             *("--config.data.source=png_folder", f"--config.data.root={folder / 'slices'}"),
         ]
-        environment = os.environ | {runtime.CACHE_VARIABLE: str(folder / "cache")}
+        environment = os.environ | {startup.CACHE_VARIABLE: str(folder / "cache")}
         limit = context.options.start_seconds
         first, second = (
             _seconds_to_metrics(command, environment, folder / "run", limit) for _ in range(2)

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from madad_jax import huge_pages
+from madad_jax.runtime import huge_pages
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from madad_jax import process_log, processes, runtime
 from madad_jax.core import errors
+from madad_jax.runtime import agreement, process_log, watchdog
 
 
 class Store:
@@ -41,9 +41,9 @@ def _others(store, number, *alive):
 
 def test_a_process_without_signs_is_blamed(monkeypatch):
     clock = [100.0]  # ours: a busy machine must not make the others silent
-    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
     store = Store()
-    watch = processes.Watch(store, 0, 4, period=PERIOD)
+    watch = watchdog.Watch(store, 0, 4, period=PERIOD)
     for number in range(10):
         _others(store, number, 1, 3)
         watch._read()
@@ -54,7 +54,7 @@ def test_a_process_without_signs_is_blamed(monkeypatch):
 
 def test_all_alive_says_where_each_is():
     store = Store()
-    watch = processes.Watch(store, 0, 3, period=5.0)
+    watch = watchdog.Watch(store, 0, 3, period=5.0)
     _others(store, 1, 0, 1, 2)
     watch._read()
     assert watch.blame().startswith("all processes live: 0 at 'denoiser: step 0', 1 at 'den")
@@ -62,15 +62,15 @@ def test_all_alive_says_where_each_is():
 
 def test_a_store_that_does_not_answer_is_process_0s_fault():
     store = Store()
-    watch = processes.Watch(store, 1, 3, period=PERIOD)
+    watch = watchdog.Watch(store, 1, 3, period=PERIOD)
     store.broken = True
     assert watch.blame() == "process 0, which coordinates, does not answer"
 
 
 def test_one_that_ended_is_told_to_the_others_in_one_line():
     store = Store()
-    processes.Watch(store, 1, 2, period=PERIOD).tell(2, "no such\n folder")
-    other = processes.Watch(store, 0, 2, period=0.02)
+    watchdog.Watch(store, 1, 2, period=PERIOD).tell(2, "no such\n folder")
+    other = watchdog.Watch(store, 0, 2, period=0.02)
     other._read()
     assert other._ended == {1: "2 no such folder"}
     started = time.monotonic()
@@ -82,7 +82,7 @@ def test_no_progress_ends_the_process_with_its_status_and_a_line():
     script = """
 import time
 from madad_jax import processes
-from tests.test_processes import Store
+from tests.runtime.test_watchdog import Store
 watch = processes.Watch(Store(), 0, 2, period=0.02)
 processes.progress("denoiser: step 7")
 watch.begin(0.3)
@@ -91,20 +91,20 @@ time.sleep(60)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
     )
-    assert done.returncode == processes.EXIT_LOST == 75
+    assert done.returncode == watchdog.EXIT_LOST == 75
     assert done.stderr.startswith("madad_jax: error: process 0 of 2 has waited 0 s in 'denoiser: s")
     assert "no sign of life from process 1" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_alone_nothing_is_watched(monkeypatch):
-    processes.begin(1.0)
-    assert processes._watch is None and not processes.several() and processes.blame() == ""
-    assert not processes.is_loss(RuntimeError("Gloo AllGather failed"))
-    assert runtime.from_first(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    watchdog.begin(1.0)
+    assert watchdog._watch is None and not watchdog.several() and watchdog.blame() == ""
+    assert not watchdog.is_loss(RuntimeError("Gloo AllGather failed"))
+    assert agreement.from_first(lambda: {"a": [1, None]}) == {"a": [1, None]}
 
 
 def test_long_lists_are_cut():
-    assert processes._listed(list(range(10))) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+    assert watchdog._listed(list(range(10))) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
 
 
 @pytest.fixture
@@ -138,10 +138,10 @@ def test_log_that_cannot_be_written_is_named(tmp_path):
 def test_errors_stand_in_the_log_too_and_the_first_reason_is_the_only_one(
     tmp_path, logger, capfd, monkeypatch
 ):
-    monkeypatch.setattr(processes, "_said", threading.Lock())
+    monkeypatch.setattr(watchdog, "_said", threading.Lock())
     process_log.attach(tmp_path, 0)
-    assert processes.say("no such file")
-    assert not processes.say("JAX ended process 0")  # what followed from it
+    assert watchdog.say("no such file")
+    assert not watchdog.say("JAX ended process 0")  # what followed from it
     assert capfd.readouterr().err == "madad_jax: error: no such file\n"
     assert "ERROR no such file" in (tmp_path / "logs" / "process_0.log").read_text()
-    assert json.dumps(processes.EXIT_LOST) == "75"
+    assert json.dumps(watchdog.EXIT_LOST) == "75"

@@ -7,12 +7,13 @@ import time
 import jax
 import pytest
 
-from madad_jax import runtime
 from madad_jax.core import errors
+from madad_jax.runtime import agreement, startup
+from madad_jax.runtime import stop as stop_lib
 
 
 def test_device_line_is_one_line_with_versions():
-    line = runtime.device_line()
+    line = startup.device_line()
     assert line.startswith("8 x cpu, 1 process(es); madad_jax ")
     assert f"jax {jax.__version__}," in line and "flax " in line and "missing" not in line
     assert "\n" not in line
@@ -20,7 +21,7 @@ def test_device_line_is_one_line_with_versions():
 
 def test_a_signal_asks_for_a_stop_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         assert not stop.requested(1) and stop.exit_status == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested(2) and stop.requested(3)
@@ -29,37 +30,37 @@ def test_a_signal_asks_for_a_stop_and_handlers_come_back():
 
 
 def test_the_second_interrupt_ends_at_once():
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested(1) and stop.exit_status == runtime.EXIT_SIGINT == 130
+        assert stop.requested(1) and stop.exit_status == stop_lib.EXIT_SIGINT == 130
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
 
 
 def test_an_interrupt_after_sigterm_is_not_the_second():
-    with runtime.GracefulStop() as stop:
+    with stop_lib.GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested(1)
 
 
 def test_stopped_carries_its_status():
-    assert runtime.Stopped(signal.SIGTERM, "x").exit_status == runtime.EXIT_SIGTERM == 143
+    assert stop_lib.Stopped(signal.SIGTERM, "x").exit_status == stop_lib.EXIT_SIGTERM == 143
 
 
 def test_minutes_passed():
     now = time.monotonic()
-    assert runtime.minutes_passed(now - 61, 1.0)
-    assert not runtime.minutes_passed(now - 59, 1.0)
-    assert not runtime.minutes_passed(now - 1e9, 0.0)
+    assert agreement.minutes_passed(now - 61, 1.0)
+    assert not agreement.minutes_passed(now - 59, 1.0)
+    assert not agreement.minutes_passed(now - 1e9, 0.0)
 
 
 def test_bad_process_count_names_the_variable(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(errors.UserError, match="JAX_NUM_PROCESSES: found 'two'"):
-        runtime.start(cache_dir="")
+        startup.start(cache_dir="")
 
 
 def test_start_fills_the_cache_and_joins_as_asked(tmp_path):
@@ -84,4 +85,4 @@ with runtime.GracefulStop() as stop:
 
 def test_default_cache_is_the_users(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
-    assert runtime.default_cache_dir() == "/some/cache/madad_jax/xla"
+    assert startup.default_cache_dir() == "/some/cache/madad_jax/xla"
