@@ -22,7 +22,8 @@ import jax
 from absl import app, flags
 
 from configs import default, demo
-from madad_jax import build_networks, compile_only, sharding, train
+from madad_jax import build_networks, compile_only, train
+from madad_jax.devices import mesh
 
 RECORD = pathlib.Path(__file__).parent / "results" / "costs.json"
 TOLERANCES = {"flops": 0.001, "bytes": 0.02, "memory": 0.02}
@@ -46,11 +47,11 @@ def _dit(size: str) -> dict[str, Any]:
 
 
 def _step(config: Any) -> Any:
-    return compile_only.denoiser_step(config, sharding.make_mesh())[1]
+    return compile_only.denoiser_step(config, mesh.make_mesh())[1]
 
 
 def _maps(config: Any) -> Any:
-    return compile_only.image_to_map(config, sharding.make_mesh())[1]
+    return compile_only.image_to_map(config, mesh.make_mesh())[1]
 
 
 def _encode(config: Any) -> Any:

@@ -37,8 +37,10 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from configs import default
-    from madad_jax import build, compile_only, sharding
+    from madad_jax import build, compile_only
     from madad_jax.core import trees
+    from madad_jax.devices import mesh as mesh_lib
+    from madad_jax.devices import parameter_rules
 
     # Of the machine code only: programs, buffers and collectives are the same.
     jax.config.update("jax_disable_most_optimizations", True)
@@ -48,12 +50,12 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     c.optim.name = "adamw"
     c.train.update(ema_decay=0.9999)
     c.mesh.update(job["mesh"])
-    mesh = sharding.make_mesh(**c.mesh.to_dict())
-    c.train.batch_size = PER_DEVICE * sharding.batch_shards(mesh)
+    mesh = mesh_lib.make_mesh(**c.mesh.to_dict())
+    c.train.batch_size = PER_DEVICE * mesh_lib.batch_shards(mesh)
     costs = compile_only.measure("step", compile_only.denoiser_step(c, mesh)[1])
     detector, spec = build.detector(c), build.detector_spec(c, c.train.batch_size)
     params = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
-    flat = trees.flatten(sharding.param_shardings(params, mesh))
+    flat = trees.flatten(parameter_rules.param_shardings(params, mesh))
     sizes = {path: 4 * math.prod(x.shape) for path, x in trees.flatten(params).items()}
     kinds: dict[str, dict[str, float]] = {}
     for found in costs.program.collectives:

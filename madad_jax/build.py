@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from madad_jax import build_methods, build_networks, optim, sharding, train
+from madad_jax import build_methods, build_networks, optim, train
 from madad_jax.core import errors
 from madad_jax.core.types import Batch
 from madad_jax.data import pipeline
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.data import registry as data_registry
+from madad_jax.devices import batches
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import base
 from madad_jax.models import registry
@@ -91,7 +92,7 @@ def train_iterator(
     config: Any, train_section: Any, data: Any, mesh: jax.sharding.Mesh
 ) -> pipeline.TrainIterator:
     """Endless training batches of this process."""
-    index, count = sharding.data_process(mesh)
+    index, count = batches.data_process(mesh)
     style = config.data.augment
     return pipeline.train_iterator(
         data,
@@ -108,7 +109,7 @@ def eval_batches(
     config: Any, data: Any, batch_size: int, mesh: jax.sharding.Mesh
 ) -> pipeline.EvalBatches:
     """Padded batches of this process, every slice once."""
-    index, count = sharding.data_process(mesh)
+    index, count = batches.data_process(mesh)
     return pipeline.eval_batches(
         data,
         batch_size=batch_size,

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import build, build_methods, latent_cache, restore, sharding, train
+from madad_jax import build, build_methods, latent_cache, restore, train
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import augment
+from madad_jax.devices import batches
 from madad_jax.evaluation import stacks
 from madad_jax.methods import base
 from madad_jax.run import Run
@@ -121,7 +122,7 @@ def check_inputs(run: Run, mode: str) -> None:
     Raises UserError for the first that is missing or does not fit.
     """
     c = run.config
-    sharding.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
+    batches.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
     if mode not in ("run", "train", "train_autoencoder"):
         return
     latent = build_methods.uses_latents(c)
@@ -137,7 +138,7 @@ def check_inputs(run: Run, mode: str) -> None:
     run.source("val")
     for key, section in sections.items():
         sizes = section.train.batch_size, run.mesh, section.train.accum_steps
-        sharding.check_batch_size(*sizes, key=f"{key}.batch_size")
+        batches.check_batch_size(*sizes, key=f"{key}.batch_size")
         build.optimizer(section.optim, build.budget(section.train, slices))
     if latent and c.autoencoder.checkpoint:
         restore.checkpoints_of(c, "autoencoder", "checkpoint")

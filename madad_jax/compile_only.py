@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, build_methods, build_networks, hlo, sharding, topology, train
-from madad_jax.core import errors, random_keys
+from madad_jax import build, build_methods, build_networks, train
+from madad_jax.core import errors, random_keys, units
 from madad_jax.core.types import Params
+from madad_jax.devices import batches, hlo_costs, machines, parameter_rules
+from madad_jax.devices import mesh as mesh_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Costs:
     """A compiled program: what one run does and what one device must hold, in bytes."""
 
     name: str
-    program: hlo.Program
+    program: hlo_costs.Program
     arguments: int
     outputs: int  # beyond those that take the place of donated arguments
     temp: int
@@ -42,14 +44,14 @@ def costs_of(name: str, compiled: Any) -> Costs:
     memory = compiled.memory_analysis()
     return Costs(
         name=name,
-        program=hlo.read(compiled.as_text()),
+        program=hlo_costs.read(compiled.as_text()),
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temp=memory.temp_size_in_bytes,
     )
 
 
-def report(config: Any, machine: topology.Topology | None = None) -> None:
+def report(config: Any, machine: machines.Topology | None = None) -> None:
     """Prints, of every program: costs, memory, collectives and, for a machine, the times.
 
     Raises:
@@ -58,7 +60,7 @@ def report(config: Any, machine: topology.Topology | None = None) -> None:
     if machine:
         config = _for_machine(config)
     slices = machine.slices if machine else 0
-    mesh = sharding.make_mesh(**config.mesh.to_dict(), slices=slices)
+    mesh = mesh_lib.make_mesh(**config.mesh.to_dict(), slices=slices)
     limit = config.compile.memory_gib * 2**30 or (machine.chip.memory if machine else 0)
     print("mesh " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()), end="")
     print(f"; all figures are of one device of {mesh.size}, by the {_platform(mesh)} compiler")
@@ -71,13 +73,13 @@ def report(config: Any, machine: topology.Topology | None = None) -> None:
         _print_costs(costs)
         if machine:
             dtype = config.autoencoder.dtype if "autoencoder" in name else config.denoiser.dtype
-            found = topology.plan(costs.program, machine, dtype, config.matmul_precision)
+            found = machines.plan(costs.program, machine, dtype, config.matmul_precision)
             _print_plan(found, mesh.size)
         if limit and costs.memory > limit:
-            too_large.append(f"{name} needs {sharding.human(costs.memory)}")
+            too_large.append(f"{name} needs {units.human(costs.memory)}")
     if limit and too_large:
         raise errors.UserError(
-            f"{'; '.join(too_large)} per device, but there are {sharding.human(limit)} "
+            f"{'; '.join(too_large)} per device, but there are {units.human(limit)} "
             f"({'compile.memory_gib' if config.compile.memory_gib else machine.name}); raise "
             "mesh.fsdp or train.accum_steps, lower the batch size, or set denoiser.remat"
         )
@@ -101,8 +103,8 @@ def _print_costs(costs: Costs) -> None:
     print(f"\n{costs.name}")
     print(f"  {program.flops / 1e9:.3f} GFLOP, {program.bytes / 1e9:.3f} GB moved by kernels")
     print(
-        f"  memory {sharding.human(costs.memory)}: arguments {sharding.human(costs.arguments)}, "
-        f"outputs {sharding.human(costs.outputs)}, temporaries {sharding.human(costs.temp)}"
+        f"  memory {units.human(costs.memory)}: arguments {units.human(costs.arguments)}, "
+        f"outputs {units.human(costs.outputs)}, temporaries {units.human(costs.temp)}"
     )
     for line in collective_lines(program):
         print(f"  {line}")
@@ -110,7 +112,7 @@ def _print_costs(costs: Costs) -> None:
         print(f"  {program.unknown_loops} loops of unknown length, counted as one run")
 
 
-def collective_lines(program: hlo.Program) -> list[str]:
+def collective_lines(program: hlo_costs.Program) -> list[str]:
     """One line for each kind and group size: how many, how many bytes."""
     rows: dict[tuple[str, int], list[float]] = {}
     for c in program.collectives:
@@ -127,7 +129,7 @@ def collective_lines(program: hlo.Program) -> list[str]:
     return lines or ["no collectives"]
 
 
-def _print_plan(found: topology.Plan, devices: int) -> None:
+def _print_plan(found: machines.Plan, devices: int) -> None:
     print(
         f"  on paper: compute {found.compute * 1e3:.3f} ms, memory {found.memory * 1e3:.3f} ms, "
         f"collectives {found.collective * 1e3:.3f} ms; bound by {found.bound}; a run takes "
@@ -150,8 +152,8 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     yield denoiser_step(config, mesh)
     if latent and config.data.latents == "cached":
         images = train.image_spec(config.eval.batch_size, size)
-        image = _sharded(images["image"], sharding.batch_sharding(mesh))
-        frozen = _sharded(_frozen(config), sharding.replicated(mesh))
+        image = _sharded(images["image"], mesh_lib.batch_sharding(mesh))
+        frozen = _sharded(_frozen(config), mesh_lib.replicated(mesh))
         encode = jax.jit(build_networks.autoencoder(config).encode)
         yield "encoding for the cache", encode.lower(frozen["autoencoder"], image)
     yield image_to_map(config, mesh)
@@ -159,12 +161,12 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
 
 def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the inference of a batch of `eval.batch_size`."""
-    sharding.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
+    batches.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
     detector, size = build.detector(config), config.data.image_size
     key = jax.eval_shape(lambda: random_keys.root_key(0))
     params = jax.eval_shape(lambda k: detector.init(k, train.image_spec(1, size)), key)
-    batch = _sharded(train.image_spec(config.eval.batch_size, size), sharding.batch_sharding(mesh))
-    params, frozen = _sharded((params, _frozen(config)), sharding.replicated(mesh))
+    batch = _sharded(train.image_spec(config.eval.batch_size, size), mesh_lib.batch_sharding(mesh))
+    params, frozen = _sharded((params, _frozen(config)), mesh_lib.replicated(mesh))
     return "image to anomaly map", jax.jit(detector.anomaly_map).lower(params, frozen, batch, key)
 
 
@@ -185,7 +187,7 @@ def denoiser_step(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     frozen, latent = _frozen(config), build_methods.uses_latents(config)
     if latent and config.data.latents == "cached":
         del frozen["autoencoder"]
-    frozen = _sharded(frozen, sharding.replicated(mesh))
+    frozen = _sharded(frozen, mesh_lib.replicated(mesh))
     inputs = build.detector_spec(config, config.train.batch_size)
     name = "denoiser step" + (f" ({config.data.latents} latents)" if latent else "")
     return name, step(build.detector(config), config, inputs, frozen, mesh, "train")
@@ -207,9 +209,9 @@ def step(
     )
     trainer = train.Trainer(method, tx, options, batch_spec=spec, mesh=mesh, seed=0)
     key = jax.eval_shape(lambda: random_keys.root_key(0))
-    batch = _sharded(spec, sharding.batch_sharding(mesh))
+    batch = _sharded(spec, mesh_lib.batch_sharding(mesh))
     return trainer.step_fn.lower(trainer.abstract, frozen, batch, key)
 
 
 def _sharded(tree: Any, where: jax.sharding.NamedSharding) -> Any:
-    return sharding.with_shardings(tree, jax.tree.map(lambda _: where, tree))
+    return parameter_rules.with_shardings(tree, jax.tree.map(lambda _: where, tree))

@@ -15,12 +15,12 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import sharding
 from madad_jax.checkpoints import digests
 from madad_jax.core import json_digest
 from madad_jax.core.types import Params
 from madad_jax.data import augment as augment_lib
 from madad_jax.data import latents, pipeline, shards
+from madad_jax.devices import mesh
 from madad_jax.run import Run
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.runtime import watchdog
@@ -117,8 +117,8 @@ class _Encoder:
     def __init__(self, run, network, params, layout, draws, bar):
         self._run, self._layout, self._draws, self._bar = run, layout, draws, bar
         mine = [d for d in run.mesh.devices.flat if d.process_index == jax.process_index()]
-        self._mesh = sharding.make_mesh(devices=mine)
-        whole = sharding.replicated(self._mesh)
+        self._mesh = mesh.make_mesh(devices=mine)
+        whole = mesh.replicated(self._mesh)
         # One copy of the weights per host, on a mesh of its own devices alone.
         local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
         self._params = jax.device_put(local, whole)
@@ -132,7 +132,7 @@ class _Encoder:
                 jax.lax.bitcast_convert_type(m.astype(jnp.bfloat16), jnp.uint16) for m in moments
             )
 
-        rows = sharding.batch_sharding(self._mesh)
+        rows = mesh.batch_sharding(self._mesh)
         self._encode = jax.jit(encode, in_shardings=(whole, rows), out_shardings=(rows, rows))
 
     def __call__(self, part: latents.Part) -> Iterator[bytes]:
@@ -154,7 +154,7 @@ class _Encoder:
         for batch in batches:
             self._check_stop()
             watchdog.progress(f"latents of {part.split}: batch {self._batches}")
-            image = jax.device_put(batch["image"], sharding.batch_sharding(self._mesh))
+            image = jax.device_put(batch["image"], mesh.batch_sharding(self._mesh))
             mean, logvar = (np.asarray(m) for m in self._encode(self._params, image))
             for i in np.flatnonzero(batch["valid"]):
                 yield self._layout.pack(mean[i], logvar[i], batch["brain_mask"][i])

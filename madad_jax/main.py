@@ -21,8 +21,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from madad_jax import topology
 from madad_jax.core import errors
+from madad_jax.devices import machines
 from madad_jax.runtime import huge_pages
 
 MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
@@ -65,7 +65,7 @@ def _described_machine() -> Any:
         return None
     if _MODE.value != "compile":
         raise errors.UserError("--devices and --topology belong to --mode=compile")
-    machine = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
+    machine = machines.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
     count = machine.devices if machine else _DEVICES.value
     if count < 1 or _DEVICES.value not in (0, count):
         raise errors.UserError(

@@ -5,9 +5,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_networks, checkpoint, sharding, train
+from madad_jax import build, build_networks, checkpoint, train
 from madad_jax.core import errors
 from madad_jax.core.types import Params
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.devices import parameter_rules
 
 
 def checkpoints_of(config: Any, stage: str, key: str) -> epath.Path:
@@ -63,5 +65,5 @@ def _abstract(config: Any, mesh: jax.sharding.Mesh, method: Any) -> Params:
     """Shapes of a method's weights, whole on every device."""
     spec = train.image_spec(1, config.data.image_size)
     abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
-    whole = sharding.replicated(mesh)
-    return sharding.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
+    whole = mesh_lib.replicated(mesh)
+    return parameter_rules.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))

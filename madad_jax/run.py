@@ -15,11 +15,12 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_methods, metric_writer, sharding, train
+from madad_jax import build, build_methods, metric_writer, train
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import labelled
 from madad_jax.data import registry as data_registry
+from madad_jax.devices import mesh
 from madad_jax.runtime import agreement
 from madad_jax.runtime import stop as stop_lib
 
@@ -59,7 +60,7 @@ class Run:
         # Where weights lie: another run's, when its variants are evaluated here.
         self.trained = epath.Path(config.eval.run or workdir)
         self.stop = stop
-        self.mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
+        self.mesh = mesh.make_mesh(**config.mesh.to_dict(), devices=devices)
         self.primary = jax.process_index() == 0
         self._sources: dict[str, Any] = {}
         self.latents: dict[str, Any] = {}  # `train` and `val` of the cache, where one is used

@@ -8,10 +8,11 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from madad_jax import sharding
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import record as record_lib
+from madad_jax.devices import batches as batches_lib
+from madad_jax.devices import mesh as mesh_lib
 from madad_jax.methods import base
 from madad_jax.runtime import watchdog
 
@@ -35,7 +36,7 @@ class Scorer:
         mesh: jax.sharding.Mesh,
         seed: int,
     ):
-        whole = sharding.replicated(mesh)
+        whole = mesh_lib.replicated(mesh)
         self._mesh = mesh
         self._weights = jax.device_put((params, frozen), whole)
         self._key = random_keys.stream(random_keys.root_key(seed), "evaluate")
@@ -45,7 +46,7 @@ class Scorer:
     def __call__(self, number: int, batch: Batch) -> dict[str, np.ndarray]:
         """Maps and reconstruction of batch `number`, whole on every process."""
         arrays = {k: batch[k] for k in ("image", "brain_mask")}
-        arrays = sharding.global_batch(self._mesh, arrays)
+        arrays = batches_lib.global_batch(self._mesh, arrays)
         key = jax.random.fold_in(self._key, number)
         out = self._fn(*self._weights, arrays, key)
         return {k: gather(v) for k, v in out.items() if k in SIGNALS or k == "reconstruction"}

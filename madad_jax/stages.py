@@ -24,13 +24,13 @@ from madad_jax import (
     report,
     restore,
     scoring,
-    sharding,
     train,
 )
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
+from madad_jax.devices import batches
 from madad_jax.evaluation import stacks, tables
 from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.runtime import startup
@@ -103,7 +103,7 @@ def _measure(run: Run, network: Any, params: Params) -> float:
     for i, batch in enumerate(run.batches_of(run.source("train"))):
         if i >= limit:
             break
-        part = sharding.global_batch(run.mesh, {k: batch[k] for k in ("image", "brain_mask")})
+        part = batches.global_batch(run.mesh, {k: batch[k] for k in ("image", "brain_mask")})
         sums = moments(params, part["image"], part["brain_mask"])
         total += np.array([float(v) for v in sums])
     count, mean, power = total

@@ -18,10 +18,13 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import checkpoint, metric_writer, sharding, train_step
+from madad_jax import checkpoint, metric_writer, train_step
 from madad_jax import train_state as train_state_lib
-from madad_jax.core import errors, random_keys
+from madad_jax.core import errors, random_keys, units
 from madad_jax.core.types import Batch, Params
+from madad_jax.devices import batches as batches_lib
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.devices import parameter_rules
 from madad_jax.methods import base
 from madad_jax.runtime import agreement, watchdog
 from madad_jax.runtime import stop as stop_lib
@@ -58,7 +61,7 @@ class Trainer:
         mesh: jax.sharding.Mesh,
         seed: int,
     ):
-        sharding.check_batch_size(
+        batches_lib.check_batch_size(
             options.batch_size, mesh, options.accum_steps, key=f"{options.stage} train.batch_size"
         )
         self.options = options
@@ -70,11 +73,11 @@ class Trainer:
             ema=options.ema_decay > 0,
         )
         abstract = jax.eval_shape(self._init)
-        _LOG.info("%s: %s", options.stage, sharding.describe(abstract, mesh))
-        self.state_shardings = sharding.state_shardings(abstract, mesh)
-        self.abstract = sharding.with_shardings(abstract, self.state_shardings)
-        replicated = sharding.replicated(mesh)
-        batch = {k: sharding.batch_sharding(mesh) for k in batch_spec}
+        _LOG.info("%s: %s", options.stage, parameter_rules.describe(abstract, mesh))
+        self.state_shardings = parameter_rules.state_shardings(abstract, mesh)
+        self.abstract = parameter_rules.with_shardings(abstract, self.state_shardings)
+        replicated = mesh_lib.replicated(mesh)
+        batch = {k: mesh_lib.batch_sharding(mesh) for k in batch_spec}
         self.step_fn = train_step.make_train_step(
             method,
             tx,
@@ -100,10 +103,10 @@ class Trainer:
                 "arguments %s; batches of %d slices, of which this host reads %d",
                 self.options.stage,
                 time.monotonic() - started,
-                sharding.human(memory.temp_size_in_bytes),
-                sharding.human(memory.argument_size_in_bytes),
+                units.human(memory.temp_size_in_bytes),
+                units.human(memory.argument_size_in_bytes),
                 self.options.batch_size,
-                self.options.batch_size // sharding.data_process(self.mesh)[1],
+                self.options.batch_size // batches_lib.data_process(self.mesh)[1],
             )
         return self._compiled(state, frozen, batch, self.stream_key)
 
@@ -124,7 +127,7 @@ class Trainer:
         total: dict[str, list[float]] = {}
         for i, batch in enumerate(batches):
             watchdog.progress(f"{self.options.stage}: validation batch {i}")
-            batch = sharding.global_batch(self.mesh, batch)
+            batch = batches_lib.global_batch(self.mesh, batch)
             metrics = self.loss_fn(
                 state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
             )
@@ -153,7 +156,7 @@ def train(
       runtime.Stopped: a signal asked for the end; a checkpoint was saved first.
     """
     options = trainer.options
-    frozen = jax.device_put(frozen, sharding.replicated(trainer.mesh))
+    frozen = jax.device_put(frozen, mesh_lib.replicated(trainer.mesh))
     with checkpoint.Checkpointer(
         directory / "checkpoints",
         keep_latest=options.keep_latest,
@@ -180,7 +183,7 @@ def train(
 
 
 def _one_step(trainer, frozen, iterator, state):
-    batch = sharding.global_batch(trainer.mesh, next(iterator))
+    batch = batches_lib.global_batch(trainer.mesh, next(iterator))
     return trainer.step(state, frozen, batch)
 
 

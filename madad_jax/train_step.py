@@ -18,16 +18,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from madad_jax import sharding
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.devices import parameter_rules
 from madad_jax.methods import base
 from madad_jax.train_state import TrainState
 
 
 def _gathering(loss: Callable[..., Any], shardings: Any) -> Callable[..., Any]:
     """`loss` of parameters that lie in `shardings`, and are gathered over `fsdp` for use."""
-    whole = sharding.gathered(shardings)
+    whole = parameter_rules.gathered(shardings)
 
     @jax.custom_vjp
     def gather(params: Params) -> Params:

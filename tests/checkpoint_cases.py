@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax import checkpoint, optim, sharding
+from madad_jax import checkpoint, optim
+from madad_jax.devices import parameter_rules
 
 
 @jax.tree_util.register_dataclass
@@ -41,7 +42,7 @@ ABSTRACT = jax.eval_shape(lambda: make_state(0))
 
 
 def sharded(mesh):
-    return sharding.with_shardings(ABSTRACT, sharding.state_shardings(ABSTRACT, mesh))
+    return parameter_rules.with_shardings(ABSTRACT, parameter_rules.state_shardings(ABSTRACT, mesh))
 
 
 def equal(a, b):

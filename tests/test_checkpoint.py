@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from madad_jax import checkpoint, sharding
+from madad_jax import checkpoint
 from madad_jax.core import errors
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.devices import parameter_rules
 from tests import checkpoint_cases as cases
 
 
@@ -27,12 +29,12 @@ def folder(two_steps, tmp_path):
 def test_round_trip_over_meshes(tmp_path):
     """From 8 devices, split, to other splits and to one device: the same bits."""
     want = cases.make_state(5)
-    target = cases.sharded(sharding.make_mesh(1, 8, 1))
+    target = cases.sharded(mesh_lib.make_mesh(1, 8, 1))
     state = jax.device_put(want, jax.tree.map(lambda x: x.sharding, target))
     with checkpoint.Checkpointer(tmp_path / "c") as saver:
         assert saver.save(5, state, {"position": (1, 2)}, {"a": {"b": None}})
     with checkpoint.Checkpointer(tmp_path / "c") as saver:
-        for abstract in (cases.sharded(sharding.make_mesh(2, 2, 2)), target, cases.ABSTRACT):
+        for abstract in (cases.sharded(mesh_lib.make_mesh(2, 2, 2)), target, cases.ABSTRACT):
             got = saver.restore_latest(abstract)
             assert got.step == 5 and cases.equal(got.state, want)
             assert got.data_state == {"position": [1, 2]} and got.config == {"a": {"b": None}}
@@ -129,9 +131,9 @@ def test_weights_alone(tmp_path):
     folder = cases.save(
         tmp_path / "c", losses, losses=losses, keep_latest=3, best_metric="val/loss"
     )
-    mesh = sharding.make_mesh(1, 4, 2)
-    target = sharding.with_shardings(
-        cases.ABSTRACT.params, sharding.param_shardings(cases.ABSTRACT.params, mesh)
+    mesh = mesh_lib.make_mesh(1, 4, 2)
+    target = parameter_rules.with_shardings(
+        cases.ABSTRACT.params, parameter_rules.param_shardings(cases.ABSTRACT.params, mesh)
     )
     for step, number in (("best", 2), ("latest", 3), (1, 1)):
         params, config = checkpoint.restore_ema(folder, target, step)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import sharding
 from madad_jax.checkpoints import digests
 from madad_jax.core import json_digest, trees
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.devices import parameter_rules
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "int16"]
 
@@ -50,7 +51,7 @@ def test_a_pair_of_equal_changes_does_not_cancel():
 
 def test_many_split_arrays_do_not_wait_for_each_other():
     """Sums of sixty arrays at once made eight CPU devices wait for ever (XLA then aborts)."""
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "tensor"))
     arrays = {f"a{i}": np.full((64 + 8 * (i % 6), 64), i, np.float32) for i in range(60)}
     placed = jax.device_put(arrays, split)
@@ -61,10 +62,10 @@ def test_many_split_arrays_do_not_wait_for_each_other():
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (1, 2, 4)])
 def test_sharding_does_not_matter(sizes):
-    mesh = sharding.make_mesh(*sizes)
+    mesh = mesh_lib.make_mesh(*sizes)
     x = jax.random.normal(jax.random.key(0), (64, 64))
     params = {"mlp_fc1": {"kernel": x}, "step": jnp.int32(3)}
-    split = jax.device_put(params, sharding.param_shardings(params, mesh))
+    split = jax.device_put(params, parameter_rules.param_shardings(params, mesh))
     assert digests.tree_digests(split) == digests.tree_digests(params)
     for axis in (0, 1):
         spec = jax.sharding.PartitionSpec(*[None] * axis, ("tensor", "fsdp", "data"))
@@ -73,9 +74,9 @@ def test_sharding_does_not_matter(sizes):
 
 
 def test_no_gather_in_the_compiled_program():
-    mesh = sharding.make_mesh()
-    x = jax.device_put(jnp.zeros((64, 64)), sharding.batch_sharding(mesh))
-    out = sharding.replicated(mesh)
+    mesh = mesh_lib.make_mesh()
+    x = jax.device_put(jnp.zeros((64, 64)), mesh_lib.batch_sharding(mesh))
+    out = mesh_lib.replicated(mesh)
     text = jax.jit(digests.array_digest, out_shardings=out).lower(x).compile().as_text()
     assert "all-reduce" in text and "all-gather" not in text
 

@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from madad_jax import sharding, train_state, train_step
+from madad_jax import train_state, train_step
 from madad_jax.core import random_keys, trees
+from madad_jax.devices import batches, parameter_rules
+from madad_jax.devices import mesh as mesh_lib
 from madad_jax.diffusion import schedule
 from madad_jax.methods import madad
 from madad_jax.models import registry
@@ -197,10 +199,10 @@ def run(mesh, accum_steps=1):
     frozen = {"autoencoder": {}, "scaling_factor": jnp.float32(1.0)}
     state, batch, shardings = initial(tx), images(), None
     if mesh is not None:
-        state_s = sharding.state_shardings(state, mesh)
-        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        state_s = parameter_rules.state_shardings(state, mesh)
+        whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         shardings = (state_s, whole, {k: split for k in batch}, whole)
-        state, batch = jax.device_put(state, state_s), sharding.global_batch(mesh, batch)
+        state, batch = jax.device_put(state, state_s), batches.global_batch(mesh, batch)
     step = train_step.make_train_step(
         method(), tx, accum_steps=accum_steps, ema_decay=0.9, shardings=shardings
     )
@@ -220,7 +222,7 @@ def alone():
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
 def test_a_mesh_of_eight_gives_what_one_device_gives(sizes):
-    mesh = sharding.make_mesh(*sizes)
+    mesh = mesh_lib.make_mesh(*sizes)
     losses, state = run(mesh)
     expected_losses, expected = alone()
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
@@ -250,5 +252,5 @@ def check_split(state, mesh):
 
 def test_accumulation_on_a_mesh_keeps_rows_on_their_devices():
     """Two microbatches on (2, 2, 2): the same rows as on one device."""
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
     np.testing.assert_allclose(run(mesh, 2)[0], run(None, 2)[0], rtol=1e-5)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.speed import timing
-from madad_jax import hlo
+from madad_jax.devices import hlo_costs
 
 _ROUNDS = 5
 _LINKS = 64  # tiny kernels in the chain
@@ -34,7 +34,7 @@ class Ceilings:
     memory: float
     launch: float
 
-    def floors(self, program: hlo.Program) -> dict[str, float]:
+    def floors(self, program: hlo_costs.Program) -> dict[str, float]:
         """{roof: seconds of one run of `program` under it}."""
         return {
             "compute": program.flops / self.compute,

@@ -11,7 +11,8 @@ from etils import epath
 
 from benchmarks.speed import ceilings as ceilings_lib
 from benchmarks.speed import ours, results, rival, timing
-from madad_jax import build_networks, sharding
+from madad_jax import build_networks
+from madad_jax.core import units
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Context:
             self.networks.ask(do="drop", key=way)
         if row.rivals:
             peak = self.networks.ask(do="memory")["peak_bytes"]
-            row.figures["rival's process peak"] = sharding.human(peak)
+            row.figures["rival's process peak"] = units.human(peak)
         row.program = results.costs(job, row.ours["seconds"]["median"], roofs)
         return row
 

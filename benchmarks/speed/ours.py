@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import timing
-from madad_jax import build, build_methods, build_networks, compile_only, flops, sharding, train
+from madad_jax import build, build_methods, build_networks, compile_only, train
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
+from madad_jax.devices import batches, jaxpr_flops
+from madad_jax.devices import mesh as mesh_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Job:
 
 def one_device() -> jax.sharding.Mesh:
     """A mesh of the first device: figures are of one."""
-    return sharding.make_mesh(devices=jax.devices()[:1])
+    return mesh_lib.make_mesh(devices=jax.devices()[:1])
 
 
 def count(params: Params) -> int:
@@ -138,8 +140,8 @@ def train_step(config: Any, batch: int) -> Job:
         weights.pop("autoencoder", None)
     elif "autoencoder" in weights:
         parameters["autoencoder"] = count(weights["autoencoder"])
-    weights = jax.device_put(weights, sharding.replicated(mesh))
-    inputs = sharding.global_batch(mesh, _train_batch(config, batch))
+    weights = jax.device_put(weights, mesh_lib.replicated(mesh))
+    inputs = batches.global_batch(mesh, _train_batch(config, batch))
     held = {"state": trainer.initial_state()}
     key = random_keys.root_key(0)
 
@@ -148,7 +150,7 @@ def train_step(config: Any, batch: int) -> Job:
     )
     written = _trainer(plain(config), batch, mesh)
     arguments = (written.abstract, weights, inputs, key)
-    asked = flops.of(written.step_fn, *arguments)
+    asked = jaxpr_flops.of(written.step_fn, *arguments)
 
     def run() -> None:
         # The state is donated: each run takes what the last one gave.
@@ -173,7 +175,7 @@ def _call(
     def run() -> None:
         jax.block_until_ready(program(*arguments))
 
-    asked = flops.of(make(plain(config)), *arguments)
+    asked = jaxpr_flops.of(make(plain(config)), *arguments)
     return Job(run, costs, asked, seconds, samples, sizes, program.as_text())
 
 

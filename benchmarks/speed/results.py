@@ -14,8 +14,7 @@ from etils import epath
 
 from benchmarks.speed import ceilings, machine, timing
 from benchmarks.speed import ours as ours_lib
-from madad_jax import sharding
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, units
 
 JSON, TABLE = "benchmark.json", "benchmark.md"
 
@@ -190,8 +189,8 @@ def _programs(rows: Sequence[dict[str, Any]]) -> str:
                 *(f"{n:.3g}" if n < 1000 else f"{n:.0f}" for n in numbers),
                 f"{100 * p['share_of_matmul']:.0f} %",
                 f"{p['samples_per_second']:.3g}",
-                sharding.human(p["program_bytes"]),
-                sharding.human(peak),
+                units.human(p["program_bytes"]),
+                units.human(peak),
                 one(floor),
                 p["bound"],
             )

@@ -10,20 +10,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import (
-    build,
-    build_methods,
-    calibrate,
-    checkpoint,
-    preset,
-    restore,
-    scoring,
-    sharding,
-)
+from madad_jax import build, build_methods, calibrate, checkpoint, preset, restore, scoring
 from madad_jax.checkpoints import digests
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
+from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibration as calibration_lib
 
 
@@ -104,7 +96,7 @@ def load(
     Raises:
       UserError: an unfinished run, or a calibration of other weights.
     """
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     try:
         method = build.detector(config)
         frozen = _frozen(config, workdir, mesh)
@@ -118,7 +110,7 @@ def load(
     folder = workdir / "denoiser" / "checkpoints"
     params = restore.denoiser(config, folder, mesh, method, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
-        mesh = sharding.make_mesh(devices=jax.local_devices())
+        mesh = mesh_lib.make_mesh(devices=jax.local_devices())
         params, frozen = _on_host((params, frozen))
     weights = json_digest.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
@@ -149,7 +141,7 @@ def load(
         scorer=scoring.Scorer(method, params, frozen, mesh, config.seed),
         preparation=preparation,
         calibration=calibration,
-        shards=sharding.batch_shards(mesh),
+        shards=mesh_lib.batch_shards(mesh),
         weights=weights,
         facts=facts,
     )

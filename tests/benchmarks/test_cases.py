@@ -11,7 +11,7 @@ from benchmarks.speed import context as context_lib
 from benchmarks.speed import ours, run
 from benchmarks.speed.suites import profile, sample
 from configs import brats, default, demo
-from madad_jax import hlo
+from madad_jax.devices import hlo_costs
 
 
 def test_a_named_network_replaces_the_config_s_own():
@@ -78,7 +78,7 @@ def test_kernels_are_told_apart_by_what_they_hold_and_loops_are_not_counted_twic
     compiled = (
         jax.jit(lambda x: jax.lax.scan(body, x, length=3)).lower(jnp.ones((64, 64))).compile()
     )
-    contents = hlo.contents(compiled.as_text())
+    contents = hlo_costs.contents(compiled.as_text())
     (loop,) = (name for name, held in contents.items() if "while" in held)
     # The compiler may hide a product in a fusion whose name says nothing of it.
     (product, *_) = (n for n in contents if contents[n] > {"dot"} and n != loop)

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, calibrate, checkpoint, checks, report, sharding, train
+from madad_jax import build, calibrate, checkpoint, checks, report, train
 from madad_jax.core import errors
 from madad_jax.data import preparation
+from madad_jax.devices import mesh as mesh_lib
 from madad_jax.runtime import stop as stop_lib
 
 
@@ -43,7 +44,7 @@ def finished(tmp_path_factory, png_root):
 
 def restored(config, workdir, stage="denoiser"):
     """The newest state of a stage, with its data position."""
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     run_method = build.detector(config)
     section, optim_section = config.train, config.optim
     if stage == "autoencoder":

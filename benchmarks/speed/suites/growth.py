@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks.speed import ceilings, ours, results, timing
 from benchmarks.speed import context as context_lib
-from madad_jax import build_methods, sharding
+from madad_jax import build_methods
+from madad_jax.core import units
 
 
 def programs(
@@ -83,7 +84,7 @@ def _measure(
     shown = {
         "time": results.one,
         "CPU time": results.one,
-        "temporaries": sharding.human,
+        "temporaries": units.human,
         "FLOPs": lambda v: f"{v / 1e9:.1f} G",
         "bytes": lambda v: f"{v / 1e9:.2f} GB",
     }

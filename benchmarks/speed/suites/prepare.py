@@ -9,7 +9,7 @@ import tempfile
 
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import results, scans
-from madad_jax import sharding
+from madad_jax.core import units
 
 
 def rows(context: context_lib.Context) -> context_lib.Rows:
@@ -38,7 +38,7 @@ def _measure(context: context_lib.Context, name: str, protocol: str) -> results.
             each = f"{workers} process{'es' * (workers > 1)}"
             row.figures[f"{each}: a scan"] = results.one(seconds / o.scans)
             row.figures[f"{each}: scans a minute"] = f"{60 * o.scans / seconds:.1f}"
-            row.figures[f"{each}: peak memory of one"] = sharding.human(peak)
+            row.figures[f"{each}: peak memory of one"] = units.human(peak)
             row.figures[f"{each}: digest"] = digest
     if len(digests) > 1:
         raise RuntimeError(f"{name}: the output depends on the number of processes")

@@ -18,7 +18,7 @@ import jax
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import ours, results, timing
 from benchmarks.speed.suites import growth
-from madad_jax import hlo
+from madad_jax.devices import hlo_costs
 
 # In this order: a fusion of several counts as the first. What the text calls a custom call is one
 # of a library; on an accelerator most products and convolutions are.
@@ -61,7 +61,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             job.run()
-        spent = by_kind(_events(pathlib.Path(folder)), hlo.contents(job.text))
+        spent = by_kind(_events(pathlib.Path(folder)), hlo_costs.contents(job.text))
     total = sum(spent.values())
     for what, seconds in spent.items():
         if seconds >= 0.005 * total:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from madad_jax import hlo_text
+from madad_jax.devices import hlo_parser
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = {
@@ -41,7 +41,7 @@ class Collective:
     """
 
     kind: str
-    shapes: tuple[hlo_text.Shape, ...]
+    shapes: tuple[hlo_parser.Shape, ...]
     bytes: float
     group_size: int
     groups: tuple[tuple[int, ...], ...]
@@ -72,7 +72,7 @@ class Program:
 
 def read(text: str) -> Program:
     """Costs of the program whose `compiled.as_text()` is `text`."""
-    computations, entry = hlo_text.parse(text)
+    computations, entry = hlo_parser.parse(text)
     flops = moved = 0.0
     unknown = kernels = 0
     found = []
@@ -93,9 +93,9 @@ def read(text: str) -> Program:
 def contents(text: str) -> dict[str, frozenset[str]]:
     """{instruction: operations that it runs} of every instruction of a compiled program's text: its
     own, or those of the computations that a fusion or a call holds, all the way down."""
-    computations, _ = hlo_text.parse(text)
+    computations, _ = hlo_parser.parse(text)
 
-    def inside(i: hlo_text.Instruction) -> frozenset[str]:
+    def inside(i: hlo_parser.Instruction) -> frozenset[str]:
         called = [name for names in i.called().values() for name in names if name in computations]
         if i.opcode not in ("fusion", "call", "while", "conditional"):
             return frozenset({i.opcode})
@@ -105,13 +105,13 @@ def contents(text: str) -> dict[str, frozenset[str]]:
     return {i.name: inside(i) for part in computations.values() for i in part}
 
 
-def _trips(i: hlo_text.Instruction) -> int | None:
+def _trips(i: hlo_parser.Instruction) -> int | None:
     count = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.rest)
     return int(count.group(1)) if count else None
 
 
 def _runs(
-    computations: dict[str, list[hlo_text.Instruction]], entry: str
+    computations: dict[str, list[hlo_parser.Instruction]], entry: str
 ) -> Iterator[tuple[str, int, bool]]:
     """(computation, how often it runs, whether it is the inside of one kernel), callers first."""
     queue = [(entry, 1, False)]
@@ -132,7 +132,7 @@ def _runs(
                 queue += [(n, times * trips, inside) for n in names if n in computations]
 
 
-def _total(computations: dict[str, list[hlo_text.Instruction]], start: str) -> float:
+def _total(computations: dict[str, list[hlo_parser.Instruction]], start: str) -> float:
     """FLOPs of one run of a computation."""
     total = 0.0
     for name, times, _ in _runs(computations, start):
@@ -141,7 +141,7 @@ def _total(computations: dict[str, list[hlo_text.Instruction]], start: str) -> f
     return total
 
 
-def _flops(i: hlo_text.Instruction, table: dict[str, hlo_text.Instruction]) -> float:
+def _flops(i: hlo_parser.Instruction, table: dict[str, hlo_parser.Instruction]) -> float:
     if i.opcode not in ("dot", "convolution"):
         return 0.0
     left, right = (table[name].shapes[0] for name in i.operands[:2])
@@ -157,9 +157,9 @@ def _flops(i: hlo_text.Instruction, table: dict[str, hlo_text.Instruction]) -> f
 
 
 def _moved(
-    i: hlo_text.Instruction,
-    table: dict[str, hlo_text.Instruction],
-    computations: dict[str, list[hlo_text.Instruction]],
+    i: hlo_parser.Instruction,
+    table: dict[str, hlo_parser.Instruction],
+    computations: dict[str, list[hlo_parser.Instruction]],
 ) -> float:
     """Bytes of operands and results; of an operand that is only sliced, the slices."""
     if i.opcode in ("dynamic-slice", "slice", "gather"):
@@ -178,7 +178,7 @@ def _moved(
     return read_ + result
 
 
-def _users(name: str, inner: list[hlo_text.Instruction]) -> list[hlo_text.Instruction]:
+def _users(name: str, inner: list[hlo_parser.Instruction]) -> list[hlo_parser.Instruction]:
     """What reads a value, or the same numbers in another type or order."""
     found = []
     for x in inner:
@@ -188,7 +188,7 @@ def _users(name: str, inner: list[hlo_text.Instruction]) -> list[hlo_text.Instru
     return found
 
 
-def _slices(inner: list[hlo_text.Instruction]) -> dict[int, float]:
+def _slices(inner: list[hlo_parser.Instruction]) -> dict[int, float]:
     """{parameter number: bytes} of the parameters of a fusion that are only sliced or updated."""
     found = {}
     for parameter in inner:
@@ -207,9 +207,9 @@ def _slices(inner: list[hlo_text.Instruction]) -> dict[int, float]:
 
 def _collective(
     kind: str,
-    i: hlo_text.Instruction,
-    table: dict[str, hlo_text.Instruction],
-    computations: dict[str, list[hlo_text.Instruction]],
+    i: hlo_parser.Instruction,
+    table: dict[str, hlo_parser.Instruction],
+    computations: dict[str, list[hlo_parser.Instruction]],
     times: int,
 ) -> Collective:
     shapes = i.shapes
@@ -234,9 +234,9 @@ def _collective(
 
 
 def _scattered(
-    i: hlo_text.Instruction,
-    table: dict[str, hlo_text.Instruction],
-    computations: dict[str, list[hlo_text.Instruction]],
+    i: hlo_parser.Instruction,
+    table: dict[str, hlo_parser.Instruction],
+    computations: dict[str, list[hlo_parser.Instruction]],
 ) -> float:
     """Bytes of those results of an all-reduce that are only sliced afterwards."""
     total = 0.0
@@ -250,8 +250,8 @@ def _scattered(
 
 def _only_sliced(
     name: str,
-    table: dict[str, hlo_text.Instruction],
-    computations: dict[str, list[hlo_text.Instruction]],
+    table: dict[str, hlo_parser.Instruction],
+    computations: dict[str, list[hlo_parser.Instruction]],
 ) -> bool:
     users = [x for x in table.values() if name in x.operands]
     for user in users:

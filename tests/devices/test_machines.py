@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from madad_jax import hlo, topology
 from madad_jax.core import errors
+from madad_jax.devices import hlo_costs, machines
 
 
 def collective(kind, size, groups, times=1, scattered=0.0):
-    return hlo.Collective(kind, (), size, len(groups[0]), groups, times, scattered, "")
+    return hlo_costs.Collective(kind, (), size, len(groups[0]), groups, times, scattered, "")
 
 
 @pytest.mark.parametrize(
@@ -25,26 +25,26 @@ def collective(kind, size, groups, times=1, scattered=0.0):
     ],
 )
 def test_names(name, slices, size, devices):
-    found = topology.parse(name)
+    found = machines.parse(name)
     assert (found.slices, found.size, found.devices) == (slices, size, devices)
 
 
 @pytest.mark.parametrize("name", ["v5e", "v7x-8", "v5e-0", "v5e-512", "2xv5e-256", "h100-12", ""])
 def test_names_that_are_none(name):
     with pytest.raises(errors.UserError, match="--topology: found"):
-        topology.parse(name)
+        machines.parse(name)
 
 
 def test_every_chip_says_where_its_figures_come_from():
-    for chip in topology.CHIPS.values():
+    for chip in machines.CHIPS.values():
         assert chip.source and chip.read and chip.peak_bfloat16 >= chip.peak_float32
         assert chip.memory > 1e10 and chip.bandwidth > chip.link > chip.network
 
 
 def test_three_times_and_what_binds():
-    v5e = topology.parse("v5e-8")
+    v5e = machines.parse("v5e-8")
     ring = collective("all-reduce", 8e8, (tuple(range(8)),), times=2)
-    found = topology.plan(hlo.Program(197e9, 819e6, (ring,), 0), v5e, "bfloat16", "default")
+    found = machines.plan(hlo_costs.Program(197e9, 819e6, (ring,), 0), v5e, "bfloat16", "default")
     assert found.compute == pytest.approx(1e-3) and found.memory == pytest.approx(1e-3)
     assert found.collective == pytest.approx(2 * 2 * 7 / 8 * 8e8 / 100e9)
     assert found.bound == "collective" and found.shortest == found.collective
@@ -56,23 +56,23 @@ def test_three_times_and_what_binds():
     [("v5e-8", "default", 1), ("v5e-8", "high", 3), ("v5e-8", "highest", 6), ("h100-8", "high", 2)],
 )
 def test_float32_products(machine, precision, slower):
-    machine = topology.parse(machine)
-    program = hlo.Program(1e12, 0.0, (), 0)
-    fast = topology.plan(program, machine, "bfloat16", "default").compute
-    found = topology.plan(program, machine, "float32", precision).compute
+    machine = machines.parse(machine)
+    program = hlo_costs.Program(1e12, 0.0, (), 0)
+    fast = machines.plan(program, machine, "bfloat16", "default").compute
+    found = machines.plan(program, machine, "float32", precision).compute
     assert found == pytest.approx(slower * fast)
 
 
 def test_between_slices_only_a_share_crosses():
     """Two slices of four: 3/4 inside over fast links, then a quarter of the array between."""
-    machine = topology.parse("2xv5e-4")
+    machine = machines.parse("2xv5e-4")
     everyone = collective("all-reduce", 4e8, (tuple(range(8)),))
     inside = collective("all-reduce", 4e8, ((0, 1, 2, 3), (4, 5, 6, 7)))
     pairs = collective("all-reduce", 4e8, tuple((i, i + 4) for i in range(4)))
 
     def seconds(c):
-        return topology.plan(
-            hlo.Program(0.0, 0.0, (c,), 0), machine, "bfloat16", "default"
+        return machines.plan(
+            hlo_costs.Program(0.0, 0.0, (c,), 0), machine, "bfloat16", "default"
         ).collective
 
     within = 2 * 4e8 * 3 / 4 / 100e9

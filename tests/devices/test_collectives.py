@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, compile_only, hlo, sharding
+from madad_jax import build, compile_only
 from madad_jax.core import trees
+from madad_jax.devices import hlo_costs, parameter_rules
+from madad_jax.devices import mesh as mesh_lib
 from tests.e2e import tiny_config
 
 DEPTH, WIDTH, HEADS, BATCH = 2, 64, 8, 16
@@ -45,7 +47,7 @@ def params(config):
 
 
 def compiled(config, **sizes):
-    mesh = sharding.make_mesh(**{"data": 1} | sizes)
+    mesh = mesh_lib.make_mesh(**{"data": 1} | sizes)
     lowered = compile_only.denoiser_step(config, mesh)[1]
     return compile_only.measure("step", lowered), mesh
 
@@ -56,7 +58,7 @@ def total(collectives, what="bytes"):
 
 def only(costs, *kinds):
     """The collectives, by kind; any of another kind, or over other than all devices, fails."""
-    found: dict[str, list[hlo.Collective]] = {kind: [] for kind in kinds}
+    found: dict[str, list[hlo_costs.Collective]] = {kind: [] for kind in kinds}
     for c in costs.program.collectives:
         assert c.kind in kinds, f"unexpected {c.kind} of {c.shapes} from {c.source}"
         assert c.group_size == 8, f"{c.kind} over {c.groups}"
@@ -74,7 +76,7 @@ def test_data_parallel_is_one_fused_all_reduce_of_the_gradient(config, params):
 def test_fsdp_gathers_parameters_and_scatters_gradients(config, params):
     costs, mesh = compiled(config, fsdp=8)
     tree = {path: np.broadcast_to(np.float32(0), shape) for path, shape in params.items()}
-    specs = sharding.param_shardings(tree, mesh)
+    specs = parameter_rules.param_shardings(tree, mesh)
     split = 4 * sum(math.prod(params[path]) for path, s in specs.items() if "fsdp" in s.spec)
     whole = 4 * sum(map(math.prod, params.values())) - split
     found = only(costs, "all-gather", "all-reduce")
@@ -96,7 +98,7 @@ def test_tensor_parallel_is_two_all_reduces_a_block_and_pass(config, params):
 
 @pytest.mark.slow
 def test_the_forward_pass_of_a_batch_needs_no_collective(config):
-    mesh = sharding.make_mesh(data=2, fsdp=4)
+    mesh = mesh_lib.make_mesh(data=2, fsdp=4)
     config = config.copy_and_resolve_references()
     config.eval.batch_size = 8
     *_, (name, lowered) = compile_only.programs(config, mesh)

@@ -17,8 +17,8 @@ import collections
 import dataclasses
 import re
 
-from madad_jax import hlo
 from madad_jax.core import errors
+from madad_jax.devices import hlo_costs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Plan:
         return max(times, key=times.get)
 
 
-def plan(program: hlo.Program, topology: Topology, dtype: str, precision: str) -> Plan:
+def plan(program: hlo_costs.Program, topology: Topology, dtype: str, precision: str) -> Plan:
     """The times of a program on a machine.
 
     Args:
@@ -170,7 +170,7 @@ def plan(program: hlo.Program, topology: Topology, dtype: str, precision: str) -
     return Plan(program.flops / peak, program.bytes / chip.bandwidth, seconds)
 
 
-def _seconds(collective: hlo.Collective, topology: Topology) -> float:
+def _seconds(collective: hlo_costs.Collective, topology: Topology) -> float:
     """One run of a collective; devices are numbered slice by slice."""
     chip = topology.chip
     if topology.slices == 1:
@@ -186,7 +186,7 @@ def _seconds(collective: hlo.Collective, topology: Topology) -> float:
     return within.sent / chip.link + between.sent / inside / chip.network
 
 
-def crossings(collective: hlo.Collective, size: int) -> int:
+def crossings(collective: hlo_costs.Collective, size: int) -> int:
     """Over how many slices of `size` devices the widest group lies."""
     counts = [len(collections.Counter(d // size for d in group)) for group in collective.groups]
     return max(counts, default=1)

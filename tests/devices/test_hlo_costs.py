@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax import hlo
+from madad_jax.devices import hlo_costs
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 PROGRAM = (FIXTURES / "collectives.hlo").read_text()
@@ -15,7 +15,7 @@ PROGRAM = (FIXTURES / "collectives.hlo").read_text()
 
 @pytest.fixture(scope="module")
 def found():
-    program = hlo.read(PROGRAM)
+    program = hlo_costs.read(PROGRAM)
     assert program.unknown_loops == 0
     return program, {(c.kind, c.times): c for c in program.collectives}
 
@@ -23,7 +23,7 @@ def found():
 def test_every_collective_is_found_once_with_its_loop(found):
     program, table = found
     assert len(program.collectives) == 6
-    assert set(table) == {(kind, 1) for kind in hlo.KINDS} | {("all-reduce", 5)}
+    assert set(table) == {(kind, 1) for kind in hlo_costs.KINDS} | {("all-reduce", 5)}
     assert table["all-reduce", 5].source == "in loop" and table["all-reduce", 5].bytes == 256
 
 
@@ -53,7 +53,7 @@ def test_products_in_a_loop_count_as_often_as_they_run(found):
 
 def test_a_loop_without_a_count_is_said():
     text = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")
-    program = hlo.read(text)
+    program = hlo_costs.read(text)
     assert program.unknown_loops == 1 and program.flops == 2 * 8**3
 
 
@@ -77,7 +77,7 @@ def _conv(x, k):
 def test_compiled_programs(function, shapes, flops):
     inputs = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
     compiled = jax.jit(function).lower(*inputs).compile()
-    assert hlo.read(compiled.as_text()).flops == flops
+    assert hlo_costs.read(compiled.as_text()).flops == flops
 
 
 def test_bytes_agree_with_the_compiler_where_nothing_loops():
@@ -91,7 +91,7 @@ def test_bytes_agree_with_the_compiler_where_nothing_loops():
     at = jax.ShapeDtypeStruct((), jnp.int32)
     compiled = jax.jit(update, donate_argnums=0).lower(x, small, at).compile()
     theirs = compiled.cost_analysis()["bytes accessed"]
-    np.testing.assert_allclose(hlo.read(compiled.as_text()).bytes, theirs, rtol=0.25)
+    np.testing.assert_allclose(hlo_costs.read(compiled.as_text()).bytes, theirs, rtol=0.25)
 
 
 def test_the_dearest_branch_of_a_conditional_counts():
@@ -100,4 +100,4 @@ def test_the_dearest_branch_of_a_conditional_counts():
 
     inputs = [jax.ShapeDtypeStruct((16, 16), jnp.float32)] * 2
     compiled = jax.jit(choose).lower(*inputs).compile()
-    assert hlo.read(compiled.as_text()).flops == 2 * 2 * 16**3
+    assert hlo_costs.read(compiled.as_text()).flops == 2 * 2 * 16**3
