@@ -18,8 +18,9 @@ import numpy as np
 from etils import epath
 
 from configs import default
-from madad_jax import build, checkpoint, restore, scoring, stages
+from madad_jax import build, restore, scoring, stages
 from madad_jax import run as run_lib
+from madad_jax.checkpoints import saver
 from madad_jax.evaluation import bootstrap, evaluator
 from madad_jax.methods import ensemble
 from madad_jax.runtime import startup
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=0, help="of the cohort's set; 0: the run's")
     parser.add_argument("--draws", type=int, default=1000)
     flags = parser.parse_args()
-    stored = checkpoint.read_config(epath.Path(flags.run) / "denoiser" / "checkpoints")
+    stored = saver.read_config(epath.Path(flags.run) / "denoiser" / "checkpoints")
     config = default.get_config()
     config.update(stored)
     startup.start(distributed=False)

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_networks, checkpoint, train
+from madad_jax import build, build_networks, train
+from madad_jax.checkpoints import saver
 from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.devices import mesh as mesh_lib
@@ -40,9 +41,9 @@ def autoencoder(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> tu
     folder = workdir / "autoencoder" / "checkpoints"
     if config.autoencoder.checkpoint:
         folder = checkpoints_of(config, "autoencoder", "checkpoint")
-    if "converted_from" in checkpoint.read_config(folder):  # files of others hold no discriminator
+    if "converted_from" in saver.read_config(folder):  # files of others hold no discriminator
         abstract = {"autoencoder": abstract["autoencoder"]}
-    params, _ = checkpoint.restore_ema(folder, abstract)
+    params, _ = saver.restore_ema(folder, abstract)
     return network, params["autoencoder"]
 
 
@@ -58,7 +59,7 @@ def denoiser(
     Raises:
       UserError: no checkpoint, or one of another model.
     """
-    return checkpoint.restore_ema(folder, _abstract(config, mesh, method), step)[0]
+    return saver.restore_ema(folder, _abstract(config, mesh, method), step)[0]
 
 
 def _abstract(config: Any, mesh: jax.sharding.Mesh, method: Any) -> Params:

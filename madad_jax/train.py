@@ -18,8 +18,9 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import checkpoint, metric_writer, train_step
+from madad_jax import metric_writer, train_step
 from madad_jax import train_state as train_state_lib
+from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors, random_keys, units
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches as batches_lib
@@ -157,7 +158,7 @@ def train(
     """
     options = trainer.options
     frozen = jax.device_put(frozen, mesh_lib.replicated(trainer.mesh))
-    with checkpoint.Checkpointer(
+    with saver_lib.Checkpointer(
         directory / "checkpoints",
         keep_latest=options.keep_latest,
         best_metric="val/loss",

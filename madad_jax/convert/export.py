@@ -16,8 +16,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from madad_jax import checkpoint
-from madad_jax import checkpoint_reader as reader
+from madad_jax.checkpoints import reader, saver
 from madad_jax.convert import networks, tensors
 from madad_jax.core import atomic_files, errors
 
@@ -47,7 +46,7 @@ def read_run(folder: epath.PathLike, kind: str = "") -> tuple[str, Any]:
             + (f"weights of kind {kind}" if kind else "one of them, or say which with --kind")
         )
     directory = root / wanted[0] / "checkpoints"
-    params, config = checkpoint.restore_ema(directory, _shapes(directory))
+    params, config = saver.restore_ema(directory, _shapes(directory))
     params = jax.tree.map(np.asarray, params)
     if wanted[0] == "autoencoder":
         return "autoencoder", params["autoencoder"]

@@ -16,7 +16,8 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import checkpoint, train_state
+from madad_jax import train_state
+from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.convert import networks
 from madad_jax.core import atomic_files, errors, version
 
@@ -64,7 +65,7 @@ def write(out: epath.PathLike, converted: networks.Converted, source: str) -> st
         step=jnp.zeros((), jnp.int32), params={}, opt_state={}, ema_params=weights
     )
     try:
-        with checkpoint.Checkpointer(stage / "checkpoints", async_save=False) as saver:
+        with saver_lib.Checkpointer(stage / "checkpoints", async_save=False) as saver:
             saver.save(STEP, state, {}, config)
             saver.wait()
         known[converted.section] = converted.values

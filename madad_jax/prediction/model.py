@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import build, build_methods, calibrate, checkpoint, preset, restore, scoring
-from madad_jax.checkpoints import digests
+from madad_jax import build, build_methods, calibrate, preset, restore, scoring
+from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
@@ -64,7 +64,7 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
         )
     if calibration is not None and "config" in calibration.facts:
         return calibration.facts["config"]
-    config = checkpoint.read_config(workdir / "denoiser" / "checkpoints")
+    config = saver.read_config(workdir / "denoiser" / "checkpoints")
     if "data" not in config:
         raise errors.UserError(
             f"--checkpoint={workdir}: converted weights carry no config; run python -m "

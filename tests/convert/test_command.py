@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from madad_jax import checkpoint
+from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, containers, networks, unet
 from madad_jax.core import errors
@@ -39,7 +39,7 @@ def restored(folder, kind):
     template = networks.convert(kind, STATES[kind]()).params
     template = {"autoencoder": template} if kind == "autoencoder" else template
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), template)
-    params, config = checkpoint.restore_ema(folder / stage / "checkpoints", shapes)
+    params, config = saver.restore_ema(folder / stage / "checkpoints", shapes)
     return (params["autoencoder"] if kind == "autoencoder" else params), config
 
 
@@ -199,7 +199,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise errors.UserError("disk full")
 
-    monkeypatch.setattr(checkpoint.Checkpointer, "wait", fail)
+    monkeypatch.setattr(saver.Checkpointer, "wait", fail)
     with pytest.raises(errors.UserError, match="disk full"):
         run(f"--in={saved(tmp_path, 'unet')}", f"--out={tmp_path / 'run'}")
     assert not (tmp_path / "run" / "denoiser").exists()

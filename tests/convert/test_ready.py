@@ -14,7 +14,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax import build, checkpoint, restore, stages, train
+from madad_jax import build, restore, stages, train
+from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
 from madad_jax.runtime import stop as stop_lib
@@ -70,7 +71,7 @@ def test_evaluation_finds_both_networks(converted):
     method = build.detector(config)
     spec = train.image_spec(1, config.data.image_size)
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
-    params, _ = checkpoint.restore_ema(folder / "denoiser" / "checkpoints", shapes, "best")
+    params, _ = saver.restore_ema(folder / "denoiser" / "checkpoints", shapes, "best")
     params = jax.tree.map(np.asarray, params)
     cases.same(networks.to_official("dit", params), states["dit"])
 

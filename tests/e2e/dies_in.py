@@ -13,7 +13,7 @@ import sys
 
 from orbax.checkpoint._src.path import atomicity
 
-from madad_jax import checkpoint
+from madad_jax.checkpoints import saver
 from madad_jax.runtime import watchdog
 
 
@@ -29,14 +29,14 @@ def _arm(moment, step):
             what == f"denoiser: step {step}" and _die(),
         )
     elif moment == "save":
-        save = checkpoint.Checkpointer.save
+        save = saver.Checkpointer.save
 
         def dying(self, number, *args, **kwargs):
             save(self, number, *args, **kwargs)
             if number == step and "denoiser" in str(self.directory):
                 _die()
 
-        checkpoint.Checkpointer.save = dying
+        saver.Checkpointer.save = dying
     else:
         finalize = atomicity.AtomicRenameTemporaryPath.finalize
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, calibrate, checkpoint, checks, report, train
+from madad_jax import build, calibrate, checks, report, train
+from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
 from madad_jax.data import preparation
 from madad_jax.devices import mesh as mesh_lib
@@ -60,7 +61,7 @@ def restored(config, workdir, stage="denoiser"):
         mesh=mesh,
         seed=0,
     )
-    with checkpoint.Checkpointer(workdir / stage / "checkpoints") as saver:
+    with saver_lib.Checkpointer(workdir / stage / "checkpoints") as saver:
         return saver.restore_latest(trainer.abstract)
 
 
@@ -147,7 +148,7 @@ def test_denoiser_starts_from_the_averaged_weights_of_another_run(
     shutil.copytree(finished / "autoencoder", tmp_path / "autoencoder")
     shutil.copytree(finished / "latents", tmp_path / "latents")
     trained = restored(tiny, finished).state
-    expected, _ = checkpoint.restore_ema(finished / "denoiser" / "checkpoints", trained.ema_params)
+    expected, _ = saver_lib.restore_ema(finished / "denoiser" / "checkpoints", trained.ema_params)
     tiny.denoiser.init = str(finished)
     tiny.train.steps = 1
     tiny.optim.update(lr=0.0, warmup_epochs=0.0)

@@ -89,7 +89,8 @@ def untrained(tmp_path_factory):
     import jax
     import jax.numpy as jnp
 
-    from madad_jax import build, checkpoint, train, train_state
+    from madad_jax import build, train, train_state
+    from madad_jax.checkpoints import saver as saver_lib
 
     config = tiny_config.get_config()
     config.data.image_size = 32
@@ -102,7 +103,7 @@ def untrained(tmp_path_factory):
     for stage, method in stages.items():
         params = method.init(jax.random.key(1), spec)
         state = train_state.TrainState(jnp.zeros((), jnp.int32), {}, {}, params)
-        with checkpoint.Checkpointer(folder / stage / "checkpoints", async_save=False) as saver:
+        with saver_lib.Checkpointer(folder / stage / "checkpoints", async_save=False) as saver:
             saver.save(0, state, {}, json.loads(config.to_json()))
             saver.wait()
     (folder / "latents").mkdir()

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from madad_jax import checkpoint
+from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.devices import parameter_rules
-from tests import checkpoint_cases as cases
+from tests.checkpoints import cases
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def test_round_trip_over_meshes(tmp_path):
     want = cases.make_state(5)
     target = cases.sharded(mesh_lib.make_mesh(1, 8, 1))
     state = jax.device_put(want, jax.tree.map(lambda x: x.sharding, target))
-    with checkpoint.Checkpointer(tmp_path / "c") as saver:
+    with saver_lib.Checkpointer(tmp_path / "c") as saver:
         assert saver.save(5, state, {"position": (1, 2)}, {"a": {"b": None}})
-    with checkpoint.Checkpointer(tmp_path / "c") as saver:
+    with saver_lib.Checkpointer(tmp_path / "c") as saver:
         for abstract in (cases.sharded(mesh_lib.make_mesh(2, 2, 2)), target, cases.ABSTRACT):
             got = saver.restore_latest(abstract)
             assert got.step == 5 and cases.equal(got.state, want)
@@ -46,7 +46,7 @@ def test_round_trip_over_meshes(tmp_path):
 
 
 def test_nothing_to_restore(tmp_path):
-    with checkpoint.Checkpointer(tmp_path / "c") as saver:
+    with saver_lib.Checkpointer(tmp_path / "c") as saver:
         assert saver.restore_latest(cases.ABSTRACT) is None
         assert saver.all_steps() == [] and saver.best_step() is None
 
@@ -54,7 +54,7 @@ def test_nothing_to_restore(tmp_path):
 def test_keeps_the_newest_and_the_best(tmp_path):
     losses = {1: 0.5, 2: 0.1, 3: 0.4, 4: float("nan"), 5: 0.3, 6: 0.2}
     folder = cases.save(tmp_path / "c", range(1, 7), losses=losses, best_metric="val/loss")
-    with checkpoint.Checkpointer(folder, best_metric="val/loss") as saver:
+    with saver_lib.Checkpointer(folder, best_metric="val/loss") as saver:
         assert saver.all_steps() == [2, 5, 6] and saver.best_step() == 2
         saver.save(7, cases.make_state(7), {}, {}, {"val/loss": 0.05})
         saver.wait()
@@ -67,12 +67,12 @@ def test_the_best_may_be_the_highest(tmp_path):
     folder = cases.save(
         tmp_path / "c", losses, losses=losses, best_metric="val/loss", best_mode="max"
     )
-    with checkpoint.Checkpointer(folder) as saver:
+    with saver_lib.Checkpointer(folder) as saver:
         assert saver.all_steps() == [1, 3, 4] and saver.best_step() == 1
 
 
 def test_a_step_on_disk_is_not_written_over(folder):
-    with checkpoint.Checkpointer(folder, keep_latest=5) as saver:
+    with saver_lib.Checkpointer(folder, keep_latest=5) as saver:
         assert not saver.save(2, cases.make_state(9), {}, {}, force=True)
         assert not saver.save(0, cases.make_state(9), {}, {})
         assert saver.save(0, cases.make_state(0), {}, {}, force=True)
@@ -82,7 +82,7 @@ def test_a_step_on_disk_is_not_written_over(folder):
 
 
 def test_donation_right_after_an_async_save(tmp_path):
-    with checkpoint.Checkpointer(tmp_path / "c") as saver:
+    with saver_lib.Checkpointer(tmp_path / "c") as saver:
         state = cases.make_state(3)
         saver.save(3, state, {}, {})
         jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)(state)
@@ -92,12 +92,12 @@ def test_donation_right_after_an_async_save(tmp_path):
 def test_without_average(tmp_path):
     """Evaluation finds the parameters; a run that averages from here on starts at them."""
     state = cases.make_state(4, ema=False)
-    with checkpoint.Checkpointer(tmp_path / "c") as saver:
+    with saver_lib.Checkpointer(tmp_path / "c") as saver:
         saver.save(4, state, {}, {})
         got = saver.restore_latest(dataclasses.replace(cases.ABSTRACT, ema_params=None)).state
         assert got.ema_params is None and cases.equal(got, state)
         assert cases.equal(saver.restore_latest(cases.ABSTRACT).state.ema_params, state.params)
-    params, _ = checkpoint.restore_ema(tmp_path / "c", cases.ABSTRACT.params)
+    params, _ = saver_lib.restore_ema(tmp_path / "c", cases.ABSTRACT.params)
     assert cases.equal(params, state.params)
 
 
@@ -119,8 +119,8 @@ def test_without_average(tmp_path):
 def test_another_model_is_an_error_and_no_damage(folder, change, words):
     params = change(cases.ABSTRACT.params)
     with pytest.raises(errors.UserError, match=f"checkpoint of another model: .*{words}"):
-        checkpoint.restore_ema(folder, params)
-    with checkpoint.Checkpointer(folder) as saver:
+        saver_lib.restore_ema(folder, params)
+    with saver_lib.Checkpointer(folder) as saver:
         with pytest.raises(errors.UserError, match=words):
             saver.restore_latest(dataclasses.replace(cases.ABSTRACT, params=params))
         assert saver.problems == [] and saver.all_steps() == [1, 2]
@@ -136,33 +136,33 @@ def test_weights_alone(tmp_path):
         cases.ABSTRACT.params, parameter_rules.param_shardings(cases.ABSTRACT.params, mesh)
     )
     for step, number in (("best", 2), ("latest", 3), (1, 1)):
-        params, config = checkpoint.restore_ema(folder, target, step)
+        params, config = saver_lib.restore_ema(folder, target, step)
         assert cases.equal(params, cases.make_state(number).ema_params) and config == {"x": 1}
-    assert checkpoint.read_config(folder) == {"x": 1}
+    assert saver_lib.read_config(folder) == {"x": 1}
     # Optimiser state is not needed: a published checkpoint may come without it.
     shutil.rmtree(folder / "2" / "train_state")
-    params, _ = checkpoint.restore_ema(folder, target)
+    params, _ = saver_lib.restore_ema(folder, target)
     assert cases.equal(params, cases.make_state(2).ema_params)
     (folder / "2" / "config" / "metadata").write_text("{}")
-    params, _ = checkpoint.restore_ema(folder, target)
+    params, _ = saver_lib.restore_ema(folder, target)
     assert cases.equal(params, cases.make_state(1).ema_params)
     with pytest.raises(errors.UserError, match="checkpoint 2 is damaged"):
-        checkpoint.restore_ema(folder, target, 2)
+        saver_lib.restore_ema(folder, target, 2)
     with pytest.raises(errors.UserError, match=r"no checkpoint of step 9; found 1, 2, 3"):
-        checkpoint.restore_ema(folder, target, 9)
+        saver_lib.restore_ema(folder, target, 9)
 
 
 def test_reading_what_is_not_there(tmp_path):
     with pytest.raises(errors.UserError, match="no such folder"):
-        checkpoint.read_config(tmp_path / "none")
+        saver_lib.read_config(tmp_path / "none")
     with pytest.raises(errors.UserError, match="holds no checkpoint"):
-        checkpoint.restore_ema(tmp_path, cases.ABSTRACT.params)
+        saver_lib.restore_ema(tmp_path, cases.ABSTRACT.params)
 
 
 def test_unwritable_folder_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match=r"file/c: cannot write checkpoints here: Not a dir"):
-        checkpoint.Checkpointer(tmp_path / "file" / "c")
+        saver_lib.Checkpointer(tmp_path / "file" / "c")
 
 
 _LIMITED = """
@@ -200,8 +200,8 @@ def test_a_file_that_cannot_grow_is_a_user_error_and_leaves_the_last_step(tmp_pa
 def test_a_relative_folder_is_as_good_as_an_absolute_one(tmp_path, monkeypatch):
     """Orbax itself refuses it, in a thread, long after the save was accepted."""
     monkeypatch.chdir(tmp_path)
-    with checkpoint.Checkpointer("runs/c") as saver:
+    with saver_lib.Checkpointer("runs/c") as saver:
         assert saver.save(1, cases.make_state(1), {}, {"a": 1})
-    assert checkpoint.read_config("runs/c") == {"a": 1}
-    with checkpoint.Checkpointer("runs/c") as saver:
+    assert saver_lib.read_config("runs/c") == {"a": 1}
+    with saver_lib.Checkpointer("runs/c") as saver:
         assert saver.restore_latest(cases.ABSTRACT).step == 1

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax import checkpoint, optim
+from madad_jax import optim
+from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.devices import parameter_rules
 
 
@@ -55,7 +56,7 @@ def equal(a, b):
 
 
 def save(directory, steps, *, losses=None, **kwargs):
-    with checkpoint.Checkpointer(directory, **kwargs) as saver:
+    with saver_lib.Checkpointer(directory, **kwargs) as saver:
         for step in steps:
             metrics = None if losses is None else {"val/loss": losses[step]}
             assert saver.save(step, make_state(step), {"position": 3 * step}, {"x": 1}, metrics)

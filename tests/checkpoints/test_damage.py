@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from madad_jax import checkpoint
+from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
-from tests import checkpoint_cases as cases
+from tests.checkpoints import cases
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder(two_steps, tmp_path):
 
 
 def _restore(directory):
-    with checkpoint.Checkpointer(directory) as saver:
+    with saver_lib.Checkpointer(directory) as saver:
         return saver.restore_latest(cases.ABSTRACT), saver.problems
 
 
@@ -135,7 +135,7 @@ def test_flipped_bits_in_the_numbers_themselves(folder):
 
 def test_the_number_of_a_damaged_step_can_be_saved_again(folder):
     (folder / "2" / "data" / "metadata").write_text("{")
-    with checkpoint.Checkpointer(folder) as saver:
+    with saver_lib.Checkpointer(folder) as saver:
         assert saver.restore_latest(cases.ABSTRACT).step == 1
         assert saver.all_steps() == [1] and saver.latest_step() == 1
         assert saver.save(2, cases.make_state(22), {}, {})
@@ -149,7 +149,7 @@ def test_the_number_of_a_damaged_step_can_be_saved_again(folder):
 def test_no_whole_step_is_an_error_and_moves_nothing(folder):
     for step in (1, 2):
         (folder / str(step) / "digests" / "metadata").write_text("")
-    with checkpoint.Checkpointer(folder) as saver:
+    with saver_lib.Checkpointer(folder) as saver:
         with pytest.raises(errors.UserError, match=r"no checkpoint is whole .step 2: digests.*1:"):
             saver.restore_latest(cases.ABSTRACT)
         assert [p.moved_to for p in saver.problems] == [None, None]

@@ -30,8 +30,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from madad_jax import checkpoint_reader as reader
-from madad_jax.checkpoints import digests
+from madad_jax.checkpoints import digests, reader
 from madad_jax.core import errors, json_digest
 
 _LOG = logging.getLogger(__name__)
