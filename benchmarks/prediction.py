@@ -22,10 +22,10 @@ import numpy as np
 
 from madad_jax import calibrate, predict
 from madad_jax.data import cohort, cohort_scan
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import registration, resample
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.evaluation import intervals, stacks
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import registration, resample
 
 # As a thick-slice clinical scan lies in a scanner: oblique, anisotropic, head off the centre.
 GRID = cohort_scan.Grid((0.9, 0.9, 2.5), (8.0, -5.0, 12.0), (6.0, -10.0, 14.0), False, True)
@@ -60,7 +60,7 @@ def overlap(run: str, signal: str, postprocess: str) -> list[str]:
         dice = 2 * (truth & mask).sum() / max(1, truth.sum() + mask.sum())
         hit = "none"
         if result.candidates:
-            from madad_jax.data.prepare import volumes
+            from madad_jax.scans import volumes
 
             first = volumes.to_native(result.labels == 1, result.volume)
             hit = "yes" if (first & truth).any() else "no"

@@ -14,9 +14,9 @@ from etils import epath
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.data import geometry as geometry_lib
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.evaluation import stacks
+from madad_jax.scans import geometry as geometry_lib
 
 _LOG = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from scipy import ndimage
 
 from madad_jax.convert import containers, torch_file
 from madad_jax.core import errors
-from madad_jax.data.prepare import volumes
 from madad_jax.models import brain_extraction
 from madad_jax.runtime import startup
+from madad_jax.scans import volumes
 
 _SMALL, _LARGE = 128, 256
 _LOW, _HIGH = 0.005, 0.995  # quantiles that become 0 and 1

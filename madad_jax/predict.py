@@ -180,9 +180,9 @@ def _numbers(text: str, preparation: Any, facts: dict[str, Any] | None) -> tuple
         return tuple(facts["numbers"])
     if preparation.numbers is not None:
         return preparation.numbers
-    from madad_jax.data.prepare import slices
+    from madad_jax.scans import slices as slices_lib
 
-    every = slices.numbers("volume", preparation.geometry)
+    every = slices_lib.numbers("volume", preparation.geometry)
     return every[0], every[-1], 1
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage, special
 
 from madad_jax.data import folding, noise
-from madad_jax.data import template as template_lib
+from madad_jax.scans import template as template_lib
 
 _COARSE_MM = 4.0
 _SQUARINGS = 5

@@ -29,7 +29,7 @@ from madad_jax.core import atomic_files, errors
 from madad_jax.data import anatomy as anatomy_lib
 from madad_jax.data import appearance, lesions, noise
 from madad_jax.data import record as record_lib
-from madad_jax.data import template as template_lib
+from madad_jax.scans import template as template_lib
 
 # Raise whenever a drawn pixel may change; cached subjects of other versions are not used.
 GENERATOR_VERSION = 4

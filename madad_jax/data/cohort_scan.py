@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from madad_jax.data import appearance, cohort, noise
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import resample
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import resample
 
 _UNITS = 1000.0  # scanner units where the cohort's arbitrary scale has 1
 _PIXEL_MM = 1.0

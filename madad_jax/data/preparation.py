@@ -13,7 +13,7 @@ from etils import epath
 
 from madad_jax.core import errors
 from madad_jax.data import cohort as cohort_lib
-from madad_jax.data import geometry as geometry_lib
+from madad_jax.scans import geometry as geometry_lib
 
 FILE = "preparation.json"
 DATASET = "dataset.json"

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data import regions
-from madad_jax.data.prepare import registration, volumes
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import regions, registration, volumes
 
 
 def listed(

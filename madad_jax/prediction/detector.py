@@ -15,12 +15,12 @@ from etils import epath
 
 from madad_jax.core import errors
 from madad_jax.data import preparation as preparation_lib
-from madad_jax.data.prepare import slices, volumes
 from madad_jax.evaluation import calibration as calibration_lib
 from madad_jax.evaluation import stacks
 from madad_jax.prediction import candidates as candidates_lib
 from madad_jax.prediction import result as result_lib
 from madad_jax.prediction import scan as scan_lib
+from madad_jax.scans import slices, volumes
 
 SIGNALS = ("map", "mask_map", "latent_map")
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float32
 from madad_jax.core import errors
 from madad_jax.data import appearance
 from madad_jax.data import preparation as preparation_lib
-from madad_jax.data.prepare import brain_mask as brain_mask_lib
-from madad_jax.data.prepare import intensity, registration, slices, volumes
+from madad_jax.scans import brain_mask as brain_mask_lib
+from madad_jax.scans import intensity, registration, slices, volumes
 
 _ORDERS = {"linear": 1, "cubic": 3}
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax.data import anatomy, noise, template
+from madad_jax.data import anatomy, noise
+from madad_jax.scans import template
 
 _GRID = noise.Grid(40, 160.0, tuple(4.0 * k for k in range(12)))
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax.data import anatomy, appearance, lesions, noise, template
+from madad_jax.data import anatomy, appearance, lesions, noise
+from madad_jax.scans import template
 
 _LEVELS = tuple(6.0 + 4.0 * k for k in range(7))
 _CONTRASTS = {

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax.data import geometry, preparation
-from madad_jax.data.prepare import registration, volumes
+from madad_jax.data import preparation
 from madad_jax.evaluation import calibration, stacks
 from madad_jax.prediction import detector
+from madad_jax.scans import geometry, registration, volumes
 from tests.e2e import tiny_config
 
 GEOMETRY = geometry.Geometry(64, 208.0, first_level=-60.0, level_step=4.0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import volumes
 from madad_jax.evaluation import stacks
+from madad_jax.scans import volumes
 from tests.prediction import conftest
 
 

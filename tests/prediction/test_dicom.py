@@ -3,8 +3,8 @@
 import nibabel as nib
 import numpy as np
 
-from tests.input.prepare import test_dicom as dicom_cases
 from tests.prediction import conftest
+from tests.scans import test_dicom as dicom_cases
 
 
 def _series(folder, image, affine):

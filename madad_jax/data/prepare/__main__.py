@@ -125,9 +125,9 @@ def make_job(options: flags.FlagValues):
     Raises:
       UserError: unknown cohort, modality, split, or a value out of range.
     """
-    from madad_jax.data import geometry
     from madad_jax.data.prepare import cohorts, splits, subject
     from madad_jax.data.prepare import run as run_lib
+    from madad_jax.scans import geometry
 
     cohort = cohorts.load(options.cohort, options.cohort_file)
     modalities = tuple(name.strip() for name in options.modality.split(",") if name.strip())

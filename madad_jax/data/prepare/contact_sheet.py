@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 from matplotlib import figure
 
-from madad_jax.data import geometry as geometry_lib
 from madad_jax.data import png_folder
 from madad_jax.data.prepare import output
+from madad_jax.scans import geometry as geometry_lib
 
 _COLUMNS, _ROWS = 6, 4
 _INCHES, _TITLE = 2.1, 0.3

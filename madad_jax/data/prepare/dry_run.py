@@ -1,7 +1,8 @@
 """What a preparation would do with each scan, without doing it."""
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import run, volumes
+from madad_jax.data.prepare import run
+from madad_jax.scans import volumes
 
 
 def show(job: run.Job) -> int:

@@ -12,15 +12,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import brain_mask as brain_mask_lib
-from madad_jax.data.prepare import (
-    intensity,
-    registration,
-    resample,
-    slices,
-    volumes,
-)
+from madad_jax.scans import brain_mask as brain_mask_lib
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import intensity as intensity_lib
+from madad_jax.scans import registration as registration_lib
+from madad_jax.scans import resample, volumes
+from madad_jax.scans import slices as slices_lib
 
 _MOST_MISSING = 0.01  # Of the brain's voxels.
 _GOOD_OVERLAP = 0.85
@@ -108,10 +105,10 @@ def check(options: Options) -> None:
       UserError: a value out of range.
     """
     accepted = {
-        "protocol": slices.PROTOCOLS,
-        "registration": registration.METHODS,
+        "protocol": slices_lib.PROTOCOLS,
+        "registration": registration_lib.METHODS,
         "brain_mask": brain_mask_lib.METHODS,
-        "intensity": intensity.METHODS,
+        "intensity": intensity_lib.METHODS,
         "interpolation": tuple(_ORDERS),
         "bits": (8, 16),
     }
@@ -134,7 +131,7 @@ def check(options: Options) -> None:
         raise errors.UserError(
             "brain_mask=template takes the scan to lie in MNI space; accepted: registration=none"
         )
-    slices.numbers(options.protocol, options.geometry, options.slice_step)
+    slices_lib.numbers(options.protocol, options.geometry, options.slice_step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +151,8 @@ class PreparedSubject:
 
     scan: str
     subject: str
-    slices: tuple[slices.PreparedSlice, ...]
-    transform: registration.Transform
+    slices: tuple[slices_lib.PreparedSlice, ...]
+    transform: registration_lib.Transform
     sha256: dict[str, str]
     warnings: tuple[str, ...]
     facts: dict[str, Any]
@@ -169,7 +166,7 @@ class _Scan:
     brain: Bool[np.ndarray, "X Y Z"]
     lesion: Bool[np.ndarray, "X Y Z"] | None
     unjudged: Bool[np.ndarray, "X Y Z"] | None
-    transform: registration.Transform
+    transform: registration_lib.Transform
 
 
 def prepare_subject(item: Item, options: Options) -> PreparedSubject:
@@ -185,7 +182,7 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     digests: dict[str, str] = {}
     first, *others = item.images.items()
     scan = _read_scan(item, options, first[1], warnings, digests)
-    wanted = slices.numbers(options.protocol, options.geometry, options.slice_step)
+    wanted = slices_lib.numbers(options.protocol, options.geometry, options.slice_step)
     masks = _on_slices(scan.brain, scan, options, wanted)
     truth = _on_slices(scan.lesion, scan, options, wanted)
     if truth is None and item.healthy:
@@ -246,7 +243,7 @@ def _read_scan(item: Item, options: Options, path: str, warnings, digests) -> _S
         outside = float((lesion & ~brain).sum()) / max(float(lesion.sum()), 1.0)
         if outside > _MOST_OUTSIDE:
             warnings.append(f"{outside:.0%} of the lesion lies outside the brain mask")
-    transform = registration.register(
+    transform = registration_lib.register(
         volume, options.registration, brain=brain, shift=options.shift
     )
     if transform.overlap < _GOOD_OVERLAP:
@@ -272,12 +269,12 @@ def _on_slices(mask: np.ndarray | None, scan: _Scan, options: Options, wanted: l
     """A mask of the scan on the slices; None stays None."""
     if mask is None:
         return None
-    return slices.sample_masks(mask, scan.volume, scan.transform, options.geometry, wanted)
+    return slices_lib.sample_masks(mask, scan.volume, scan.transform, options.geometry, wanted)
 
 
 def _choose(item: Item, options: Options, masks, truth, doubtful) -> dict[int, str]:
     """See `slices.choose`."""
-    return slices.choose(
+    return slices_lib.choose(
         item.split,
         options.protocol,
         masks.sum(axis=(1, 2)).tolist(),
@@ -314,15 +311,15 @@ def _images(
                 f"'{volume.source}' does not overlap with the brain of '{scan.volume.source}'; "
                 "scans of one session share their coordinates"
             )
-    data = intensity.correct_bias(volume, brain) if options.n4 else volume.data
+    data = intensity_lib.correct_bias(volume, brain) if options.n4 else volume.data
     try:
-        scale = intensity.find_scale(
+        scale = intensity_lib.find_scale(
             data, brain, options.intensity, low=options.low, high=options.high
         )
     except errors.UserError as error:
         raise errors.UserError(f"'{volume.source}': {error}") from error
     first, last = min(chosen), max(chosen)
-    stack = slices.sample_images(
+    stack = slices_lib.sample_images(
         data,
         volume,
         scan.transform,
@@ -330,14 +327,14 @@ def _images(
         wanted[first : last + 1],
         order=_ORDERS[options.interpolation],
     )
-    grey = {k: slices.quantise(scale(stack[k - first]), masks[k], options.bits) for k in chosen}
+    grey = {k: slices_lib.quantise(scale(stack[k - first]), masks[k], options.bits) for k in chosen}
     return grey, [round(scale.low, 6), round(scale.high, 6)]
 
 
 def _slices(item, wanted, chosen, images, masks, truth):
     for k, split in chosen.items():
         for modality in images:
-            yield slices.PreparedSlice(
+            yield slices_lib.PreparedSlice(
                 id=f"{item.scan}-slice_{wanted[k]:03d}",
                 subject=item.subject,
                 scan=item.scan,

@@ -6,7 +6,8 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.data.prepare import beam
-from tests.input.prepare import scans, test_run
+from tests.input.prepare import test_run
+from tests.scans import cases
 
 _BEAM = importlib.util.find_spec("apache_beam") is not None
 needs_beam = pytest.mark.skipif(not _BEAM, reason="apache_beam is not installed ([beam])")
@@ -37,7 +38,7 @@ def test_mistakes_are_found_before_the_pipeline(runner, options, message):
 def test_direct_runner_writes_what_local_processes_write(tmp_path):
     place = tmp_path / "in"
     for k in range(3):
-        scans.write(place, f"good{k}", voxel=(3.0, 3.0, 3.0))
+        cases.write(place, f"good{k}", voxel=(3.0, 3.0, 3.0))
     (place / "text_T1.nii.gz").write_text("hello")
     content = (place / "good0_T1.nii.gz").read_bytes()
     (place / "cut_T1.nii.gz").write_bytes(content[: len(content) // 2])

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data import geometry, png_folder
+from madad_jax.data import png_folder
 from madad_jax.data.prepare import __main__ as main
 from madad_jax.data.prepare import cohorts, run, subject
-from tests.input.prepare import scans
+from madad_jax.scans import geometry
+from tests.scans import cases
 
 COMMAND = (sys.executable, "-m", "madad_jax.data.prepare")
 TABLE = """
@@ -35,21 +36,21 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("scans") / "in"
     voxel = (3.0, 3.0, 3.0)
     for k in range(6):
-        scans.write(place, f"good{k}", voxel=voxel, code=("RAS", "LPS", "PSR")[k % 3])
+        cases.write(place, f"good{k}", voxel=voxel, code=("RAS", "LPS", "PSR")[k % 3])
     good = place / "good0_T1.nii.gz"
     content = good.read_bytes()
     (place / "cut_T1.nii.gz").write_bytes(content[: len(content) // 2])
     (place / "text_T1.nii.gz").write_text("hello")
-    grid = scans.box(voxel)
-    image, _, lesion = scans.see(grid)
-    scans.save(place / "four_T1.nii.gz", np.stack([image, image], -1), grid.affine)
-    scans.save(place / "zeros_T1.nii.gz", image * 0, grid.affine)
-    scans.save(place / "nan_T1.nii.gz", image * np.nan, grid.affine)
-    scans.save(place / "shape_T1.nii.gz", image, grid.affine)
-    scans.save(place / "shape_seg.nii.gz", lesion[:-1], grid.affine, kind=np.uint8)
-    scans.save(place / "twice_T1.nii.gz", image, grid.affine)
-    scans.save(place / "twice_T1.nii", image, grid.affine)
-    scans.save(place / "lone_seg.nii.gz", lesion, grid.affine, kind=np.uint8)
+    grid = cases.box(voxel)
+    image, _, lesion = cases.see(grid)
+    cases.save(place / "four_T1.nii.gz", np.stack([image, image], -1), grid.affine)
+    cases.save(place / "zeros_T1.nii.gz", image * 0, grid.affine)
+    cases.save(place / "nan_T1.nii.gz", image * np.nan, grid.affine)
+    cases.save(place / "shape_T1.nii.gz", image, grid.affine)
+    cases.save(place / "shape_seg.nii.gz", lesion[:-1], grid.affine, kind=np.uint8)
+    cases.save(place / "twice_T1.nii.gz", image, grid.affine)
+    cases.save(place / "twice_T1.nii", image, grid.affine)
+    cases.save(place / "lone_seg.nii.gz", lesion, grid.affine, kind=np.uint8)
     (place / "notes.txt").write_text("left alone")
     (place.parent / "table.yaml").write_text(TABLE)
     return place

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data import geometry
-from madad_jax.data.prepare import slices, subject, volumes
-from tests.input.prepare import scans
+from madad_jax.data.prepare import subject
+from madad_jax.scans import geometry, slices, volumes
+from tests.scans import cases
 
 SMALL = geometry.Geometry(image_size=128, field_of_view=256.0)
 OPTIONS = subject.Options(
@@ -26,7 +26,7 @@ def stack(prepared):
 def test_ten_orientations_give_the_same_slices(tmp_path, voxel):
     first = None
     for code in CODES:
-        item = scans.write(tmp_path / code, "a", voxel=voxel, code=code)
+        item = cases.write(tmp_path / code, "a", voxel=voxel, code=code)
         found = stack(subject.prepare_subject(item, OPTIONS))
         first = first or found
         assert found.keys() == first.keys()
@@ -43,8 +43,8 @@ def test_ten_orientations_give_the_same_slices(tmp_path, voxel):
     [((2.0, 2.0, 2.0), 18.0, 0.01), ((1.5, 1.5, 5.0), 0.0, 0.03), ((4.0, 1.5, 2.0), -9.0, 0.02)],
 )
 def test_other_voxels_and_angles_give_nearly_the_same_slices(tmp_path, voxel, turn, most):
-    exact = scans.write(tmp_path / "exact", "a")
-    other = scans.write(tmp_path / "other", "a", scans.box(voxel, turn), code="PIL")
+    exact = cases.write(tmp_path / "exact", "a")
+    other = cases.write(tmp_path / "other", "a", cases.box(voxel, turn), code="PIL")
     one, two = (stack(subject.prepare_subject(item, OPTIONS)) for item in (exact, other))
     common = sorted(set(one) & set(two))
     assert len(common) > 30
@@ -52,17 +52,17 @@ def test_other_voxels_and_angles_give_nearly_the_same_slices(tmp_path, voxel, tu
     first, second = (np.stack([s[n].image for n in common]) / 255.0 for s in (one, two))
     assert np.abs(first - second)[brain].mean() < most
     masks = [np.stack([s[n].brain_mask for n in common]) for s in (one, two)]
-    assert scans.dice(*masks) > 0.96
+    assert cases.dice(*masks) > 0.96
     # One slice too many costs more, and left taken for right loses the lesions.
     assert np.abs(first[1:] - second[:-1])[brain[1:] & brain[:-1]].mean() > 2 * most
     lesions = [np.stack([s[n].segmentation for n in common]) for s in (one, two)]
-    assert scans.dice(*lesions) > 0.85
-    assert scans.dice(lesions[0], lesions[1][:, :, ::-1]) < 0.3
+    assert cases.dice(*lesions) > 0.85
+    assert cases.dice(lesions[0], lesions[1][:, :, ::-1]) < 0.3
 
 
 @pytest.mark.parametrize("voxel", [(2.0, 2.0, 2.0), (1.2, 1.5, 4.0)])
 def test_a_lesions_volume_survives(tmp_path, voxel):
-    item = scans.write(tmp_path, "a", voxel=voxel, code="LPS")
+    item = cases.write(tmp_path, "a", voxel=voxel, code="LPS")
     whole = dataclasses.replace(OPTIONS, slice_step=1, geometry=geometry.Geometry())
     prepared = subject.prepare_subject(item, whole)
     pixels = sum(int(piece.segmentation.sum()) for piece in prepared.slices)
@@ -78,8 +78,8 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
     moved[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     moved[:3, :3] *= 1.12  # scan mm -> template mm: a smaller head than the average.
     moved[:3, 3] = (6.0, -9.0, 12.0)
-    grid = scans.box((2.0, 2.0, 3.0))
-    item = scans.write(tmp_path, "a", grid, moved=moved, code="PSR")
+    grid = cases.box((2.0, 2.0, 3.0))
+    item = cases.write(tmp_path, "a", grid, moved=moved, code="PSR")
     options = dataclasses.replace(OPTIONS, registration="affine", slice_step=1)
     prepared = subject.prepare_subject(item, options)
     assert prepared.transform.overlap > 0.96
@@ -100,11 +100,11 @@ def test_affine_registration_undoes_another_head_position_and_size(tmp_path):
         maps = np.stack([getattr(piece, kind) for piece in prepared.slices]).astype(np.float32)
         back = slices.to_scan(maps, numbers, volume, prepared.transform, SMALL) >= 0.5
         assert back.shape == volume.data.shape
-        assert scans.dice(back, original) > 0.98, kind
+        assert cases.dice(back, original) > 0.98, kind
 
 
 def test_map_to_the_scans_space_and_compare(tmp_path):
-    item = scans.write(tmp_path, "a", scans.box((1.5, 1.5, 2.0), turn=8.0), code="AIL")
+    item = cases.write(tmp_path, "a", cases.box((1.5, 1.5, 2.0), turn=8.0), code="AIL")
     options = dataclasses.replace(OPTIONS, slice_step=1, geometry=geometry.Geometry())
     prepared = subject.prepare_subject(item, options)
     volume = volumes.read(item.images["T1"])
@@ -112,7 +112,7 @@ def test_map_to_the_scans_space_and_compare(tmp_path):
     numbers = [piece.number for piece in prepared.slices]
     maps = np.stack([piece.segmentation for piece in prepared.slices]).astype(np.float32)
     back = slices.to_scan(maps, numbers, volume, prepared.transform, options.geometry) >= 0.5
-    assert scans.dice(back, truth) >= 0.98
+    assert cases.dice(back, truth) >= 0.98
     out = tmp_path / "map.nii.gz"
     volumes.write_nifti(out, back, like=volume)
     native = volumes.read_labels(str(out), volume) > 0
@@ -120,8 +120,8 @@ def test_map_to_the_scans_space_and_compare(tmp_path):
 
 
 def test_other_modalities_follow_the_first_through_their_headers(tmp_path):
-    item = scans.write(tmp_path, "a", voxel=(2.0, 2.0, 2.0))
-    other = scans.write(tmp_path, "b", voxel=(1.6, 2.5, 3.0), code="PSR", lesion=False)
+    item = cases.write(tmp_path, "a", voxel=(2.0, 2.0, 2.0))
+    other = cases.write(tmp_path, "b", voxel=(1.6, 2.5, 3.0), code="PSR", lesion=False)
     item = dataclasses.replace(item, images={**item.images, "T2": other.images["T1"]})
     prepared = subject.prepare_subject(item, OPTIONS)
     pairs = {}
@@ -134,8 +134,8 @@ def test_other_modalities_follow_the_first_through_their_headers(tmp_path):
         assert change[pair["T1"].brain_mask].mean() < 25
     far = np.eye(4)
     far[0, 3] = 900.0
-    grid = scans.box()
-    path = scans.save(tmp_path / "far.nii", scans.see(grid)[0], far @ grid.affine)
+    grid = cases.box()
+    path = cases.save(tmp_path / "far.nii", cases.see(grid)[0], far @ grid.affine)
     with pytest.raises(errors.UserError, match="does not overlap"):
         subject.prepare_subject(
             dataclasses.replace(item, images={**item.images, "T2": path}), OPTIONS
@@ -143,7 +143,7 @@ def test_other_modalities_follow_the_first_through_their_headers(tmp_path):
 
 
 def test_16_bits_hold_the_same_picture(tmp_path):
-    item = scans.write(tmp_path, "a")
+    item = cases.write(tmp_path, "a")
     eight = stack(subject.prepare_subject(item, OPTIONS))
     deep = stack(subject.prepare_subject(item, dataclasses.replace(OPTIONS, bits=16)))
     for number, piece in deep.items():
@@ -152,9 +152,9 @@ def test_16_bits_hold_the_same_picture(tmp_path):
 
 
 def test_intensities_do_not_depend_on_the_scanners_units(tmp_path):
-    item = scans.write(tmp_path, "a")
+    item = cases.write(tmp_path, "a")
     volume = volumes.read(item.images["T1"])
-    other = scans.save(tmp_path / "b_T1.nii.gz", volume.data * 7.5, volume.affine)
+    other = cases.save(tmp_path / "b_T1.nii.gz", volume.data * 7.5, volume.affine)
     one, two = (
         stack(subject.prepare_subject(dataclasses.replace(item, images={"T1": path}), OPTIONS))
         for path in (item.images["T1"], other)
@@ -180,27 +180,27 @@ def test_bad_options_are_found_before_any_scan(change, text):
 
 
 def test_warnings_for_what_a_person_should_see(tmp_path):
-    grid = scans.box()
-    image, brain, _ = scans.see(grid)
+    grid = cases.box()
+    image, brain, _ = cases.see(grid)
     outside = np.zeros_like(brain)
     outside[:12, :12, :12] = True
-    path = scans.save(tmp_path / "a_T1.nii", image, grid.affine)
-    seg = scans.save(tmp_path / "a_seg.nii", outside, grid.affine, kind=np.uint8)
+    path = cases.save(tmp_path / "a_T1.nii", image, grid.affine)
+    seg = cases.save(tmp_path / "a_seg.nii", outside, grid.affine, kind=np.uint8)
     item = subject.Item("a", "a", "test", {"T1": path}, segmentation=seg)
     prepared = subject.prepare_subject(item, OPTIONS)
     assert any("100% of the lesion lies outside the brain" in text for text in prepared.warnings)
 
 
 def test_nan_inside_the_brain_refuses_outside_does_not(tmp_path):
-    grid = scans.box()
-    image, brain, _ = scans.see(grid)
+    grid = cases.box()
+    image, brain, _ = cases.see(grid)
     holes = np.where(brain, image, np.nan)
-    path = scans.save(tmp_path / "a_T1.nii", holes, grid.affine)
+    path = cases.save(tmp_path / "a_T1.nii", holes, grid.affine)
     item = subject.Item("a", "a", "test", {"T1": path})
     assert subject.prepare_subject(item, OPTIONS).slices
-    mask = scans.save(tmp_path / "mask.nii", brain, grid.affine, kind=np.uint8)
+    mask = cases.save(tmp_path / "mask.nii", brain, grid.affine, kind=np.uint8)
     image[40:60] = np.nan
-    path = scans.save(tmp_path / "b_T1.nii", image, grid.affine)
+    path = cases.save(tmp_path / "b_T1.nii", image, grid.affine)
     item = subject.Item("b", "b", "test", {"T1": path}, brain_mask=mask)
     with pytest.raises(errors.UserError, match="brain's voxels are NaN"):
         subject.prepare_subject(item, dataclasses.replace(OPTIONS, brain_mask="given"))
@@ -209,9 +209,9 @@ def test_nan_inside_the_brain_refuses_outside_does_not(tmp_path):
 def test_a_scan_elsewhere_is_refused_without_registration(tmp_path):
     moved = np.eye(4)
     moved[1, 3] = 120.0
-    grid = scans.box()
+    grid = cases.box()
     far = geometry.VoxelGrid(grid.shape, np.linalg.inv(moved) @ grid.affine)
-    item = scans.write(tmp_path, "a", far, moved=moved)
+    item = cases.write(tmp_path, "a", far, moved=moved)
     with pytest.raises(errors.UserError, match="does not lie on ICBM152"):
         subject.prepare_subject(item, OPTIONS)
 
@@ -226,7 +226,7 @@ def test_brats_slices_are_its_own_voxels(tmp_path):
         (index[k] - c) ** 2 / r**2 for k, (c, r) in enumerate(((119, 70), (120, 85), (75, 70)))
     )
     data = np.where(ball < 1, 100 + np.random.default_rng(0).random(ball.shape) * 100, 0)
-    path = scans.save(tmp_path / "b.nii", data, affine)
+    path = cases.save(tmp_path / "b.nii", data, affine)
     item = subject.Item("b", "b", "train", {"T1": path}, healthy=True)
     options = subject.Options(
         protocol="s2", registration="none", brain_mask="nonzero", shift=tuple(shift.tolist()),

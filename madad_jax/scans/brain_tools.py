@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import volumes
+from madad_jax.scans import volumes
 
 _MINUTES = 30.0
 

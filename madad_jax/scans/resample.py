@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import ndimage
 
-from madad_jax.data import geometry as geometry_lib
+from madad_jax.scans import geometry as geometry_lib
 
 
 def resample(

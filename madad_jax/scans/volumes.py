@@ -90,7 +90,7 @@ def read(path: epath.PathLike) -> Volume:
     """
     path = epath.Path(path)
     if path.is_dir():
-        from madad_jax.data.prepare import dicom  # pydicom only for those who have series.
+        from madad_jax.scans import dicom  # pydicom only for those who have series.
 
         array, affine, digest = dicom.read_series(path)
         return from_array(array, affine, source=str(path), sha256=digest)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import volumes
-from tests.input.prepare import scans
+from madad_jax.scans import volumes
+from tests.scans import cases
 
 CODES = ["".join(c) for axes in itertools.permutations(("RL", "AP", "SI"))
          for c in itertools.product(*axes)]  # fmt: skip
@@ -23,7 +23,7 @@ def array(shape=(8, 9, 10), seed=0):
 def test_every_orientation_reads_alike(tmp_path, code):
     data, affine = array(), np.diag([1.0, 2.0, 3.0, 1.0])
     affine[:3, 3] = (-5, 7, 11)
-    path = scans.save(tmp_path / "a.nii", *scans.reorder(data, affine, code))
+    path = cases.save(tmp_path / "a.nii", *cases.reorder(data, affine, code))
     volume = volumes.read(path)
     np.testing.assert_array_equal(volume.data, data)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
@@ -32,7 +32,7 @@ def test_every_orientation_reads_alike(tmp_path, code):
 
 
 def test_written_maps_lie_on_the_scan(tmp_path):
-    scan = scans.save(tmp_path / "a.nii.gz", *scans.reorder(array(), np.eye(4), "PSL"))
+    scan = cases.save(tmp_path / "a.nii.gz", *cases.reorder(array(), np.eye(4), "PSL"))
     volume = volumes.read(scan)
     volumes.write_nifti(tmp_path / "map.nii.gz", volume.data * 2, like=volume)
     before, after = nib.load(scan), nib.load(tmp_path / "map.nii.gz")
@@ -62,9 +62,9 @@ def test_nifti_2_and_a_fourth_axis_of_one(tmp_path):
 
 
 def test_oblique_voxels_keep_their_place(tmp_path):
-    grid = scans.box((1.0, 2.0, 3.0), turn=20.0)
+    grid = cases.box((1.0, 2.0, 3.0), turn=20.0)
     data = array(grid.shape)
-    volume = volumes.read(scans.save(tmp_path / "a.nii", *scans.reorder(data, grid.affine, "LPI")))
+    volume = volumes.read(cases.save(tmp_path / "a.nii", *cases.reorder(data, grid.affine, "LPI")))
     index = np.array([3, 4, 5, 1])
     np.testing.assert_allclose(volume.affine @ index, grid.affine @ index, atol=1e-3)
     assert volume.data[3, 4, 5] == data[3, 4, 5]
@@ -73,7 +73,7 @@ def test_oblique_voxels_keep_their_place(tmp_path):
 def test_nan_and_infinity_count_as_zero_and_are_remembered(tmp_path):
     data = array()
     data[1, 2, 3], data[2, 3, 4] = np.nan, np.inf
-    volume = volumes.read(scans.save(tmp_path / "a.nii", *scans.reorder(data, np.eye(4), "LAS")))
+    volume = volumes.read(cases.save(tmp_path / "a.nii", *cases.reorder(data, np.eye(4), "LAS")))
     assert volume.data[1, 2, 3] == volume.data[2, 3, 4] == 0
     assert np.argwhere(volume.missing).tolist() == [[1, 2, 3], [2, 3, 4]]
     assert any("NaN" in text for text in volume.warnings)
@@ -102,7 +102,7 @@ def test_an_unusable_sform_gives_way_to_the_qform(tmp_path):
 
 
 def test_no_orientation_is_said(tmp_path):
-    volume = volumes.read(scans.save(tmp_path / "a.nii", array(), np.eye(4), code=0))
+    volume = volumes.read(cases.save(tmp_path / "a.nii", array(), np.eye(4), code=0))
     assert any("left and right are a guess" in text for text in volume.warnings)
 
 
@@ -170,33 +170,33 @@ def test_damaged_files_are_named(tmp_path, what, text):
 
 def test_masks_follow_their_own_header(tmp_path):
     data, mask = array(), array(seed=1) > 0
-    scan = volumes.read(scans.save(tmp_path / "a.nii", *scans.reorder(data, np.eye(4), "PSR")))
-    path = scans.save(tmp_path / "m.nii", *scans.reorder(mask, np.eye(4), "LIP"), kind=np.uint8)
+    scan = volumes.read(cases.save(tmp_path / "a.nii", *cases.reorder(data, np.eye(4), "PSR")))
+    path = cases.save(tmp_path / "m.nii", *cases.reorder(mask, np.eye(4), "LIP"), kind=np.uint8)
     np.testing.assert_array_equal(volumes.read_labels(path, scan) > 0, mask)
 
 
 def test_a_mask_without_orientation_shares_the_scans_array(tmp_path):
     data, mask = array(), array(seed=1) > 0
-    scan = volumes.read(scans.save(tmp_path / "a.nii", *scans.reorder(data, np.eye(4), "PSR")))
-    moved, _ = scans.reorder(mask, np.eye(4), "PSR")
-    path = scans.save(tmp_path / "m.nii", moved, np.eye(4), kind=np.uint8, code=0)
+    scan = volumes.read(cases.save(tmp_path / "a.nii", *cases.reorder(data, np.eye(4), "PSR")))
+    moved, _ = cases.reorder(mask, np.eye(4), "PSR")
+    path = cases.save(tmp_path / "m.nii", moved, np.eye(4), kind=np.uint8, code=0)
     np.testing.assert_array_equal(volumes.read_labels(path, scan) > 0, mask)
 
 
 def test_masks_of_another_grid_are_refused(tmp_path):
-    scan = volumes.read(scans.save(tmp_path / "a.nii", array(), np.eye(4)))
-    other = scans.save(tmp_path / "m.nii", np.ones((8, 9, 11)), np.eye(4))
+    scan = volumes.read(cases.save(tmp_path / "a.nii", array(), np.eye(4)))
+    other = cases.save(tmp_path / "m.nii", np.ones((8, 9, 11)), np.eye(4))
     with pytest.raises(errors.UserError, match=r"8 x 9 x 11.*8 x 9 x 10"):
         volumes.read_labels(other, scan)
     moved = np.eye(4)
     moved[0, 3] = 30
-    other = scans.save(tmp_path / "n.nii", np.ones((8, 9, 10)), moved)
+    other = cases.save(tmp_path / "n.nii", np.ones((8, 9, 10)), moved)
     with pytest.raises(errors.UserError, match=r"30\.0 mm beside"):
         volumes.read_labels(other, scan)
 
 
 def test_headers_alone_are_described(tmp_path):
-    path = scans.save(tmp_path / "a.nii.gz", array(), np.diag([-1.0, 2.0, 3.0, 1.0]))
+    path = cases.save(tmp_path / "a.nii.gz", array(), np.diag([-1.0, 2.0, 3.0, 1.0]))
     assert volumes.describe(path) == "8 x 9 x 10 voxels of 1.00 x 2.00 x 3.00 mm, LAS"
     with pytest.raises(errors.UserError, match="4 dimensions"):
         volumes.describe(damaged(tmp_path, "four"))

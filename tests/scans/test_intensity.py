@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import intensity
-from tests.input.prepare import scans
+from madad_jax.scans import intensity
+from tests.scans import cases
 
 
 def values():
@@ -46,10 +46,10 @@ def test_constant_brains_and_bad_names():
 
 @pytest.mark.slow
 def test_n4_flattens_a_bias_field():
-    grid = scans.box((4.0, 4.0, 4.0))
-    image, brain, _ = scans.see(grid)
+    grid = cases.box((4.0, 4.0, 4.0))
+    image, brain, _ = cases.see(grid)
     x = np.linspace(-1, 1, grid.shape[0], dtype=np.float32)[:, None, None]
-    bent = scans.volume(image * np.exp(0.5 * x), np.diag([4.0, 4.0, 4.0, 1.0]))
+    bent = cases.volume(image * np.exp(0.5 * x), np.diag([4.0, 4.0, 4.0, 1.0]))
     flat = intensity.correct_bias(bent, brain)
 
     def lean(data):

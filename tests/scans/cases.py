@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import registration, resample, subject, volumes
+from madad_jax.data.prepare import subject
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import registration, resample, volumes
 
 # A lesion in the white matter of the left hemisphere, between z = 0 and 19 mm, and a smaller one.
 LESIONS = (((-28.0, -20.0, 12.0), 11.0), ((25.0, 10.0, 8.0), 7.0))

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import itk, volumes
+from madad_jax.scans import itk, volumes
 
 METHODS = ("percentile", "zscore")
 _SPREAD = 3.0  # Standard deviations on either side of the mean that `zscore` keeps.

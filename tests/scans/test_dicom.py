@@ -8,7 +8,7 @@ import pytest
 from pydicom import dataset, uid
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import volumes
+from madad_jax.scans import volumes
 
 ROWS, COLUMNS, COUNT = 12, 10, 9
 # Sagittal slices, turned a little: columns run to the back, rows downwards.

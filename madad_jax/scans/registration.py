@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float64
 from scipy import ndimage
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import itk, resample, volumes
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import itk, resample, volumes
 
 METHODS = ("none", "affine")
 # Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.

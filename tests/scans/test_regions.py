@@ -1,6 +1,6 @@
 import pytest
 
-from madad_jax.data import regions
+from madad_jax.scans import regions
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import brain_mask, brain_tools, registration, volumes
-from tests.input.prepare import scans
+from madad_jax.scans import brain_mask, brain_tools, registration, volumes
+from tests.scans import cases
 
 
 def brain_scan():
-    grid = scans.box((3.0, 3.0, 3.0))
-    image, brain, _ = scans.see(grid)
-    return scans.volume(image, grid.affine), brain
+    grid = cases.box((3.0, 3.0, 3.0))
+    image, brain, _ = cases.see(grid)
+    return cases.volume(image, grid.affine), brain
 
 
 def head_scan():
     """A brain in a skull with noise in the air."""
     volume, brain = brain_scan()
     noise = np.random.default_rng(0).random(volume.data.shape).astype(np.float32) + 1
-    return scans.volume(np.where(brain, volume.data, noise), volume.affine), brain
+    return cases.volume(np.where(brain, volume.data, noise), volume.affine), brain
 
 
 def test_a_stripped_scan_is_seen_and_said():
@@ -35,7 +35,7 @@ def test_a_stripped_scan_is_seen_and_said():
 
 def test_a_given_file_wins(tmp_path):
     volume, brain = head_scan()
-    path = scans.save(tmp_path / "m.nii", brain, volume.affine, kind=np.uint8)
+    path = cases.save(tmp_path / "m.nii", brain, volume.affine, kind=np.uint8)
     mask, warnings = brain_mask.find(volume, given=path)
     np.testing.assert_array_equal(mask, brain)
     assert warnings == []
@@ -48,20 +48,20 @@ def test_pieces_holes_and_size(tmp_path):
     broken = brain.copy()
     broken[30, 35, 25] = False
     broken[:3, :3, :3] = True  # A speck.
-    path = scans.save(tmp_path / "m.nii", broken, volume.affine, kind=np.uint8)
+    path = cases.save(tmp_path / "m.nii", broken, volume.affine, kind=np.uint8)
     mask, warnings = brain_mask.find(volume, "given", given=path)
     np.testing.assert_array_equal(mask, brain)
     assert warnings == []
     half = brain.copy()
     half[30:34] = False
-    path = scans.save(tmp_path / "h.nii", half, volume.affine, kind=np.uint8)
+    path = cases.save(tmp_path / "h.nii", half, volume.affine, kind=np.uint8)
     mask, warnings = brain_mask.find(volume, "given", given=path)
     assert "2 pieces" in warnings[0]
     small = np.zeros_like(brain)
     small[20:30, 20:30, 20:30] = True
-    path = scans.save(tmp_path / "s.nii", small, volume.affine, kind=np.uint8)
+    path = cases.save(tmp_path / "s.nii", small, volume.affine, kind=np.uint8)
     assert "measures 27 ml; 600 to 2300" in brain_mask.find(volume, "given", given=path)[1][0]
-    path = scans.save(tmp_path / "e.nii", small & brain & ~small, volume.affine, kind=np.uint8)
+    path = cases.save(tmp_path / "e.nii", small & brain & ~small, volume.affine, kind=np.uint8)
     with pytest.raises(errors.UserError, match="is empty"):
         brain_mask.find(volume, "given", given=path)
 
@@ -69,7 +69,7 @@ def test_pieces_holes_and_size(tmp_path):
 def test_the_templates_mask_for_scans_in_mni_space():
     volume, brain = head_scan()
     mask, _ = brain_mask.find(volume, "template")
-    assert scans.dice(mask, brain) > 0.98
+    assert cases.dice(mask, brain) > 0.98
     assert registration.register(volume, "none", brain=mask).overlap > 0.97
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import volumes
+from madad_jax.scans import volumes
 
 _COMMAND = (sys.executable, "-m", "madad_jax.extract_brain", "--serve")
 _LOCK = threading.Lock()

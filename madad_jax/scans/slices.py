@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt
 
 from madad_jax.core import errors
-from madad_jax.data import geometry as geometry_lib
-from madad_jax.data.prepare import registration, volumes
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import registration, volumes
 
 PROTOCOLS = ("s1", "s2", "volume")
 _S1_LEVEL = 17.0

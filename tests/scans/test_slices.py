@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madad_jax.core import errors
-from madad_jax.data import geometry
-from madad_jax.data.prepare import registration, slices
-from tests.input.prepare import scans
+from madad_jax.scans import geometry, registration, slices
+from tests.scans import cases
 
 IDENTITY = registration.Transform(np.eye(4), "none")
 
@@ -84,7 +83,7 @@ def test_shrinking_averages_instead_of_picking():
     data[:, ::2] = 1.0
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
     affine[:3, 3] = (-80.0, -98.0, 0.0)
-    volume = scans.volume(data + 1e-3, affine)
+    volume = cases.volume(data + 1e-3, affine)
     g = geometry.Geometry(image_size=32, field_of_view=128.0)
     picture = slices.sample_images(volume.data, volume, IDENTITY, g, [80])[0]
     np.testing.assert_allclose(picture[4:-4, 4:-4], 0.5, atol=0.02)
@@ -96,7 +95,7 @@ def test_slices_with_gaps_are_thin():
     data[:, :, 20] = 1.0
     affine = np.eye(4)
     affine[:3, 3] = (-32.0, -50.0, -20.0)
-    volume = scans.volume(data, affine)
+    volume = cases.volume(data, affine)
     g = geometry.Geometry(image_size=32, field_of_view=32.0)
     stack = slices.sample_images(volume.data, volume, IDENTITY, g, [64, 72, 80])
     np.testing.assert_allclose(stack.mean(axis=(1, 2)), [0.1, 1.0, 0.1], atol=1e-5)

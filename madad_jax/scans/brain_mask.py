@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import brain_tools, registration, volumes
+from madad_jax.scans import brain_tools, registration, volumes
 
 METHODS = ("auto", "given", "nonzero", "template", "builtin", *brain_tools.TOOLS)
 # Adult brains with their fluid measure about 0.9 to 2.0 l; a child's or a partial scan less.
@@ -104,7 +104,7 @@ def _found(volume, method: str, given: str, shift) -> np.ndarray:
 
 
 def _builtin(volume: volumes.Volume) -> np.ndarray:
-    name = "madad_jax.data.prepare.builtin_mask"
+    name = "madad_jax.scans.builtin_mask"
     if importlib.util.find_spec(name) is None:
         raise errors.UserError(
             f"'{volume.source}' shows a whole head, and the built-in brain extraction is not part "
