@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import parity_networks as networks
 from benchmarks.comparison import Row, largest, nhwc, table
 from madad_jax.diffusion import anomaly_map, losses, masking, process, schedule
-from madad_jax.evaluation import metrics, pool
+from madad_jax.metrics import pixel_pool, threshold_counts
 
 MASK_WEIGHT = 0.001
 
@@ -81,7 +81,7 @@ def figures(golden: pathlib.Path) -> Iterator[Row]:
         maps, truth = file[f"{group}/maps"], file[f"{group}/gt"] > 0
         yield from _metrics("e_metrics", group, maps, truth, file, f"{group}/")
     maps = file["e_emptyonly/maps"]
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps, np.zeros(maps.shape, bool))
     error = largest(counts.max_dice()[0], file["e_emptyonly/max_dice"])
     yield Row("e_metrics", "e_emptyonly: max Dice", error, 1e-6)
@@ -98,8 +98,8 @@ def figures(golden: pathlib.Path) -> Iterator[Row]:
 
 
 def _metrics(name, group, maps, truth, file, prefix) -> Iterator[Row]:
-    pooled = pool.pooled(maps, truth)
-    counts = metrics.ThresholdCounts()
+    pooled = pixel_pool.pooled(maps, truth)
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps, truth)
     for what, ours, key in (
         ("AUROC", pooled.auroc, "auroc"),

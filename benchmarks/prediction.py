@@ -22,8 +22,8 @@ import numpy as np
 
 from madad_jax import calibrate, predict
 from madad_jax.data import cohort, cohort_scan
-from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.evaluation import intervals, stacks
+from madad_jax.metrics import calibration as calibration_lib
+from madad_jax.metrics import intervals, scan_stacks
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import registration, resample
 
@@ -208,7 +208,7 @@ def _measured(healthy, scans, kind: str, rate: float) -> tuple[float, float, flo
     else:
         threshold = healthy.by_false_positives(rate).threshold
         groups = [
-            [float(stacks.count_at(s.levels, s.counts, threshold)) for s in g]
+            [float(scan_stacks.count_at(s.levels, s.counts, threshold)) for s in g]
             for g in (scans, healthy.scans)
         ]
     found = intervals.of_fresh_mean(*(np.array(g) for g in groups))

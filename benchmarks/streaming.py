@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from benchmarks.speed import maps
-from madad_jax.evaluation import evaluator
+from madad_jax.metrics import evaluator
 
 
 def resident_mib() -> float:

@@ -1,7 +1,7 @@
 """Calibration of a run on healthy scans: maps of its slices, grouped by scan, to operating points.
 
 Stored as `<run>/calibration.npz` with the config that made the maps; see
-`evaluation/calibration.py`.
+`metrics/calibration.py`.
 """
 
 import logging
@@ -14,8 +14,8 @@ from etils import epath
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.evaluation import stacks
+from madad_jax.metrics import calibration as calibration_lib
+from madad_jax.metrics import scan_stacks
 from madad_jax.scans import geometry as geometry_lib
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def from_slices(
     records: Sequence[Any],
     geometry: geometry_lib.Geometry,
     facts: Mapping[str, Any],
-    options: Mapping[str, stacks.Options] | None = None,
+    options: Mapping[str, scan_stacks.Options] | None = None,
 ) -> calibration_lib.Calibration:
     """Calibrates every signal under every post-processing.
 
@@ -41,7 +41,7 @@ def from_slices(
       facts: JSON-able, kept beside.
       options: post-processing by name; the published ones when None.
     """
-    options = dict(stacks.PRESETS if options is None else options)
+    options = dict(scan_stacks.PRESETS if options is None else options)
     scans = scans_of(records)
     numbers = [[records[i].slice for i in order] for order in scans.values()]
     first, last, step = stack_numbers(numbers)

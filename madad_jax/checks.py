@@ -13,8 +13,8 @@ from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import augment
 from madad_jax.devices import batches
-from madad_jax.evaluation import stacks
 from madad_jax.methods import base
+from madad_jax.metrics import scan_stacks
 from madad_jax.run import Run
 from madad_jax.runtime import startup
 
@@ -26,7 +26,7 @@ _AT_LEAST_ONE = (
 _CHOICES = {
     "eval.checkpoint": ("best", "latest"),
     "eval.protocol": ("slices", "both"),
-    "eval.postprocess": tuple(stacks.PRESETS),
+    "eval.postprocess": tuple(scan_stacks.PRESETS),
     "data.augment": ("none", *augment.STYLES),
     "data.latents": ("live", "cached"),
 }

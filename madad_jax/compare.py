@@ -18,7 +18,8 @@ from etils import epath
 
 from madad_jax import result_files
 from madad_jax.core import command_line, errors
-from madad_jax.evaluation import bootstrap, subjects, tables
+from madad_jax.evaluation import tables
+from madad_jax.metrics import bootstrap, subject_sums
 
 _FIGURES = (
     ("ap", "AP"),
@@ -63,7 +64,7 @@ def differences(
 
 
 def _difference(
-    mine: subjects.Sums, theirs: subjects.Sums, draws: int, seed: int
+    mine: subject_sums.Sums, theirs: subject_sums.Sums, draws: int, seed: int
 ) -> dict[str, Any]:
     names = sorted(mine.keys() & theirs.keys())
     once = np.ones((1, len(names)))

@@ -19,9 +19,15 @@ from etils import epath
 from madad_jax import calibrate, panels, result_files, scoring
 from madad_jax.core.types import Batch
 from madad_jax.data import record as record_lib
-from madad_jax.evaluation import evaluator as evaluator_lib
-from madad_jax.evaluation import no_learning, spill, stacks, subjects, thresholds
-from madad_jax.evaluation import volumes as volumes_lib
+from madad_jax.metrics import (
+    disk_arrays,
+    no_learning,
+    scan_figures,
+    scan_stacks,
+    subject_sums,
+    thresholds,
+)
+from madad_jax.metrics import evaluator as evaluator_lib
 from madad_jax.runtime import watchdog
 
 _LOG = logging.getLogger(__name__)
@@ -48,8 +54,8 @@ class Volumes:
     """Whole scans are judged too: `spacing` in mm (slices, rows, columns) and what is done to
     a stack before."""
 
-    spacing: stacks.Spacing
-    postprocess: stacks.Options
+    spacing: scan_stacks.Spacing
+    postprocess: scan_stacks.Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ class _Scored:
     """One row of a set under way."""
 
     evaluator: evaluator_lib.Evaluator
-    scans: volumes_lib.Scans | None
+    scans: scan_figures.Scans | None
 
 
 class Evaluation:
@@ -114,8 +120,8 @@ class Evaluation:
         Returns the detector's maps of them by signal [n,H,W], and their brain masks; both lie on
         disk for as long as they are used, since validation slices may be more than memory holds.
         """
-        maps: dict[str, spill.Spill] = collections.defaultdict(spill.Spill)
-        brains = spill.Spill()
+        maps: dict[str, disk_arrays.Spill] = collections.defaultdict(disk_arrays.Spill)
+        brains = disk_arrays.Spill()
         for batch, out in self._scored(val, "healthy validation"):
             brains.add(batch["brain_mask"])
             for name, values in self._all_maps(val, batch, out).items():
@@ -149,10 +155,10 @@ class Evaluation:
         if self._options.volumes is None:
             return found
         # Post-processing moves scores: whole scans need a threshold of their own.
-        parts = spill.Spill()
+        parts = disk_arrays.Spill()
         for rows in calibrate.scans_of(val.records).values():
             o = self._options.volumes
-            stack, inside = stacks.processed(maps[rows], brain[rows], o.spacing, o.postprocess)
+            stack, inside = scan_stacks.processed(maps[rows], brain[rows], o.spacing, o.postprocess)
             parts.add(stack[inside])
         flat = parts.whole()[:, None, None]
         everywhere = np.broadcast_to(True, flat.shape)
@@ -249,7 +255,7 @@ class Evaluation:
             return _Scored(evaluator, None)
         # Healthy slices of a person in the test set belong to the same scan.
         records = [*test.records, *(healthy.records if healthy is not None else ())]
-        scans = volumes_lib.Scans(
+        scans = scan_figures.Scans(
             collections.Counter(r.subject for r in records),
             spacing=o.volumes.spacing,
             healthy_threshold=at.volume,
@@ -283,7 +289,9 @@ class Evaluation:
         best = no_learning.best_intensity([row for row, _ in intensity])
         owner = next(sums for row, sums in intensity if row["direction"] == best["direction"])
         entries.insert(0, (best, owner))
-        subjects.add_differences(entries, draws=self._options.bootstrap, seed=self._options.seed)
+        subject_sums.add_differences(
+            entries, draws=self._options.bootstrap, seed=self._options.seed
+        )
         return [row for row, _ in entries]
 
     def _curves(

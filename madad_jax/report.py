@@ -13,7 +13,8 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.evaluation import metrics, tables, volumes
+from madad_jax.evaluation import tables
+from madad_jax.metrics import scan_figures, threshold_counts
 
 _INCLUDES_NONE = "which includes none at all"
 _JUDGED = (("ap", "AP"), ("pooled_max_dice", "pooled max Dice"))
@@ -188,7 +189,7 @@ def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     by_kind = tables.group_rows(rows, "by_kind")
     if {r["group"] for r in by_kind} - {"unknown"}:
         out += ["### By kind of lesion", "", tables.markdown(by_kind, _plain_columns())]
-    by_size = tables.group_rows(rows, "by_size", metrics.SIZE_GROUPS)
+    by_size = tables.group_rows(rows, "by_size", threshold_counts.SIZE_GROUPS)
     if by_size:
         out += [
             "### By size of lesion",
@@ -229,7 +230,7 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     one = found[0]
     spacing = " x ".join(f"{s:g}" for s in one["spacing_mm"])
-    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in volumes.VOLUMES])
+    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in scan_figures.VOLUMES])
     columns = [
         tables.Column("group", "Volume", "text", ""),
         tables.Column("n_lesions", "Lesions", "number", ""),

@@ -14,8 +14,8 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.evaluation import metrics, tables, volumes
-from madad_jax.evaluation import subjects as subjects_lib
+from madad_jax.evaluation import tables
+from madad_jax.metrics import scan_figures, subject_sums, threshold_counts
 
 SUBJECTS = "subjects.npz"
 
@@ -23,20 +23,20 @@ SUBJECTS = "subjects.npz"
 def write(
     folder: epath.Path,
     rows: Sequence[Mapping[str, Any]],
-    sums: Mapping[str, subjects_lib.Sums],
-    scans: Mapping[str, Sequence[volumes.Scan]],
+    sums: Mapping[str, subject_sums.Sums],
+    scans: Mapping[str, Sequence[scan_figures.Scan]],
     facts: Mapping[str, Any],
 ) -> None:
     """Writes every file of a set; `sums` and `scans` by row, `facts` JSON-able."""
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_bytes(folder / SUBJECTS, subjects_lib.to_bytes(sums, facts))
+    atomic_files.write_bytes(folder / SUBJECTS, subject_sums.to_bytes(sums, facts))
     parts = {
         "subjects": [
             {"method": method, **one}
             for method, mine in sums.items()
-            for one in subjects_lib.rows(mine)
+            for one in subject_sums.rows(mine)
         ],
-        "sizes": tables.group_rows(rows, "by_size", metrics.SIZE_GROUPS),
+        "sizes": tables.group_rows(rows, "by_size", threshold_counts.SIZE_GROUPS),
         "kinds": tables.group_rows(rows, "by_kind"),
         "rates": [{"method": r["method"], **e} for r in rows for e in r["rates"]],
         "scans": [
@@ -79,7 +79,7 @@ def _csv(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def read_sums(
     workdir: epath.Path, name: str
-) -> tuple[dict[str, subjects_lib.Sums], dict[str, Any]]:
+) -> tuple[dict[str, subject_sums.Sums], dict[str, Any]]:
     """(sums by row, facts) of a run's set.
 
     Raises:
@@ -90,4 +90,4 @@ def read_sums(
         raise errors.UserError(
             f"{path}: no such file; score the set first: --mode=evaluate on that run"
         )
-    return subjects_lib.from_bytes(path.read_bytes(), str(path))
+    return subject_sums.from_bytes(path.read_bytes(), str(path))

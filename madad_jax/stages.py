@@ -31,7 +31,8 @@ from madad_jax.core import atomic_files, errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.devices import batches
-from madad_jax.evaluation import stacks, tables
+from madad_jax.evaluation import tables
+from madad_jax.metrics import scan_stacks
 from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.runtime import startup
 from madad_jax.runtime import stop as stop_lib
@@ -211,7 +212,7 @@ def _volumes(c: Any) -> evaluate.Volumes | None:
         step = preparation.numbers[2] if preparation.numbers else 1
         known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
         spacing = tuple(s or k for s, k in zip(spacing, known, strict=True))
-    return evaluate.Volumes(spacing, stacks.PRESETS[c.eval.postprocess])
+    return evaluate.Volumes(spacing, scan_stacks.PRESETS[c.eval.postprocess])
 
 
 def _smooth_slices(c: Any) -> float:

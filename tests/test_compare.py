@@ -4,8 +4,8 @@ from etils import epath
 
 from madad_jax import compare, result_files
 from madad_jax.core import errors
-from madad_jax.evaluation import evaluator, subjects
-from tests.evaluation.records import make_set
+from madad_jax.metrics import evaluator, subject_sums
+from tests.metrics.records import make_set
 
 
 def _run(tmp_path, name, rows, fingerprint="same"):
@@ -33,7 +33,7 @@ def test_differences_across_runs_are_paired(tmp_path):
     assert 0 < better["intervals"]["ap"][0] <= better["ap"] <= better["intervals"]["ap"][1]
     assert by_name["one", "mean image"]["ap"] < 0
     pair = [{"method": m, "learns": m != "x", "ap": 0.5} for m in ("x", "dae")]
-    subjects.add_differences(list(zip(pair, (a["madad"], b["dae"]), strict=True)), draws=200)
+    subject_sums.add_differences(list(zip(pair, (a["madad"], b["dae"]), strict=True)), draws=200)
     assert pair[1]["difference"]["ap"] == better["intervals"]["ap"]
     back = compare.differences([two, one], "test", draws=200)
     again = next(r for r in back[1:] if r["method"] == "madad")

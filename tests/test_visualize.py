@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from madad_jax import visualize
-from tests.evaluation.records import make_set
+from tests.metrics.records import make_set
 
 
 def _pixels(path):

@@ -8,7 +8,7 @@ Published: boxes of 48 pixels in slices of 96, T = 1000, simplex noise, clean im
 L1, U-Net of 128 channels with multipliers (1, 2, 2) and 3 blocks, Adam 1e-4, batch of 32.
 What differs: published maps go through a median filter over the volume, an eroded brain mask and
 the removal of components up to 7 voxels, which is the post-processing `pddpm` of whole scans
-here (evaluation/postprocess.py), not part of the method.
+here (metrics/postprocess.py), not part of the method.
 """
 
 import dataclasses

@@ -15,8 +15,8 @@ from etils import epath
 
 from madad_jax.core import errors
 from madad_jax.data import preparation as preparation_lib
-from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.evaluation import stacks
+from madad_jax.metrics import calibration as calibration_lib
+from madad_jax.metrics import scan_stacks
 from madad_jax.prediction import candidates as candidates_lib
 from madad_jax.prediction import result as result_lib
 from madad_jax.prediction import scan as scan_lib
@@ -41,7 +41,7 @@ class Setting:
 
     signal: str
     postprocess: str
-    options: stacks.Options
+    options: scan_stacks.Options
     point: calibration_lib.Point | None
     healthy: calibration_lib.Healthy | None
 
@@ -77,7 +77,7 @@ class Detector:
         self.facts = facts
 
     @property
-    def spacing(self) -> stacks.Spacing:
+    def spacing(self) -> scan_stacks.Spacing:
         """mm between slices, rows, columns of the stack."""
         g = self.preparation.geometry
         step = self.numbers[1] - self.numbers[0] if len(self.numbers) > 1 else 1
@@ -124,7 +124,7 @@ class Detector:
         return maps, reconstruction
 
     def measure(
-        self, scan: Any, subject: str, options: dict[str, stacks.Options]
+        self, scan: Any, subject: str, options: dict[str, scan_stacks.Options]
     ) -> Iterator[tuple[calibration_lib.Key, calibration_lib.Scan]]:
         """What a healthy scan adds to a calibration, by signal and post-processing."""
         stack = scan_lib.prepare(as_volume(scan), self.preparation, self.numbers)
@@ -140,8 +140,8 @@ class Detector:
         s, g = self.setting, self.preparation.geometry
         if s.point is None:
             raise errors.UserError("no operating point was chosen; accepted: a rate or a threshold")
-        final, inside = stacks.processed(maps, _scored(stack), self.spacing, s.options)
-        labels, _ = stacks.candidates(final, s.point.threshold, self.spacing, s.options)
+        final, inside = scan_stacks.processed(maps, _scored(stack), self.spacing, s.options)
+        labels, _ = scan_stacks.candidates(final, s.point.threshold, self.spacing, s.options)
 
         def to_scan(array: np.ndarray, order: int) -> np.ndarray:
             return slices.to_scan(array, self.numbers, volume, stack.transform, g, order=order)
@@ -155,7 +155,7 @@ class Detector:
         found = candidates_lib.listed(
             there, labels, final, volume, stack.transform, g.grid(self.numbers)
         )
-        score = stacks.score(final, inside)
+        score = scan_stacks.score(final, inside)
         return result_lib.Result(
             volume=volume,
             anomaly=anomaly.astype(np.float32),

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from madad_jax.core import errors
-from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.evaluation import stacks
+from madad_jax.metrics import calibration as calibration_lib
+from madad_jax.metrics import scan_stacks
 from madad_jax.prediction import detector as detector_lib
 from madad_jax.prediction import folder, operating
 from madad_jax.prediction import model as model_lib
@@ -28,7 +28,7 @@ def calibrate(
     Raises:
       UserError: fewer than two usable scans.
     """
-    options = dict(stacks.PRESETS)
+    options = dict(scan_stacks.PRESETS)
     if changes:
         chosen = operating.setting(
             None,
@@ -40,7 +40,7 @@ def calibrate(
             default_rate=0.5,
         )
         options["custom"] = chosen.options
-    plain = detector_lib.Setting("map", "none", stacks.Options(), None, None)
+    plain = detector_lib.Setting("map", "none", scan_stacks.Options(), None, None)
     detector = detector_of(plain, detector_lib)
     measured: dict[str, dict[calibration_lib.Key, calibration_lib.Scan]] = {}
 

@@ -16,7 +16,7 @@ from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import preparation as preparation_lib
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.metrics import calibration as calibration_lib
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from madad_jax.core import errors
-from madad_jax.evaluation import calibration as calibration_lib
-from madad_jax.evaluation import stacks
+from madad_jax.metrics import calibration as calibration_lib
+from madad_jax.metrics import scan_stacks
 from madad_jax.prediction import detector
 
 RATES = ("voxel_fpr", "false_positives_per_scan", "threshold")
@@ -38,10 +38,10 @@ def setting(
     if signal not in detector.SIGNALS:
         accepted = ", ".join(detector.SIGNALS)
         raise errors.UserError(f"signal: found '{signal}', accepted: {accepted}")
-    if postprocess not in stacks.PRESETS:
-        accepted = ", ".join(stacks.PRESETS)
+    if postprocess not in scan_stacks.PRESETS:
+        accepted = ", ".join(scan_stacks.PRESETS)
         raise errors.UserError(f"postprocess: found '{postprocess}', accepted: {accepted}")
-    options = dataclasses.replace(stacks.PRESETS[postprocess], **changes)
+    options = dataclasses.replace(scan_stacks.PRESETS[postprocess], **changes)
     name, healthy = _calibrated(calibration, signal, options)
     given = {key: value for key, value in rates.items() if value is not None}
     if len(given) > 1:
@@ -67,7 +67,7 @@ def setting(
 
 
 def _calibrated(
-    calibration: calibration_lib.Calibration | None, signal: str, options: stacks.Options
+    calibration: calibration_lib.Calibration | None, signal: str, options: scan_stacks.Options
 ) -> tuple[str, calibration_lib.Healthy | None]:
     """(name, healthy scans) of exactly these options; ("", None) when not calibrated."""
     for name, known in calibration.options.items() if calibration else ():
@@ -76,7 +76,7 @@ def _calibrated(
     return "", None
 
 
-def _how_to_calibrate(calibration, where: str, signal: str, options: stacks.Options) -> str:
+def _how_to_calibrate(calibration, where: str, signal: str, options: scan_stacks.Options) -> str:
     if calibration is None:
         return (
             f"{where} has no calibration, so that no rate of false positives can be promised; "

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import atomic_files
-from madad_jax.evaluation import calibration as calibration_lib
+from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.prediction import page
 from madad_jax.scans import registration, volumes
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from madad_jax.data import preparation
-from madad_jax.evaluation import calibration, stacks
+from madad_jax.metrics import calibration, scan_stacks
 from madad_jax.prediction import detector
 from madad_jax.scans import geometry, registration, volumes
 from tests.e2e import tiny_config
@@ -52,7 +52,7 @@ def make_detector(setting, score=bright, batch_size=4, **changes):
     )
 
 
-PLAIN = detector.Setting("map", "none", stacks.Options(), None, None)
+PLAIN = detector.Setting("map", "none", scan_stacks.Options(), None, None)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def healthy():
     for seed in range(4):
         image, _, affine = brain_scan(lesion=False, seed=10 + seed)
         volume = volumes.from_array(image, affine, source=f"healthy {seed}")
-        scans.append(dict(made.measure(volume, f"h{seed}", {"none": stacks.Options()})))
+        scans.append(dict(made.measure(volume, f"h{seed}", {"none": scan_stacks.Options()})))
     return calibration.Healthy(tuple(s["map", "none"] for s in scans))
 
 
@@ -72,7 +72,7 @@ def setting(healthy):
     """No post-processing but the smallest volume, at 0.5 % of healthy voxels."""
     point = healthy.by_voxel_fpr(0.005)
     return dataclasses.replace(
-        PLAIN, options=stacks.Options(min_volume_ml=0.2), point=point, healthy=healthy
+        PLAIN, options=scan_stacks.Options(min_volume_ml=0.2), point=point, healthy=healthy
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.evaluation import stacks
+from madad_jax.metrics import scan_stacks
 from madad_jax.scans import volumes
 from tests.prediction import conftest
 
@@ -126,7 +126,7 @@ def test_saved_files_lie_on_the_scans_grid_and_summary_comes_last(result, tmp_pa
 
 def test_smaller_candidates_are_dropped_in_millilitres(result, setting):
     image, _, affine = conftest.brain_scan()
-    options = stacks.Options(min_volume_ml=50.0)
+    options = scan_stacks.Options(min_volume_ml=50.0)
     found = conftest.make_detector(dataclasses.replace(setting, options=options))(image, affine)
     assert not found.candidates and not found.labels.any()
     assert found.score == pytest.approx(result.score)

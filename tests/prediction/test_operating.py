@@ -1,13 +1,13 @@
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.evaluation import calibration, stacks
+from madad_jax.metrics import calibration, scan_stacks
 from madad_jax.prediction import operating
 
 
 @pytest.fixture(scope="module")
 def calibrated(healthy):
-    options = {"none": stacks.PRESETS["none"], "pddpm": stacks.PRESETS["pddpm"]}
+    options = {"none": scan_stacks.PRESETS["none"], "pddpm": scan_stacks.PRESETS["pddpm"]}
     return calibration.Calibration({("map", name): healthy for name in options}, options, {})
 
 
@@ -30,11 +30,11 @@ def test_each_way_to_choose(calibrated, healthy):
     made = _setting(calibrated, rates={"threshold": 0.3})
     assert made.point.threshold == 0.3 and made.healthy is healthy
     made = _setting(calibrated, postprocess="pddpm")
-    assert made.options == stacks.PRESETS["pddpm"] and made.postprocess == "pddpm"
+    assert made.options == scan_stacks.PRESETS["pddpm"] and made.postprocess == "pddpm"
 
 
 def test_a_change_that_equals_a_calibrated_setting_is_that_setting(calibrated):
-    pddpm = stacks.PRESETS["pddpm"]
+    pddpm = scan_stacks.PRESETS["pddpm"]
     same = {"median_mm": 10.0, "erode_mm": 6.0, "min_volume_ml": pddpm.min_volume_ml}
     assert _setting(calibrated, changes=same).postprocess == "pddpm"
 

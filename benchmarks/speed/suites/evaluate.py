@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import maps as maps_lib
 from benchmarks.speed import results, rival, timing
-from madad_jax.evaluation import evaluator, metrics, pool
+from madad_jax.metrics import evaluator, pixel_pool, threshold_counts
 
 LOOPS = {"official": "builtin", "numpy sums": "numpy"}
 FIGURES = ("max_dice", "auroc", "ap", "pooled_max_dice")
@@ -44,7 +44,7 @@ def _source() -> maps_lib.Generator:
 
 def four_figures(source: maps_lib.Generator, count: int) -> dict[str, float]:
     """The official code's four figures, streaming; maps are made as they are needed."""
-    counts, everything = metrics.ThresholdCounts(), pool.Pool()
+    counts, everything = threshold_counts.ThresholdCounts(), pixel_pool.Pool()
     for start in range(0, count, maps_lib.BATCH):
         kept = min(maps_lib.BATCH, count - start)
         found, truth = (a[:kept] for a in source.batch(start)[:2])

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from madad_jax.evaluation import histogram
+from madad_jax.metrics import histogram
 
 N_BINS = histogram.COARSE_BINS
 MIN_SUBJECTS = 5

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from madad_jax.evaluation import pool
-from tests.evaluation.records import group
+from madad_jax.metrics import pixel_pool
+from tests.metrics.records import group
 
 
 @pytest.mark.parametrize("name", ["e_main", "e_ties", "e_quirk_th1"])
 def test_pooled_figures_are_anomalibs_and_sklearns(golden, name):
-    got = pool.pooled(*group(golden, name))
+    got = pixel_pool.pooled(*group(golden, name))
     assert got.auroc == pytest.approx(float(golden[f"{name}/auroc"]), abs=1e-6)
     assert got.ap == pytest.approx(float(golden[f"{name}/ap"]), abs=1e-6)
     assert got.max_dice == pytest.approx(float(golden[f"{name}/f1max"]), abs=1e-6)
@@ -24,7 +24,7 @@ def test_pooled_equals_sklearn_with_and_without_ties(levels, share):
     rng = np.random.default_rng(levels)
     labels = rng.random(5000) < share
     scores = (rng.integers(0, levels, 5000) / levels + 0.3 * labels).astype(np.float32)
-    got = pool.pooled(scores, labels)
+    got = pixel_pool.pooled(scores, labels)
     assert got.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
     assert got.ap == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
     precision, recall, _ = sk.precision_recall_curve(labels, scores)
@@ -37,14 +37,14 @@ def test_pooled_equals_sklearn_with_and_without_ties(levels, share):
 def test_one_class_gives_none():
     scores = np.linspace(0, 1, 9, dtype=np.float32)
     for labels in (np.zeros(9, bool), np.ones(9, bool)):
-        assert pool.pooled(scores, labels) == pool.NO_FIGURES
-    assert pool.Pool().figures() == pool.NO_FIGURES
+        assert pixel_pool.pooled(scores, labels) == pixel_pool.NO_FIGURES
+    assert pixel_pool.Pool().figures() == pixel_pool.NO_FIGURES
 
 
 def test_perfect_and_inverted_maps():
     labels = np.arange(10) >= 7
     scores = np.linspace(0, 1, 10, dtype=np.float32)
-    right, wrong = pool.pooled(scores, labels), pool.pooled(1 - scores, labels)
+    right, wrong = pixel_pool.pooled(scores, labels), pixel_pool.pooled(1 - scores, labels)
     assert right.auroc == 1.0 and right.ap == 1.0
     assert wrong.auroc == 0.0 and wrong.max_dice == pytest.approx(6 / 13)
 
@@ -52,11 +52,11 @@ def test_perfect_and_inverted_maps():
 @pytest.mark.parametrize("parts", [1, 7])
 def test_zeros_and_blocks_change_nothing(parts, monkeypatch):
     # Zeros on both sides, scores below them, and blocks that parts overflow.
-    monkeypatch.setattr(pool, "_FIRST_BLOCK", 16)
+    monkeypatch.setattr(pixel_pool, "_FIRST_BLOCK", 16)
     rng = np.random.default_rng(parts)
     scores = (rng.integers(-3, 12, 2000) / 10).astype(np.float32)
     labels = rng.random(2000) < 0.1 + 0.2 * (scores > 0.5)
-    found = pool.Pool()
+    found = pixel_pool.Pool()
     for some, sick in zip(np.split(scores, 20)[::-1], np.split(labels, 20)[::-1], strict=True):
         for values, lesion in zip(
             np.array_split(some, parts), np.array_split(sick, parts), strict=True
@@ -65,4 +65,4 @@ def test_zeros_and_blocks_change_nothing(parts, monkeypatch):
     got = found.figures()
     assert got.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
     assert got.ap == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
-    assert got == pool.pooled(scores, labels) == found.figures()
+    assert got == pixel_pool.pooled(scores, labels) == found.figures()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.evaluation import thresholds
+from madad_jax.metrics import thresholds
 
 
 def _healthy(seed=0):

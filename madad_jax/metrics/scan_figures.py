@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.evaluation import bootstrap, histogram, stacks
+from madad_jax.metrics import bootstrap, histogram, scan_stacks
 
 ORACLE = ("dice_oracle", "dice_oracle_threshold")
 FOUND_SHARE = 0.1
@@ -61,10 +61,10 @@ class Scans:
         self,
         slices_of: Mapping[str, int],
         *,
-        spacing: stacks.Spacing,
+        spacing: scan_stacks.Spacing,
         healthy_threshold: float,
         grid: Sequence[float],
-        options: stacks.Options | None = None,
+        options: scan_stacks.Options | None = None,
         draws: int = 200,
     ):
         """Starts an empty set.
@@ -81,7 +81,7 @@ class Scans:
         self._spacing = spacing
         self._threshold = healthy_threshold
         self._grid = np.unique(np.asarray(grid, np.float32))[::-1]
-        self._options = options or stacks.Options()
+        self._options = options or scan_stacks.Options()
         self._draws = draws
         self._open: dict[str, list[tuple]] = {}
         self._dice = np.zeros(histogram.COARSE_BINS)  # sum over scans with a lesion
@@ -117,11 +117,11 @@ class Scans:
         entries = sorted(entries, key=lambda e: e[0])
         known = all(e[1] for e in entries)
         maps, truth, brain = (np.stack([e[k] for e in entries]) for k in (2, 3, 4))
-        maps, inside = stacks.processed(maps, brain, self._spacing, self._options)
+        maps, inside = scan_stacks.processed(maps, brain, self._spacing, self._options)
         limit = np.float32(self._threshold)
         lesions, dice = [], None
         if known and truth.any():
-            lesions = _lesions(maps, truth, stacks.voxel_ml(self._spacing))
+            lesions = _lesions(maps, truth, scan_stacks.voxel_ml(self._spacing))
             predicted = maps > limit
             dice = 2.0 * float((predicted & truth).sum()) / float(predicted.sum() + truth.sum())
             self._dice += _dice_curve(maps[truth], maps[~truth])
@@ -130,19 +130,19 @@ class Scans:
             Scan(
                 id=name,
                 known=known,
-                lesion_ml=float(truth.sum() * stacks.voxel_ml(self._spacing)),
+                lesion_ml=float(truth.sum() * scan_stacks.voxel_ml(self._spacing)),
                 lesions=lesions,
                 dice_healthy=dice,
                 at_healthy=self._false_positives(maps, counted, self._threshold),
                 false_positives=np.array(
                     [self._false_positives(maps, counted, float(t)) for t in self._grid]
                 ),
-                score=stacks.score(maps, inside),
+                score=scan_stacks.score(maps, inside),
             )
         )
 
     def _false_positives(self, maps: np.ndarray, truth: np.ndarray, threshold: float) -> int:
-        labels, count = stacks.candidates(maps, threshold, self._spacing, self._options)
+        labels, count = scan_stacks.candidates(maps, threshold, self._spacing, self._options)
         touched = np.unique(labels[truth])
         return count - int((touched > 0).sum())
 

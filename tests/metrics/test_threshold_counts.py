@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from madad_jax.evaluation import metrics
-from tests.evaluation.records import group
+from madad_jax.metrics import threshold_counts
+from tests.metrics.records import group
 
 
 def _naive_dice(values, truth, th):
@@ -17,7 +17,7 @@ def _naive_dice(values, truth, th):
 @pytest.mark.parametrize("name", ["e_main", "e_ties", "e_quirk_th1", "e_emptyonly"])
 def test_max_dice_is_the_official_one(golden, name):
     maps, truth = group(golden, name)
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     for i in range(0, len(maps), 5):
         counts.add(maps[i : i + 5], truth[i : i + 5])
     assert counts.max_dice()[0] == pytest.approx(float(golden[f"{name}/max_dice"]), abs=1e-6)
@@ -33,11 +33,11 @@ def test_max_dice_is_the_official_one(golden, name):
 @pytest.mark.parametrize("n", [1, 3])
 def test_scores_beside_a_threshold_fall_on_their_side(n):
     # Every threshold, its two neighbours in float32, and what lies outside the grid.
-    at = metrics.THRESHOLDS.astype(np.float32)
+    at = threshold_counts.THRESHOLDS.astype(np.float32)
     ends = np.array([-1e-4, 1e-45, 1.5], np.float32)
     values = np.concatenate([np.nextafter(at, np.float32(-1)), at, np.nextafter(at, 2), ends])
     maps = np.stack([np.roll(values, k).reshape(6, -1) for k in range(n)]).astype(np.float32)
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps, maps > 0.3)
     above = (maps[..., None] > at) | (maps[..., None] >= 1)
     np.testing.assert_array_equal(counts.positives, above.sum(axis=(1, 2)))
@@ -46,12 +46,12 @@ def test_scores_beside_a_threshold_fall_on_their_side(n):
 
 
 def test_without_slices_there_is_no_figure():
-    assert metrics.ThresholdCounts().max_dice() == (None, None)
-    assert metrics.ThresholdCounts().pooled_max_dice() is None
+    assert threshold_counts.ThresholdCounts().max_dice() == (None, None)
+    assert threshold_counts.ThresholdCounts().pooled_max_dice() is None
 
 
 def test_quirk_is_reached_only_at_threshold_one(golden):
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(*group(golden, "e_quirk_th1"))
     assert counts.max_dice()[1] == 1.0
 
@@ -65,10 +65,10 @@ def test_counts_equal_a_plain_loop(seed):
     truth[1] = False
     maps[2] = 0
     inside = rng.random((4, 9, 7)) < 0.7
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps, truth, inside)
     expected = [
-        [_naive_dice(m[k], t[k], th) for th in metrics.THRESHOLDS]
+        [_naive_dice(m[k], t[k], th) for th in threshold_counts.THRESHOLDS]
         for m, t, k in zip(maps, truth, inside, strict=True)
     ]
     np.testing.assert_allclose(counts.dice(), expected, atol=1e-12)
@@ -76,7 +76,7 @@ def test_counts_equal_a_plain_loop(seed):
         2
         * ((p := (maps[inside] > np.float32(th)) | (maps[inside] >= 1)) & truth[inside]).sum()
         / (p.sum() + truth[inside].sum())
-        for th in metrics.THRESHOLDS
+        for th in threshold_counts.THRESHOLDS
     ]
     assert counts.pooled_max_dice() == pytest.approx(max(pooled), abs=1e-12)
 
@@ -92,13 +92,15 @@ def test_exact_max_dice_equals_trying_every_score(levels):
         predicted = maps >= np.float32(th)
         inter, p, g = (predicted & truth).sum(1), predicted.sum(1), truth.sum(1)
         tried.append(np.where(g > 0, 2 * inter / (p + g + 1e-6), p == 0).mean())
-    assert metrics.max_dice_exact(list(maps), list(truth)) == pytest.approx(max(tried), abs=1e-12)
+    assert threshold_counts.max_dice_exact(list(maps), list(truth)) == pytest.approx(
+        max(tried), abs=1e-12
+    )
 
 
 def test_exact_max_dice_is_never_below_the_grid(golden):
     maps, truth = group(golden, "e_main")
     flat = (list(a.reshape(len(a), -1)) for a in (maps, truth))
-    exact = metrics.max_dice_exact(*flat)
+    exact = threshold_counts.max_dice_exact(*flat)
     assert float(golden["e_main/max_dice"]) <= exact < float(golden["e_main/max_dice"]) + 0.01
 
 
@@ -119,4 +121,4 @@ def test_exact_max_dice_is_never_below_the_grid(golden):
     ],
 )
 def test_size_groups_scale_with_the_image(area, shape, group):
-    assert metrics.size_group(area, shape) == group
+    assert threshold_counts.size_group(area, shape) == group

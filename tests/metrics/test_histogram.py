@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from madad_jax.evaluation import histogram, pool
+from madad_jax.metrics import histogram, pixel_pool
 
 
 def _counts(positive, negative, n_bins=histogram.N_BINS):
@@ -34,7 +34,7 @@ def _cases():
 def test_exact_figures_lie_within_the_bounds(case, n_bins):
     _, positive, negative = case
     positive, negative = positive.astype(np.float32), negative.astype(np.float32)
-    found = pool.Pool()
+    found = pixel_pool.Pool()
     found.add(positive, negative)
     exact = found.figures()
     got = histogram.pooled(_counts(positive, negative, n_bins))
@@ -87,7 +87,7 @@ def test_many_draws_agree_with_one_by_one():
         assert dice[i] == pytest.approx(histogram.pooled(one).max_dice)
     nothing, none = histogram.ap_and_max_dice(np.zeros((1, 2, 16)))
     assert np.isnan(nothing[0]) and np.isnan(none[0])
-    assert histogram.pooled(np.zeros((2, 16), np.int64)) == pool.NO_FIGURES
+    assert histogram.pooled(np.zeros((2, 16), np.int64)) == pixel_pool.NO_FIGURES
 
 
 def test_fast_histogram_is_that_of_its_bins_and_folds_into_the_coarse_one():

@@ -3,7 +3,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from madad_jax.evaluation import metrics, pool, postprocess
+from madad_jax.metrics import pixel_pool, postprocess, threshold_counts
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,10 @@ def test_anomaly_map_is_the_official_one(golden):
     smooth = postprocess.smooth(clipped, 5.0)
     np.testing.assert_allclose(smooth, golden["anomaly_map"], atol=1e-6)
     truth = golden["segmentation"] > 0
-    figures = pool.pooled(smooth, truth)
+    figures = pixel_pool.pooled(smooth, truth)
     for got, name in ((figures.auroc, "auroc"), (figures.ap, "ap"), (figures.max_dice, "f1max")):
         assert got == pytest.approx(float(golden[name]), abs=1e-6)
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(smooth, truth)
     assert counts.max_dice()[0] == pytest.approx(float(golden["max_dice"]), abs=1e-6)
 

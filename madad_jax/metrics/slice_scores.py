@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.evaluation import metrics, pool, region_overlap
+from madad_jax.metrics import pixel_pool, region_overlap, threshold_counts
 
 
 @dataclasses.dataclass
@@ -38,7 +38,7 @@ class SliceScores:
     @property
     def dice(self) -> np.ndarray:
         """Dice at each threshold of the grid [k], official conventions."""
-        return metrics.slice_dice(self.above, self.hits, np.array(self.lesion))
+        return threshold_counts.slice_dice(self.above, self.hits, np.array(self.lesion))
 
     def above_threshold(self, threshold: float) -> tuple[int, int, int]:
         """(lesion pixels, scored pixels, brain pixels) above the threshold (`>`, float32)."""
@@ -56,11 +56,11 @@ def measure(
     records: list[Any],
 ) -> list[SliceScores]:
     """Each slice of [n, H, W] arrays; `truth` only where `kept`."""
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps, truth, None if kept.all() else kept)
     above, hits = counts.positives, counts.true_positives
     healthy = np.flatnonzero(~truth.any(axis=(1, 2)))
-    in_brain = metrics.ThresholdCounts()
+    in_brain = threshold_counts.ThresholdCounts()
     in_brain.add(maps[healthy], truth[healthy], brain[healthy])
     brain_above = dict(zip(healthy.tolist(), in_brain.positives, strict=True))
     out = []
@@ -73,7 +73,7 @@ def measure(
             SliceScores(
                 id=str(record.id),
                 subject=str(record.subject),
-                size=metrics.size_group(area, maps.shape[1:]),
+                size=threshold_counts.size_group(area, maps.shape[1:]),
                 kind=(record.lesion_kind or "unknown") if sick else "",
                 lesion=area,
                 regions=regions,
@@ -92,9 +92,9 @@ def measure(
     return out
 
 
-def pooled(chosen: list[SliceScores]) -> pool.Pooled:
+def pooled(chosen: list[SliceScores]) -> pixel_pool.Pooled:
     """Exact pooled figures of some slices."""
-    found = pool.Pool()
+    found = pixel_pool.Pool()
     for one in chosen:
         found.add(one.positive, one.negative)
     return found.figures()
@@ -112,7 +112,7 @@ def max_dice_exact(chosen: list[SliceScores], max_pixels: int) -> float | None:
     """`metrics.max_dice_exact` of some slices; `None` past so many pixels."""
     if sum(len(s.positive) + len(s.negative) for s in chosen) > max_pixels:
         return None
-    return metrics.max_dice_exact(
+    return threshold_counts.max_dice_exact(
         [np.concatenate([s.positive, s.negative]) for s in chosen],
         [np.arange(len(s.positive) + len(s.negative)) < len(s.positive) for s in chosen],
     )

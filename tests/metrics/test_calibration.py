@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.evaluation import bootstrap, calibration, stacks
+from madad_jax.metrics import bootstrap, calibration, scan_stacks
 
 SPACING = (4.0, 2.0, 2.0)
 BRAIN = np.ones((4, 16, 16), bool)
@@ -18,7 +18,7 @@ def _maps(seed):
     return np.clip(rng.gamma(1.0, width, BRAIN.shape), 0, 1).astype(np.float32)
 
 
-def _healthy(seeds, options=stacks.PRESETS["none"]):
+def _healthy(seeds, options=scan_stacks.PRESETS["none"]):
     scans = [calibration.measure(f"s{i}", _maps(i), BRAIN, SPACING, options) for i in seeds]
     return calibration.Healthy(tuple(scans))
 
@@ -47,7 +47,7 @@ def test_threshold_has_the_asked_voxel_rate(healthy, rate):
 def test_threshold_has_the_asked_number_of_candidates(healthy, rate):
     point = healthy.by_false_positives(rate)
     found = [
-        stacks.candidates(_maps(i), point.threshold, SPACING, stacks.Options())[1]
+        scan_stacks.candidates(_maps(i), point.threshold, SPACING, scan_stacks.Options())[1]
         for i in range(20)
     ]
     assert np.mean(found) <= rate
@@ -83,14 +83,14 @@ def test_rates_that_the_scans_cannot_tell_are_refused(healthy):
 
 def test_scores_that_are_all_clipped_leave_nothing_above():
     maps = np.ones(BRAIN.shape, np.float32)
-    scan = calibration.measure("a", maps, BRAIN, SPACING, stacks.Options())
+    scan = calibration.measure("a", maps, BRAIN, SPACING, scan_stacks.Options())
     point = calibration.Healthy((scan,)).by_voxel_fpr(0.01)
     assert point.threshold == 1.0
 
 
 def test_maps_of_nothing_have_no_false_positives():
     """A detector that flags nothing on healthy scans: anything above 0 is then a finding."""
-    scan = calibration.measure("a", _maps(0) * 0, BRAIN, SPACING, stacks.Options())
+    scan = calibration.measure("a", _maps(0) * 0, BRAIN, SPACING, scan_stacks.Options())
     healthy = calibration.Healthy((scan,))
     point = healthy.by_voxel_fpr(0.01)
     assert point.threshold == 0.0
@@ -102,7 +102,7 @@ def test_a_few_clipped_scores_may_stay_above():
     maps = _maps(0) * 0.5
     maps[0, 0, :5] = 1.0
     healthy = calibration.Healthy(
-        (calibration.measure("a", maps, BRAIN, SPACING, stacks.Options()),)
+        (calibration.measure("a", maps, BRAIN, SPACING, scan_stacks.Options()),)
     )
     point = healthy.by_voxel_fpr(5.5 / maps.size)
     assert (maps > np.float32(point.threshold)).sum() == 5
@@ -111,8 +111,8 @@ def test_a_few_clipped_scores_may_stay_above():
 
 
 def test_scans_count_alike_whatever_their_size():
-    small = calibration.measure("small", _maps(0)[:1], BRAIN[:1], SPACING, stacks.Options())
-    large = calibration.measure("large", _maps(1) * 0, BRAIN, SPACING, stacks.Options())
+    small = calibration.measure("small", _maps(0)[:1], BRAIN[:1], SPACING, scan_stacks.Options())
+    large = calibration.measure("large", _maps(1) * 0, BRAIN, SPACING, scan_stacks.Options())
     point = calibration.Healthy((small, large)).by_voxel_fpr(0.1)
     assert _share_of(_maps(0)[:1], point.threshold) == pytest.approx(0.2, abs=0.01)
 
@@ -125,14 +125,14 @@ def test_percentile_among_healthy_scans(healthy):
     scores = sorted(s.score for s in healthy.scans)
     assert healthy.percentile(0.0) == 0.0 and healthy.percentile(1.0) == 100.0
     assert healthy.percentile(scores[9]) == pytest.approx(47.5)
-    blank = calibration.measure("b", _maps(0) * 0, BRAIN, SPACING, stacks.Options())
+    blank = calibration.measure("b", _maps(0) * 0, BRAIN, SPACING, scan_stacks.Options())
     assert calibration.Healthy((blank, blank)).percentile(0.0) == 50.0, "no map tells nothing"
 
 
 def test_comes_back_from_its_file(healthy):
     made = calibration.Calibration(
         {("map", "none"): healthy, ("mask_map", "dae"): _healthy(range(3))},
-        {"none": stacks.Options(), "dae": stacks.PRESETS["dae"]},
+        {"none": scan_stacks.Options(), "dae": scan_stacks.PRESETS["dae"]},
         {"spacing": list(SPACING), "step": 4},
     )
     content = calibration.to_bytes(made)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.evaluation import no_learning, pool
+from madad_jax.metrics import no_learning, pixel_pool
 
 
 def _slices(n, seed=0, size=32):
@@ -44,7 +44,7 @@ def test_the_right_direction_finds_the_lesion(change, winner):
     images, brain = _slices(4)
     images, truth = _with_lesion(images, brain, change)
     ap = {
-        d: pool.pooled(no_learning.intensity(images, brain, direction=d, sigma=1.0), truth).ap
+        d: pixel_pool.pooled(no_learning.intensity(images, brain, direction=d, sigma=1.0), truth).ap
         for d in no_learning.DIRECTIONS
     }
     assert max(ap, key=ap.get) in (winner, "absolute")
@@ -117,9 +117,9 @@ def test_mean_image_finds_what_no_brightness_can():
     truth[:, 15:18, 19:22] = True
     dark = test.copy()
     dark[truth] = np.roll(test, 3, axis=2)[truth]
-    ap = pool.pooled(mean.maps(dark, test_brain, sigma=0.5), truth).ap
+    ap = pixel_pool.pooled(mean.maps(dark, test_brain, sigma=0.5), truth).ap
     best = max(
-        pool.pooled(no_learning.intensity(dark, test_brain, direction=d, sigma=0.5), truth).ap
+        pixel_pool.pooled(no_learning.intensity(dark, test_brain, direction=d, sigma=0.5), truth).ap
         for d in no_learning.DIRECTIONS
     )
     assert ap > 0.5 > best

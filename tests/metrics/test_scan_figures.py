@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from madad_jax.core import errors
 from madad_jax.data import record
-from madad_jax.evaluation import stacks, volumes
+from madad_jax.metrics import scan_figures, scan_stacks
 
 SPACING = (4.0, 2.0, 2.0)  # 0.016 ml a voxel
 THRESHOLD = 0.5
@@ -34,7 +34,7 @@ def _scans(entries, batch=3, shuffle=True, **options):
     if shuffle:
         slices = [slices[i] for i in np.random.default_rng(0).permutation(len(slices))]
     options = {"grid": [0.9, 0.7, 0.5, 0.3]} | options
-    scans = volumes.Scans(
+    scans = scan_figures.Scans(
         {name: len(arrays[0]) for name, arrays in entries.items()},
         spacing=SPACING,
         healthy_threshold=THRESHOLD,
@@ -123,7 +123,7 @@ def test_small_components_can_be_dropped():
     maps[0, 0, 0] = maps[2, 10:14, 10:14] = 0.9
     entries = {"p": (maps, np.zeros(maps.shape, bool), np.ones(maps.shape, bool))}
     assert _scans(entries).result()["false_positives_per_healthy_scan"] == 2
-    options = stacks.Options(min_volume_ml=0.1)
+    options = scan_stacks.Options(min_volume_ml=0.1)
     found = _scans(entries, options=options).result()
     assert found["false_positives_per_healthy_scan"] == 1
     assert found["dice_healthy"] is None and found["froc"]["sensitivity"] == []
@@ -131,7 +131,7 @@ def test_small_components_can_be_dropped():
 
 def test_incomplete_and_unknown_scans_are_named():
     maps, truth, brain = _scan(0)
-    scans = volumes.Scans({"p": 9}, spacing=SPACING, healthy_threshold=0.5, grid=[0.5])
+    scans = scan_figures.Scans({"p": 9}, spacing=SPACING, healthy_threshold=0.5, grid=[0.5])
     records = [record.Record(f"p-slice_{z}", "p", z, "T1") for z in range(5)]
     scans.add(maps, truth, brain, np.ones(5, bool), records)
     with pytest.raises(errors.UserError, match="scan 'p': found 5 of 9 slices"):
@@ -143,7 +143,7 @@ def test_incomplete_and_unknown_scans_are_named():
 
 def test_scans_without_a_segmentation_are_counted_and_left_out():
     maps, truth, brain = _scan(0)
-    scans = volumes.Scans({"p": 5}, spacing=SPACING, healthy_threshold=0.5, grid=[0.5])
+    scans = scan_figures.Scans({"p": 5}, spacing=SPACING, healthy_threshold=0.5, grid=[0.5])
     records = [record.Record(f"p-slice_{z}", "p", z, "T1") for z in range(5)]
     scans.add(maps, truth, brain, np.zeros(5, bool), records)
     found = scans.result()

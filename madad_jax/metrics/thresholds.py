@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from madad_jax.core import errors
-from madad_jax.evaluation import selection
+from madad_jax.metrics import order_statistics
 
 _CHUNK_PIXELS = 1 << 22
 
@@ -54,7 +54,7 @@ def at_rates(
                 )
             yield scores
 
-    found = selection.exceeded_by(chunks, rates)
+    found = order_statistics.exceeded_by(chunks, rates)
     if not found:
         raise errors.UserError(
             f"healthy threshold: found {len(maps)} validation slices with no brain pixel, "

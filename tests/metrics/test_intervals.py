@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from madad_jax.evaluation import intervals
+from madad_jax.metrics import intervals
 
 
 def _uneven(rng, n):

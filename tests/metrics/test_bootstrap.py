@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from madad_jax.evaluation import bootstrap, histogram, metrics, pool
+from madad_jax.metrics import bootstrap, histogram, pixel_pool, threshold_counts
 
 
 def _add(sums, positive, negative, dice):
@@ -14,12 +14,12 @@ def _subjects(n, seed=0, slices=2):
     rng = np.random.default_rng(seed)
     out, pixels = [], []
     for _ in range(n):
-        sums = bootstrap.empty_sums(metrics.N_THRESHOLDS)
+        sums = bootstrap.empty_sums(threshold_counts.N_THRESHOLDS)
         skill = rng.uniform(2, 8)
         for _ in range(slices):
             positive = rng.beta(skill, 3, 30).astype(np.float32)
             negative = rng.beta(1, 5, 500).astype(np.float32)
-            counts = metrics.ThresholdCounts()
+            counts = threshold_counts.ThresholdCounts()
             labels = np.arange(530) < 30
             values = np.concatenate([positive, negative])
             counts.add(values[None, None], labels[None, None])
@@ -32,10 +32,10 @@ def _subjects(n, seed=0, slices=2):
 def test_taking_everyone_once_gives_the_figures_themselves():
     subjects, pixels = _subjects(6)
     figures = bootstrap.draw_figures(subjects, np.ones((1, 6)))
-    exact = pool.pooled(*(np.concatenate(a) for a in zip(*pixels, strict=True)))
+    exact = pixel_pool.pooled(*(np.concatenate(a) for a in zip(*pixels, strict=True)))
     assert figures["ap"][0] == pytest.approx(exact.ap, abs=2e-3)
     assert figures["pooled_max_dice"][0] == pytest.approx(exact.max_dice, abs=2e-3)
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     for values, labels in pixels:
         counts.add(values[None, None], labels[None, None])
     assert figures["max_dice"][0] == pytest.approx(counts.max_dice()[0], abs=1e-9)

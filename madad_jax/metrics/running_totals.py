@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.evaluation import histogram, metrics, pool, region_overlap
-from madad_jax.evaluation import slices as slices_lib
+from madad_jax.metrics import histogram, pixel_pool, region_overlap, slice_scores, threshold_counts
 
 Key = tuple[str, str]  # size, kind
 
 
 def _grid() -> np.ndarray:
-    return np.zeros(metrics.N_THRESHOLDS, np.int64)
+    return np.zeros(threshold_counts.N_THRESHOLDS, np.int64)
 
 
 @dataclasses.dataclass
@@ -30,7 +29,7 @@ class Group:
     lesion: int = 0
     regions: int = 0
     dice: np.ndarray = dataclasses.field(
-        default_factory=lambda: np.zeros(metrics.N_THRESHOLDS, np.float64)
+        default_factory=lambda: np.zeros(threshold_counts.N_THRESHOLDS, np.float64)
     )
     hits: np.ndarray = dataclasses.field(default_factory=_grid)
     above: np.ndarray = dataclasses.field(default_factory=_grid)
@@ -48,7 +47,7 @@ class Group:
             return None, None
         mean = self.mean_dice()
         best = int(mean.argmax())
-        return float(mean[best]), float(metrics.THRESHOLDS[best])
+        return float(mean[best]), float(threshold_counts.THRESHOLDS[best])
 
     def __add__(self, other: "Group") -> "Group":
         out = Group()
@@ -91,7 +90,7 @@ class Totals:
         if fine:
             self.image = {k: list(np.zeros((2, histogram.N_BINS), np.int64)) for k in self.image}
 
-    def add(self, one: slices_lib.SliceScores, fine: np.ndarray | None = None) -> None:
+    def add(self, one: slice_scores.SliceScores, fine: np.ndarray | None = None) -> None:
         """Adds a slice with a known segmentation; `fine` [2, bins] its histograms if kept."""
         group = self.groups.setdefault((one.size, one.kind), Group())
         group.slices += 1
@@ -102,7 +101,9 @@ class Totals:
         group.above += one.above
         if self.threshold is not None:
             hits, above, _ = one.above_threshold(self.threshold)
-            dice = metrics.slice_dice(np.array(above), np.array(hits), np.array(one.lesion))
+            dice = threshold_counts.slice_dice(
+                np.array(above), np.array(hits), np.array(one.lesion)
+            )
             group.at += (float(dice), hits, above)
         if self._fine:
             if group.fine is None:
@@ -117,7 +118,7 @@ class Totals:
         else:
             self.add_healthy(one)
 
-    def add_healthy(self, one: slices_lib.SliceScores) -> None:
+    def add_healthy(self, one: slice_scores.SliceScores) -> None:
         """Adds a slice without a lesion to the alarms and slice-level scores alone."""
         alarms = self.alarms
         alarms.slices += 1
@@ -129,7 +130,7 @@ class Totals:
             alarms.at += (above >= self.alarm_pixels, above)
         self._add_image(one, 0)
 
-    def _add_image(self, one: slices_lib.SliceScores, sick: int) -> None:
+    def _add_image(self, one: slice_scores.SliceScores, sick: int) -> None:
         for name, value in (("max", one.brain_max), ("mean", one.brain_mean)):
             if self._fine:
                 self.image[name][sick][histogram.fine_bins(np.array([value], np.float32))] += 1
@@ -158,12 +159,12 @@ class Totals:
             found = histogram.pooled(np.stack([sick, healthy]))
             return found.auroc, found.auroc_bound
         labels = np.arange(len(sick) + len(healthy)) < len(sick)
-        return pool.pooled(np.array(sick + healthy, np.float32), labels).auroc, 0.0
+        return pixel_pool.pooled(np.array(sick + healthy, np.float32), labels).auroc, 0.0
 
 
-def pooled(group: Group) -> pool.Pooled:
+def pooled(group: Group) -> pixel_pool.Pooled:
     """Pooled figures of a group that keeps histograms."""
-    return pool.NO_FIGURES if group.fine is None else histogram.pooled(group.fine)
+    return pixel_pool.NO_FIGURES if group.fine is None else histogram.pooled(group.fine)
 
 
 def region_overlap_of(group: Group) -> tuple[float | None, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.evaluation import bootstrap
+from madad_jax.metrics import bootstrap
 
 MAX_UNITS = 2048
 

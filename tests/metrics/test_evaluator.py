@@ -7,16 +7,16 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 from madad_jax.core import errors
-from madad_jax.evaluation import (
+from madad_jax.metrics import (
     evaluator,
     histogram,
-    metrics,
-    pool,
+    pixel_pool,
     region_overlap,
-    subjects,
+    subject_sums,
+    threshold_counts,
     thresholds,
 )
-from tests.evaluation.records import make_set
+from tests.metrics.records import make_set
 
 
 def _filled(data, *, known=None, batch=5, **options):
@@ -32,7 +32,7 @@ def _filled(data, *, known=None, batch=5, **options):
 def test_figures_are_those_of_the_whole_set():
     maps, truth, _, _ = data = make_set()
     row = _filled(data).result(method="m", healthy_threshold=0.28, set="test")
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps, truth)
     assert (row["max_dice"], row["max_dice_threshold"]) == pytest.approx(counts.max_dice())
     assert row["pooled_max_dice_201"] == pytest.approx(counts.pooled_max_dice(), abs=1e-12)
@@ -105,10 +105,10 @@ def test_groups():
     dark = [i for i, r in enumerate(records) if r.lesion_kind == "dark"]
     group = row["by_kind"]["dark"]
     assert group["n_slices"] == len(dark)
-    exact = pool.pooled(maps[dark], truth[dark])
+    exact = pixel_pool.pooled(maps[dark], truth[dark])
     assert group["ap"] == pytest.approx(exact.ap)
     assert group["pooled_max_dice"] == pytest.approx(exact.max_dice)
-    counts = metrics.ThresholdCounts()
+    counts = threshold_counts.ThresholdCounts()
     counts.add(maps[dark], truth[dark])
     column = round(row["max_dice_threshold"] * 200)
     assert group["dice_oracle"] == pytest.approx(counts.dice()[:, column].mean())
@@ -162,7 +162,7 @@ def test_brain_pixels_only():
     maps, truth, brain, records = make_set()
     maps = np.where(brain, maps, np.float32(0.9))  # scores outside that would spoil everything
     row = _filled((maps, truth, brain, records), pixels="brain").result(healthy_threshold=0.28)
-    exact = pool.pooled(maps[brain], truth[brain])
+    exact = pixel_pool.pooled(maps[brain], truth[brain])
     assert row["ap"] == pytest.approx(exact.ap)
     spoiled = _filled((maps, truth, brain, records)).result()
     assert spoiled["ap"] < 0.5 * row["ap"]
@@ -250,7 +250,7 @@ def test_differences_are_paired_with_the_best_floor_row():
     for name, data, learns in (("w", worse, False), ("f", floor, False), ("m", better, True)):
         ev = _filled(data)
         entries.append((ev.result(method=name, learns=learns), ev.subjects.sums))
-    subjects.add_differences(entries)
+    subject_sums.add_differences(entries)
     difference = entries[2][0]["difference"]
     assert difference["to"] == "f" and "difference" not in entries[1][0]
     low, high = difference["ap"]

@@ -2,22 +2,22 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.evaluation import bootstrap, metrics, subjects
+from madad_jax.metrics import bootstrap, subject_sums, threshold_counts
 
 
-def _filled(n, max_units=subjects.MAX_UNITS, seed=0):
+def _filled(n, max_units=subject_sums.MAX_UNITS, seed=0):
     rng = np.random.default_rng(seed)
-    out = subjects.Subjects(max_units)
+    out = subject_sums.Subjects(max_units)
     for i in range(n):
         scores = rng.poisson(0.01, (2, bootstrap.N_BINS))
-        out.add(f"p{i % max(1, n // 2)}", scores, rng.random(metrics.N_THRESHOLDS))
+        out.add(f"p{i % max(1, n // 2)}", scores, rng.random(threshold_counts.N_THRESHOLDS))
     return out
 
 
 def test_file_reads_back_whole():
     sums = _filled(8).sums
-    content = subjects.to_bytes({"a": sums, "b": {}}, {"fingerprint": "x"})
-    read, facts = subjects.from_bytes(content, "f")
+    content = subject_sums.to_bytes({"a": sums, "b": {}}, {"fingerprint": "x"})
+    read, facts = subject_sums.from_bytes(content, "f")
     assert facts == {"fingerprint": "x"} and list(read) == ["a", "b"] and read["b"] == {}
     for name, one in sums.items():
         np.testing.assert_array_equal(read["a"][name].scores, one.scores)
@@ -27,9 +27,9 @@ def test_file_reads_back_whole():
 
 @pytest.mark.parametrize("cut", [0, 30, -40])
 def test_damaged_file_is_named(cut):
-    content = subjects.to_bytes({"a": _filled(8).sums}, {})
+    content = subject_sums.to_bytes({"a": _filled(8).sums}, {})
     with pytest.raises(errors.UserError, match=r"f\.npz: not readable per-subject sums"):
-        subjects.from_bytes(content[:cut] if cut else b"", "f.npz")
+        subject_sums.from_bytes(content[:cut] if cut else b"", "f.npz")
 
 
 def test_many_subjects_are_gathered_and_nothing_is_lost():
@@ -43,7 +43,7 @@ def test_many_subjects_are_gathered_and_nothing_is_lost():
 
 def test_rows_are_the_figures_of_each():
     sums = _filled(8).sums
-    found = subjects.rows(sums)
+    found = subject_sums.rows(sums)
     assert [r["subject"] for r in found] == sorted(sums)
     alone = bootstrap.draw_figures([sums["p0"]], np.ones((1, 1)))
     assert found[0]["ap"] == pytest.approx(alone["ap"][0])

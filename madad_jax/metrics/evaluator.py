@@ -22,14 +22,14 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import errors
-from madad_jax.evaluation import (
+from madad_jax.metrics import (
     bootstrap,
     histogram,
-    metrics,
     operating_rates,
-    slices,
-    subjects,
-    totals,
+    running_totals,
+    slice_scores,
+    subject_sums,
+    threshold_counts,
 )
 
 # Chosen with the truth: no user without segmentations could reproduce the choice.
@@ -85,13 +85,13 @@ class Evaluator:
         self._alarm_pixels = alarm_pixels
         self._limit = max_exact_pixels
         self._draws = draws
-        self._kept: list[slices.SliceScores] = []
-        self._kept_healthy: list[slices.SliceScores] = []
+        self._kept: list[slice_scores.SliceScores] = []
+        self._kept_healthy: list[slice_scores.SliceScores] = []
         self._kept_pixels = 0
-        self._totals: totals.Totals | None = None  # once pixels are dropped
+        self._totals: running_totals.Totals | None = None  # once pixels are dropped
         self._rates = operating_rates.Rates(rates or {})
         self._seen = self._scored = 0
-        self.subjects = subjects.Subjects()
+        self.subjects = subject_sums.Subjects()
 
     # Adding.
 
@@ -124,7 +124,9 @@ class Evaluator:
             )
         kept = brain_masks if self._pixels == "brain" else np.ones_like(brain_masks)
         truth = segmentations & kept
-        for one in slices.measure(maps, truth, kept, brain_masks, [records[i] for i in known]):
+        for one in slice_scores.measure(
+            maps, truth, kept, brain_masks, [records[i] for i in known]
+        ):
             fine = np.stack([histogram.fine(one.positive), histogram.fine(one.negative)])
             coarse = np.stack([histogram.fold(part) for part in fine])
             self.subjects.add(one.subject, coarse, one.dice)
@@ -153,7 +155,7 @@ class Evaluator:
         """
         self._check(maps, records)
         nothing = np.zeros_like(brain_masks)
-        for one in slices.measure(maps, nothing, brain_masks, brain_masks, list(records)):
+        for one in slice_scores.measure(maps, nothing, brain_masks, brain_masks, list(records)):
             self._rates.add(one.subject, one.brain)
             if self._totals is None:
                 self._kept_healthy.append(one)
@@ -167,8 +169,10 @@ class Evaluator:
             self._totals = self._sum(self._threshold, self._alarm_pixels, fine=True)
             self._kept, self._kept_healthy = [], []
 
-    def _sum(self, threshold: float | None, alarm_pixels: int, *, fine: bool) -> totals.Totals:
-        out = totals.Totals(threshold, alarm_pixels, fine=fine)
+    def _sum(
+        self, threshold: float | None, alarm_pixels: int, *, fine: bool
+    ) -> running_totals.Totals:
+        out = running_totals.Totals(threshold, alarm_pixels, fine=fine)
         for one in self._kept:
             parts = (one.positive, one.negative)
             out.add(one, np.stack([histogram.fine(p) for p in parts]) if fine else None)
@@ -241,7 +245,7 @@ class Evaluator:
             **_at_healthy(sums, everything),
             **_at_oracle(sums, at),
             **{f"image_auroc_{name}": sums.image_auroc(name)[0] for name in ("max", "mean")},
-            "by_size": self._groups(sums, "size", metrics.SIZE_GROUPS, at),
+            "by_size": self._groups(sums, "size", threshold_counts.SIZE_GROUPS, at),
             "by_kind": self._groups(sums, "kind", sorted({k for _, k in sums.groups} - {""}), at),
             "intervals": bootstrap.intervals(
                 list(self.subjects.sums.values()),
@@ -267,9 +271,9 @@ class Evaluator:
         if not self._scored:
             return None
         sums = self._totals or self._sum(None, 1, fine=False)
-        return metrics.THRESHOLDS, sums.union().mean_dice()
+        return threshold_counts.THRESHOLDS, sums.union().mean_dice()
 
-    def _final(self, threshold: float | None, alarm_pixels: int | None) -> totals.Totals:
+    def _final(self, threshold: float | None, alarm_pixels: int | None) -> running_totals.Totals:
         threshold = self._threshold if threshold is None else threshold
         alarm_pixels = self._alarm_pixels if alarm_pixels is None else alarm_pixels
         if self._totals is None:
@@ -285,7 +289,7 @@ class Evaluator:
                 )
         return self._totals
 
-    def _census(self, sums: totals.Totals, lesions: totals.Group) -> dict[str, Any]:
+    def _census(self, sums: running_totals.Totals, lesions: running_totals.Group) -> dict[str, Any]:
         return {
             "n_slices": self._seen,
             "n_scored": self._scored,
@@ -298,14 +302,17 @@ class Evaluator:
             "exact": self._totals is None,
         }
 
-    def _pooled(self, everything: totals.Group) -> tuple[dict[str, Any], dict[str, float]]:
+    def _pooled(self, everything: running_totals.Group) -> tuple[dict[str, Any], dict[str, float]]:
         """Figures of all pixels, and their error bounds."""
         if self._totals is None:
-            found, overlap = slices.pooled(self._kept), slices.region_overlap_of(self._kept)
+            found, overlap = (
+                slice_scores.pooled(self._kept),
+                slice_scores.region_overlap_of(self._kept),
+            )
             bound = 0.0
         else:
-            found = totals.pooled(everything)
-            overlap, bound = totals.region_overlap_of(everything)
+            found = running_totals.pooled(everything)
+            overlap, bound = running_totals.region_overlap_of(everything)
         figures = {
             "pooled_max_dice": found.max_dice,
             "pooled_max_dice_threshold": found.threshold,
@@ -323,10 +330,10 @@ class Evaluator:
     def _max_dice_exact(self) -> float | None:
         if self._totals is not None:
             return None
-        return slices.max_dice_exact(self._kept, _MAX_SWEEP_PIXELS)
+        return slice_scores.max_dice_exact(self._kept, _MAX_SWEEP_PIXELS)
 
     def _groups(
-        self, sums: totals.Totals, field: str, names: Sequence[str], oracle: float | None
+        self, sums: running_totals.Totals, field: str, names: Sequence[str], oracle: float | None
     ) -> dict[str, Any]:
         """Figures of each size group or kind; its negatives are its own slices' pixels."""
         out = {}
@@ -336,8 +343,8 @@ class Evaluator:
                 continue
             chosen = [s for s in self._kept if getattr(s, field) == name]
             exact = self._totals is None
-            figures = slices.pooled(chosen) if exact else totals.pooled(group)
-            column = int(np.argmin(np.abs(metrics.THRESHOLDS - oracle)))
+            figures = slice_scores.pooled(chosen) if exact else running_totals.pooled(group)
+            column = int(np.argmin(np.abs(threshold_counts.THRESHOLDS - oracle)))
             mean_at = float(group.at[0] / group.slices)
             out[name] = {
                 "n_slices": group.slices,
@@ -350,13 +357,13 @@ class Evaluator:
         return out
 
 
-def _pooled_201(everything: totals.Group) -> float | None:
+def _pooled_201(everything: running_totals.Group) -> float | None:
     if not everything.lesion:
         return None
     return float((2.0 * everything.hits / (everything.above + everything.lesion)).max())
 
 
-def _at_healthy(sums: totals.Totals, everything: totals.Group) -> dict[str, Any]:
+def _at_healthy(sums: running_totals.Totals, everything: running_totals.Group) -> dict[str, Any]:
     pooled: dict[str, float | None] = dict.fromkeys(("dice", "precision", "recall"))
     mean, alarms = None, (None, None)
     if sums.threshold is not None:
@@ -379,9 +386,9 @@ def _at_healthy(sums: totals.Totals, everything: totals.Group) -> dict[str, Any]
     }
 
 
-def _at_oracle(sums: totals.Totals, threshold: float | None) -> dict[str, Any]:
+def _at_oracle(sums: running_totals.Totals, threshold: float | None) -> dict[str, Any]:
     alarms: tuple[float | None, float | None] = (None, None)
     if threshold is not None:
-        column = int(np.argmin(np.abs(metrics.THRESHOLDS - threshold)))
+        column = int(np.argmin(np.abs(threshold_counts.THRESHOLDS - threshold)))
         alarms = sums.alarms.shares(sums.alarms.slices_at[column], sums.alarms.above[column])
     return {"false_alarm_slices_oracle": alarms[0], "false_alarm_pixels_oracle": alarms[1]}

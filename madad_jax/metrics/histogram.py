@@ -19,7 +19,7 @@ The bounds are reported beside the values (`Pooled.*_bound`) and hold for every 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from madad_jax.evaluation import pool
+from madad_jax.metrics import pixel_pool
 
 # Sixteen inner bins to one of the 4,096 of a subject (`bootstrap`), so that one follows from
 # the other and each pixel is placed once.
@@ -69,12 +69,12 @@ def fold(counts: Int[np.ndarray, "bins"]) -> Int[np.ndarray, "coarse"]:
     return np.concatenate([counts[:1], inner, counts[-1:]])
 
 
-def pooled(histogram: Int[np.ndarray, "2 bins"]) -> pool.Pooled:
+def pooled(histogram: Int[np.ndarray, "2 bins"]) -> pixel_pool.Pooled:
     """AUROC, AP and pooled maximum Dice of a histogram, each with its error bound."""
     p, q = histogram[:, ::-1].astype(np.float64)  # descending scores from here on
     n_pos, n_neg = p.sum(), q.sum()
     if not n_pos or not n_neg:
-        return pool.NO_FIGURES
+        return pixel_pool.NO_FIGURES
     inner = np.ones(len(p))
     inner[[0, -1]] = 0.0  # exactly 1 and exactly 0: true ties, no order was lost
     above_p, above_q = p.cumsum() - p, q.cumsum() - q
@@ -91,7 +91,7 @@ def pooled(histogram: Int[np.ndarray, "2 bins"]) -> pool.Pooled:
     best = int(dice.argmax())
     ceiling = np.where(inner > 0, 2.0 * tp / (tp + above_q + n_pos), dice).max()
     index = len(has) - 1 - int(np.flatnonzero(has)[best])
-    return pool.Pooled(
+    return pixel_pool.Pooled(
         auroc=float(roc),
         ap=float(ap),
         max_dice=float(dice[best]),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.evaluation import bootstrap, metrics
+from madad_jax.metrics import bootstrap, threshold_counts
 
 MAX_UNITS = 2048
 FORMAT = 1
@@ -96,7 +96,11 @@ def to_bytes(methods: Mapping[str, Sums], facts: Mapping[str, Any]) -> bytes:
     for i, (method, sums) in enumerate(methods.items()):
         names = sorted(sums)
         entries.append({"method": method, "subjects": names})
-        shapes = {"scores": (2, bootstrap.N_BINS), "dice": (metrics.N_THRESHOLDS,), "slices": ()}
+        shapes = {
+            "scores": (2, bootstrap.N_BINS),
+            "dice": (threshold_counts.N_THRESHOLDS,),
+            "slices": (),
+        }
         for field, shape in shapes.items():
             parts = [getattr(sums[name], field) for name in names]
             arrays[f"{field}_{i}"] = np.array(parts).reshape(len(names), *shape)
@@ -127,7 +131,7 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, Sums], dict[str, An
                 names = entry["subjects"]
                 if (
                     scores.shape != (len(names), 2, bootstrap.N_BINS)
-                    or dice.shape != (len(names), metrics.N_THRESHOLDS)
+                    or dice.shape != (len(names), threshold_counts.N_THRESHOLDS)
                     or slices.shape != (len(names),)
                 ):
                     raise ValueError("entries of different lengths")

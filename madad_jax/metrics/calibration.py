@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.evaluation import bootstrap, histogram, intervals, stacks
+from madad_jax.metrics import bootstrap, intervals, scan_stacks
+from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
 N_BINS = bootstrap.N_BINS
-_EDGES = np.array([histogram.lower_edge(i, N_BINS) for i in range(N_BINS)])
+_EDGES = np.array([histogram_lib.lower_edge(i, N_BINS) for i in range(N_BINS)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +48,16 @@ def measure(
     subject: str,
     maps: np.ndarray,
     brain: np.ndarray,
-    spacing: stacks.Spacing,
-    options: stacks.Options,
+    spacing: scan_stacks.Spacing,
+    options: scan_stacks.Options,
 ) -> Scan:
     """A healthy scan's entry; maps float32 and brain bool [z, h, w]."""
-    maps, inside = stacks.processed(maps, brain, spacing, options)
-    bins = histogram.bin_of(maps[inside], N_BINS)
-    levels, counts = stacks.count_curve(maps, spacing, options)
+    maps, inside = scan_stacks.processed(maps, brain, spacing, options)
+    bins = histogram_lib.bin_of(maps[inside], N_BINS)
+    levels, counts = scan_stacks.count_curve(maps, spacing, options)
     return Scan(
         subject=subject,
-        score=stacks.score(maps, inside),
+        score=scan_stacks.score(maps, inside),
         histogram=np.bincount(bins, minlength=N_BINS).astype(np.int64),
         levels=levels,
         counts=counts,
@@ -113,7 +114,7 @@ class Healthy:
         # Counts change at levels only. At a threshold equal to a level it is not counted yet.
         at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
         at = at[at >= np.float32(self._reach())]
-        means = np.mean([stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
+        means = np.mean([scan_stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
         if not len(means) or means.max() <= rate:
             raise errors.UserError(
                 f"false_positives_per_scan: found {rate}, but healthy scans never have so many; "
@@ -130,14 +131,16 @@ class Healthy:
 
     def false_positives(self, threshold: float) -> float:
         """Candidates per healthy scan above a threshold."""
-        return float(np.mean([stacks.count_at(s.levels, s.counts, threshold) for s in self.scans]))
+        return float(
+            np.mean([scan_stacks.count_at(s.levels, s.counts, threshold) for s in self.scans])
+        )
 
     def expected(self, threshold: float) -> dict[str, Any]:
         """What a threshold does on healthy scans: two rates with 95 % intervals over scans.
 
         An interval is None where one scan alone is known.
         """
-        counts = [float(stacks.count_at(s.levels, s.counts, threshold)) for s in self.scans]
+        counts = [float(scan_stacks.count_at(s.levels, s.counts, threshold)) for s in self.scans]
         shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
         out["voxel_fpr"] = float(shares.mean())
@@ -172,7 +175,7 @@ class Calibration:
     """
 
     healthy: dict[Key, Healthy]
-    options: dict[str, stacks.Options]
+    options: dict[str, scan_stacks.Options]
     facts: dict[str, Any]
 
     def select(self, signal: str, postprocess: str) -> Healthy:
@@ -233,7 +236,7 @@ def from_bytes(content: bytes, name: str) -> Calibration:
                 (entry["signal"], entry["postprocess"]): _healthy(file, i, entry["subjects"])
                 for i, entry in enumerate(meta["entries"])
             }
-        options = {k: stacks.Options(**v) for k, v in meta["options"].items()}
+        options = {k: scan_stacks.Options(**v) for k, v in meta["options"].items()}
         return Calibration(healthy, options, meta["facts"])
     except (
         *(OSError, EOFError, KeyError, TypeError, ValueError, IndexError),

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import errors
-from madad_jax.evaluation import postprocess
+from madad_jax.metrics import postprocess
 
 DIRECTIONS = ("bright", "dark", "absolute")
 # Of the z-score's variance: keeps a pixel where all training brains agree from dominating.
