@@ -6,7 +6,7 @@ Everything is synthetic: the figures say that the program works, nothing of pati
 argument is a modality (T1 | T2 | FLAIR). What is ours and not the paper's, because minutes are
 not GPU-days: a light f4 autoencoder with 8 channels that folds 4 x 4 pixels into channels first,
 trained on squares inside the brain; pyramid noise; most training samples with a synthetic anomaly
-in place of noise (diffusion/synthesis.py); a clean latent predicted as a change of the input; the
+in place of noise (synthesis/shapes.py); a clean latent predicted as a change of the input; the
 Muon optimiser in both; 2 DDIM steps that rewrite every cell by the probability that it is
 abnormal. Options were chosen on `val_lesion`, a split of the cohort that is never reported.
 """

@@ -13,7 +13,7 @@ from typing import Any
 from madad_jax import build_networks
 from madad_jax.core import errors
 from madad_jax.core.types import Params
-from madad_jax.diffusion import anomaly_map, fused_map, schedule, synthesis
+from madad_jax.diffusion import anomaly_map, fused_map, schedule
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial as partial_lib
 from madad_jax.methods import (
@@ -36,6 +36,7 @@ from madad_jax.methods import (
     wolleb,
 )
 from madad_jax.models import image_networks
+from madad_jax.synthesis import shapes
 
 
 def _no_weights(config: Any) -> Params:
@@ -125,7 +126,7 @@ def _madad(config: Any) -> madad.MadAd:
         autoencoder=build_networks.autoencoder(config),
         schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
         noise=config.diffusion.noise,
-        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        synthesis=shapes.Options(**config.synthesis.to_dict()),
         masking=madad.Masking(**masking),
         loss_options=madad.Loss(**config.loss.to_dict()),
         sampler=madad.Sampler(**config.sampler.to_dict()),
@@ -212,7 +213,7 @@ def _wolleb(config: Any) -> wolleb.Wolleb:
     return wolleb.Wolleb(
         **_pixel(config),
         classifier=build_networks.classifier(config, c.classifier),
-        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        synthesis=shapes.Options(**config.synthesis.to_dict()),
         labels=c.labels,
         level=c.inference.start,
         steps=c.inference.steps,
@@ -252,7 +253,7 @@ def _dae(config: Any) -> dae.Dae:
         residual=_filtered(config, c.inference),
         resolution=c.resolution,
         sigma=c.sigma,
-        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        synthesis=shapes.Options(**config.synthesis.to_dict()),
     )
 
 
@@ -287,7 +288,7 @@ def _deco_diff(config: Any) -> deco_diff.DecoDiff:
         corruption=deco_diff.Corruption(**corruption),
         start=c.inference.start,
         score=_fused(config, c.inference),
-        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        synthesis=shapes.Options(**config.synthesis.to_dict()),
     )
 
 
@@ -299,7 +300,7 @@ def _reflect(config: Any) -> reflect.Reflect:
         corruption=reflect.Corruption(**c.corruption.to_dict()),
         steps=c.inference.steps,
         score=_fused(config, c.inference),
-        synthesis=synthesis.Options(**config.synthesis.to_dict()),
+        synthesis=shapes.Options(**config.synthesis.to_dict()),
     )
 
 

@@ -24,10 +24,10 @@ from jaxtyping import Float
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
-from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.models import registry
+from madad_jax.synthesis import shapes
 
-_NO_SYNTHESIS = synthesis_lib.Options()
+_NO_SYNTHESIS = shapes.Options()
 _PLAIN = anomaly.Residual()
 
 
@@ -39,7 +39,7 @@ class Dae:
     residual: anomaly.Residual = _PLAIN
     resolution: int = 16
     sigma: float = 0.2
-    synthesis: synthesis_lib.Options = _NO_SYNTHESIS
+    synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "dae"
     deterministic: bool = False
 
@@ -61,7 +61,7 @@ class Dae:
         noise = 2.0 * self.sigma * coarse_noise(k_noise, x.shape, self.resolution)
         out = x + noise * brain[..., None]
         if self.synthesis.share > 0:
-            drawn = synthesis_lib.corrupt(k_anomaly, x, brain, self.synthesis)
+            drawn = shapes.corrupt(k_anomaly, x, brain, self.synthesis)
             use = jax.random.bernoulli(k_use, self.synthesis.share, (len(x), 1, 1, 1))
             out = jnp.where(use, drawn, out)
         return out

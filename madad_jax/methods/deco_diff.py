@@ -30,10 +30,10 @@ from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import fused_map, masking, process
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.methods import base
+from madad_jax.synthesis import shapes
 
-_NO_SYNTHESIS = synthesis_lib.Options()
+_NO_SYNTHESIS = shapes.Options()
 _PUBLISHED_SCORE = fused_map.FusedScore()
 
 
@@ -59,7 +59,7 @@ class DecoDiff(base.OnLatents):
     corruption: Corruption = Corruption()
     start: int = 5
     score: fused_map.FusedScore = _PUBLISHED_SCORE
-    synthesis: synthesis_lib.Options = _NO_SYNTHESIS
+    synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "deco_diff"
     deterministic: bool = False
 
@@ -134,11 +134,9 @@ class DecoDiff(base.OnLatents):
             )
         k_use, k_corrupt = jax.random.split(key)
         image = batch["image"]
-        corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
+        corrupted = shapes.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
         latent = self.scaled_mean(frozen, corrupted)
-        changed = synthesis_lib.changed_cells(
-            image, corrupted, x0.shape[1:3], self.synthesis.min_change
-        )
+        changed = shapes.changed_cells(image, corrupted, x0.shape[1:3], self.synthesis.min_change)
         # All of the anomaly is there whatever t says: the direction is as much longer.
         drawn = changed[..., None] * (latent - x0) / self._width(t)
         use = jax.random.bernoulli(k_use, self.synthesis.share, (len(x0), 1, 1, 1))

@@ -17,8 +17,8 @@ from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.methods import base
+from madad_jax.synthesis import shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Score:
     inside_brain: bool = False
 
 
-_NO_SYNTHESIS = synthesis_lib.Options()
+_NO_SYNTHESIS = shapes.Options()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MadAd(base.OnLatents):
     sampler: Sampler = Sampler()
     score: Score = Score()
     noise: str = "gaussian"
-    synthesis: synthesis_lib.Options = _NO_SYNTHESIS
+    synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "madad"
     deterministic: bool = False
 
@@ -154,8 +154,8 @@ class MadAd(base.OnLatents):
             )
         k_use, k_corrupt = jax.random.split(key)
         image = batch["image"]
-        corrupted = synthesis_lib.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
-        changed = synthesis_lib.changed_cells(
+        corrupted = shapes.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
+        changed = shapes.changed_cells(
             image, corrupted, visible.shape[1:], self.synthesis.min_change
         )
         use = jax.random.bernoulli(k_use, self.synthesis.share, (len(image), 1, 1))

@@ -5,7 +5,7 @@
     train    || v - f(z_t, t) ||^2
     test     the encoded image is z_0; Euler: z <- z + f(z, i / N) / N, i = 0 .. N - 1; N = 1
 
-m in [0, 1] are 1 to 4 filled random walks (`diffusion/polygons.py`), each of a strength U(0.2, 1),
+m in [0, 1] are 1 to 4 filled random walks (`synthesis/polygons.py`), each of a strength U(0.2, 1),
 the largest where they overlap; nine in ten samples keep them inside the brain. r is, half and half,
 
     texture      the latent of a texture
@@ -30,13 +30,13 @@ from jaxtyping import Float
 
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import fused_map, polygons
-from madad_jax.diffusion import synthesis as synthesis_lib
+from madad_jax.diffusion import fused_map
 from madad_jax.methods import base
+from madad_jax.synthesis import polygons, shapes
 
 LEVELS = 1000  # of t, as the networks embed it
 TEXTURES = ("drawn", "shuffled")
-_NO_SYNTHESIS = synthesis_lib.Options()
+_NO_SYNTHESIS = shapes.Options()
 _PUBLISHED_SCORE = fused_map.FusedScore(latent_gamma=0.4, fusion="arithmetic")
 
 
@@ -73,7 +73,7 @@ class Reflect(base.OnLatents):
     corruption: Corruption = Corruption()
     steps: int = 1
     score: fused_map.FusedScore = _PUBLISHED_SCORE
-    synthesis: synthesis_lib.Options = _NO_SYNTHESIS
+    synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "reflect"
     deterministic: bool = False
 
@@ -120,7 +120,7 @@ class Reflect(base.OnLatents):
         z0 = jnp.sqrt(1 - m) * z1 + jnp.sqrt(m) * content
         if self.synthesis.share > 0:
             image = self._image(batch, f"synthesis.share: found {self.synthesis.share}")
-            drawn = synthesis_lib.corrupt(k_synthesis, image, batch["brain_mask"], self.synthesis)
+            drawn = shapes.corrupt(k_synthesis, image, batch["brain_mask"], self.synthesis)
             use = jax.random.bernoulli(k_use, self.synthesis.share, one)
             z0 = jnp.where(use, self.scaled_mean(frozen, drawn), z0)
         return z0

@@ -14,7 +14,7 @@ linear, lr 1e-4, batch of 10, classifier of 32 channels, L = 500, s = 100.
 
 `labels="split"` is the published setting: slices of a split of its own are labelled abnormal
 (data/labelled.py). With `labels="synthetic"`, the default, since most training sets hold healthy
-slices alone, half of each batch gets synthetic anomalies (diffusion/synthesis.py) and the label
+slices alone, half of each batch gets synthetic anomalies (synthesis/shapes.py) and the label
 "unhealthy": no label of a person and no real lesion is used, and the row is named so. The
 variance is not learned: DDIM does not read it.
 """
@@ -29,8 +29,8 @@ from jaxtyping import Float, Int
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial, process
-from madad_jax.diffusion import synthesis as synthesis_lib
 from madad_jax.models import registry
+from madad_jax.synthesis import shapes
 
 _ROWS = {"synthetic": "synthetic labels", "split": "slices labelled"}
 LABELS = tuple(_ROWS)
@@ -44,7 +44,7 @@ class Wolleb:
     network: registry.Denoiser
     classifier: registry.Classifier
     process: partial.Process
-    synthesis: synthesis_lib.Options
+    synthesis: shapes.Options
     residual: anomaly.Residual
     level: int = 500
     steps: int = 0
@@ -77,7 +77,7 @@ class Wolleb:
             unhealthy = batch["unhealthy"]
         else:
             unhealthy = jax.random.bernoulli(k_label, 0.5, (len(x),))
-            corrupted = synthesis_lib.corrupt(k_corrupt, x, batch["brain_mask"], self.synthesis)
+            corrupted = shapes.corrupt(k_corrupt, x, batch["brain_mask"], self.synthesis)
             x = jnp.where(unhealthy[:, None, None, None], corrupted, x)
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.diffusion import schedule, synthesis
+from madad_jax.diffusion import schedule
 from madad_jax.methods import deco_diff, reflect
 from madad_jax.models import registry
+from madad_jax.synthesis import shapes
 from tests.methods import stand_ins
 from tests.methods.test_madad import SCALE, answers, ask, batch, frozen, latents
 
@@ -210,7 +211,7 @@ def test_textures_are_pictures_that_differ():
 def test_a_synthetic_anomaly_can_stand_in_for_the_corruption(made):
     """The input is the corrupted image's latent where it changed (deco_diff: there alone)."""
     b, (network, calls) = batch(count=4), stand_ins.denoiser()
-    options = synthesis.Options(share=1.0, min_radius=0.1)
+    options = shapes.Options(share=1.0, min_radius=0.1)
     method = made(network, synthesis=options)
     x = np.asarray(ask(method, calls, answers(), b)(jax.random.key(0))[2]["x"])
     outside = np.zeros(x.shape[:3], bool)

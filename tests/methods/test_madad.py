@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.diffusion import samplers, schedule, synthesis
+from madad_jax.diffusion import samplers, schedule
 from madad_jax.methods import madad
 from madad_jax.models import registry
+from madad_jax.synthesis import shapes
 from tests.methods import stand_ins
 
 SCHEDULE = schedule.make_schedule("cosine", 10)
@@ -190,7 +191,7 @@ def test_cached_latents_equal_encoding_online():
 
 
 def synthetic(share):
-    return synthesis.Options(share=share, min_radius=0.1, max_radius=0.2)
+    return shapes.Options(share=share, min_radius=0.1, max_radius=0.2)
 
 
 def image_of(latent):
@@ -202,7 +203,7 @@ def test_synthesis_notes_what_it_changed_and_keeps_the_clean_target():
     b, key = batch(count=8), jax.random.key(2)
     m, calls = method(gain=0.0, synthesis=synthetic(1.0))
     given = ask(m, calls, answers(), b)(key)[2]["x"]
-    changed = synthesis.changed_cells(b["image"], image_of(given), (8, 8), 0.06)
+    changed = shapes.changed_cells(b["image"], image_of(given), (8, 8), 0.06)
     assert 0.05 < float(changed.mean()) < 0.9
     truth = {"x0": jnp.asarray(latents(b)), "logit": 30.0 - 60.0 * changed[..., None]}
     total, metrics, again = ask(m, calls, truth, b)(key)

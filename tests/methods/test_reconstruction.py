@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from madad_jax.core import errors
-from madad_jax.diffusion import anomaly_map, synthesis
+from madad_jax.diffusion import anomaly_map
 from madad_jax.methods import ae, dae, vae
 from madad_jax.models import image_networks
+from madad_jax.synthesis import shapes
 from tests.methods import stand_ins
 from tests.methods.test_madad import ask
 
@@ -121,7 +122,7 @@ def test_dae_scores_the_clean_image_and_keeps_the_background():
 
 
 def test_dae_can_learn_from_synthetic_anomalies_in_place_of_noise():
-    options = synthesis.Options(share=1.0, min_radius=0.1, max_radius=0.12, kind="dag")
+    options = shapes.Options(share=1.0, min_radius=0.1, max_radius=0.12, kind="dag")
     method, b = dae.Dae(stand_ins.denoiser()[0], synthesis=options), batch(count=16)
     made = jax.jit(method.corrupted)(b, jax.random.key(0))
     changed = np.abs(made - b["image"])[..., 0] > 1e-6

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax.diffusion import synthesis
 from madad_jax.methods import wolleb
+from madad_jax.synthesis import shapes
 from tests.methods import stand_ins
 from tests.methods.test_image_diffusion import PLAIN, SCHEDULE, batch, process
 
@@ -18,7 +18,7 @@ def method(eps, logit, **options):
         stand_ins.network(eps),
         stand_ins.classifier(logit),
         process("eps"),
-        synthesis.Options(),
+        shapes.Options(),
         PLAIN,
         **{"level": 6} | options,
     )

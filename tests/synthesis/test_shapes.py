@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.diffusion import synthesis
+from madad_jax.synthesis import shapes
 
 KEY = jax.random.key(0)
 
@@ -24,7 +24,7 @@ def slices(count, side, seed=1):
 
 def test_shapes_are_soft_blobs_inside_the_brain():
     brain = ellipse(64, 48)
-    weight = np.asarray(synthesis.shapes(KEY, brain, synthesis.Options(min_radius=0.05)))
+    weight = np.asarray(shapes.shapes(KEY, brain, shapes.Options(min_radius=0.05)))
     assert weight.shape == (64, 48, 48)
     assert weight.min() >= 0 and weight.max() <= 1
     assert not weight[~np.asarray(brain)].any()
@@ -36,8 +36,8 @@ def test_shapes_are_soft_blobs_inside_the_brain():
 @pytest.mark.parametrize("radius", [0.05, 0.1])
 def test_the_area_of_a_shape_is_about_that_of_a_disc_of_its_radius(radius):
     side = 64
-    options = synthesis.Options(min_radius=radius, max_radius=radius)
-    weight = np.asarray(synthesis.shapes(KEY, jnp.ones((128, side, side), bool), options))
+    options = shapes.Options(min_radius=radius, max_radius=radius)
+    weight = np.asarray(shapes.shapes(KEY, jnp.ones((128, side, side), bool), options))
     disc = np.pi * (radius * side) ** 2
     assert 0.75 < np.median((weight > 0.5).sum((1, 2))) / disc < 1.35
     # The ellipse stretches by at most e^0.5 and the rim rarely by more than a half.
@@ -47,8 +47,8 @@ def test_the_area_of_a_shape_is_about_that_of_a_disc_of_its_radius(radius):
 
 def test_radii_are_spread_between_their_bounds():
     side = 64
-    options = synthesis.Options(min_radius=0.04, max_radius=0.16)
-    weight = np.asarray(synthesis.shapes(KEY, jnp.ones((256, side, side), bool), options))
+    options = shapes.Options(min_radius=0.04, max_radius=0.16)
+    weight = np.asarray(shapes.shapes(KEY, jnp.ones((256, side, side), bool), options))
     radius = np.sqrt((weight > 0.5).sum((1, 2)) / np.pi) / side
     # Log-uniform: half of them are below the geometric mean of the bounds, 0.08.
     assert 0.35 < (radius < 0.08).mean() < 0.7
@@ -58,9 +58,9 @@ def test_radii_are_spread_between_their_bounds():
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_slice_has_one_to_max_shapes(most):
-    options = synthesis.Options(max_shapes=most, min_radius=0.03, max_radius=0.03)
+    options = shapes.Options(max_shapes=most, min_radius=0.03, max_radius=0.03)
     brain = jnp.ones((96, 80, 80), bool)
-    weight = np.asarray(synthesis.several_shapes(KEY, brain, options))
+    weight = np.asarray(shapes.several_shapes(KEY, brain, options))
     assert weight.min() >= 0 and weight.max() <= 1
     counts = np.array([ndimage.label(w > 0.5)[1] for w in weight])
     assert set(counts) == set(range(1, most + 1))
@@ -72,7 +72,7 @@ def test_outside_the_brain_nothing_changes_and_values_stay_in_range():
     images, brain = slices(48, 32)
     # What lies outside is recognisable, so that a blend with it would show.
     images = jnp.where(brain[..., None], images, 0.123)
-    out = np.asarray(synthesis.corrupt(KEY, images, brain, synthesis.Options()))
+    out = np.asarray(shapes.corrupt(KEY, images, brain, shapes.Options()))
     images, inside = np.asarray(images), np.asarray(brain)
     np.testing.assert_array_equal(out[~inside], images[~inside])
     assert out.min() >= -1 and out.max() <= 1
@@ -84,17 +84,17 @@ def test_outside_the_brain_nothing_changes_and_values_stay_in_range():
 def test_a_slice_without_brain_stays_as_it_is():
     images, brain = slices(4, 32)
     brain = brain.at[1].set(False)
-    out = synthesis.corrupt(KEY, images, brain, synthesis.Options())
+    out = shapes.corrupt(KEY, images, brain, shapes.Options())
     assert np.isfinite(np.asarray(out)).all()
     np.testing.assert_array_equal(out[1], images[1])
 
 
 def test_the_key_decides_everything():
     images, brain = slices(8, 32)
-    options = synthesis.Options()
-    first = synthesis.corrupt(KEY, images, brain, options)
-    np.testing.assert_array_equal(first, synthesis.corrupt(KEY, images, brain, options))
-    other = synthesis.corrupt(jax.random.key(1), images, brain, options)
+    options = shapes.Options()
+    first = shapes.corrupt(KEY, images, brain, options)
+    np.testing.assert_array_equal(first, shapes.corrupt(KEY, images, brain, options))
+    other = shapes.corrupt(jax.random.key(1), images, brain, options)
     assert (np.asarray(first) != np.asarray(other)).any((1, 2, 3)).all()
 
 
@@ -105,12 +105,12 @@ def everywhere(monkeypatch):
     After it, `shift` is x + s, `constant` is p x + q with p < 1, `foreign` brings the mean of
     its neighbour and `warp` keeps the mean but is no linear function of x.
     """
-    monkeypatch.setattr(synthesis, "several_shapes", lambda key, brain, _: 1.0 * brain)
+    monkeypatch.setattr(shapes, "several_shapes", lambda key, brain, _: 1.0 * brain)
     draw = np.random.default_rng(0)
     level = np.where(np.arange(800) % 2, 0.1, -0.1)[:, None, None, None]
     images = (level + draw.uniform(-0.05, 0.05, (800, 20, 20, 1))).astype(np.float32)
     brain = jnp.ones(images.shape[:3], bool)
-    out = synthesis.corrupt(KEY, jnp.asarray(images), brain, synthesis.Options())
+    out = shapes.corrupt(KEY, jnp.asarray(images), brain, shapes.Options())
     x, y = images.reshape(800, -1), np.asarray(out).reshape(800, -1)
     dx, dy = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     slope = (dx * dy).sum(1) / (dx * dx).sum(1)
@@ -164,7 +164,7 @@ def test_changed_cells_are_those_whose_mean_absolute_change_is_above_the_limit()
     corrupted[0, 2, 5] = 0.9  # cell (0, 1): 0.05625
     corrupted[0, 4, 8:10, 0] = 0.5, -0.5  # cell (1, 2): signs do not cancel
     corrupted[1, 7, 11] = -1.5  # cell (1, 2) of the other slice
-    out = synthesis.changed_cells(images, jnp.asarray(corrupted), (2, 3), 0.06)
+    out = shapes.changed_cells(images, jnp.asarray(corrupted), (2, 3), 0.06)
     expected = np.zeros((2, 2, 3))
     expected[0, 0, 0] = expected[0, 1, 2] = expected[1, 1, 2] = 1
     np.testing.assert_array_equal(out, expected)
@@ -185,4 +185,4 @@ def test_changed_cells_are_those_whose_mean_absolute_change_is_above_the_limit()
 )
 def test_bad_options_name_the_key(options, message):
     with pytest.raises(errors.UserError, match=message):
-        synthesis.Options(**options)
+        shapes.Options(**options)

@@ -5,8 +5,8 @@ import pytest
 from sklearn import cluster
 
 from madad_jax.core import errors
-from madad_jax.diffusion import dag, synthesis
-from tests.diffusion import test_synthesis as cases
+from madad_jax.synthesis import dag, shapes
+from tests.synthesis import test_shapes
 
 KEY = jax.random.key(0)
 
@@ -31,7 +31,7 @@ def test_classes_are_those_of_k_means():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_each_change_is_one_of_the_formulas(seed):
     """Patch, bias of one class, or both: solved for the amounts and held against the image."""
-    images, brain = cases.slices(24, 32)
+    images, brain = test_shapes.slices(24, 32)
     images = 0.4 * images  # far from the clip
     foreign = jnp.flip(images, 1)
     weight = jnp.zeros(brain.shape).at[:, 10:22, 10:20].set(1.0) * brain
@@ -62,9 +62,9 @@ def test_each_change_is_one_of_the_formulas(seed):
 
 
 def test_the_kind_is_an_option_of_the_synthesis():
-    images, brain = cases.slices(16, 32)
-    options = synthesis.Options(share=1.0, kind="dag", min_radius=0.08)
-    draw = jax.jit(synthesis.corrupt, static_argnums=3)
+    images, brain = test_shapes.slices(16, 32)
+    options = shapes.Options(share=1.0, kind="dag", min_radius=0.08)
+    draw = jax.jit(shapes.corrupt, static_argnums=3)
     out = np.asarray(draw(KEY, images, brain, options))
     changed = np.abs(out - np.asarray(images))[..., 0] > 1e-6
     assert changed.any((1, 2)).mean() > 0.9
@@ -74,4 +74,4 @@ def test_the_kind_is_an_option_of_the_synthesis():
 
 def test_unknown_kind_is_named():
     with pytest.raises(errors.UserError, match="kind: found 'art', accepted: generic, dag"):
-        synthesis.Options(kind="art")
+        shapes.Options(kind="art")

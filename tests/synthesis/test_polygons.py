@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import path as mpl_path
 
-from madad_jax.diffusion import polygons
+from madad_jax.synthesis import polygons
 
 
 def test_filling_is_the_even_odd_rule_of_a_known_square():

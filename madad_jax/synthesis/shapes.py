@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from madad_jax.core import errors
-from madad_jax.diffusion import dag, polygons
+from madad_jax.synthesis import dag, polygons
 
 KINDS = ("generic", "dag")
 
