@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks import parity_networks as networks
 from benchmarks.comparison import Row, largest, nhwc, table
-from madad_jax.diffusion import anomaly_map, losses, masking, process, schedule
+from madad_jax.anomaly_maps import difference
+from madad_jax.diffusion import losses, masking, process, schedule
 from madad_jax.metrics import pixel_pool, threshold_counts
 
 MASK_WEIGHT = 0.001
@@ -89,9 +90,9 @@ def figures(golden: pathlib.Path) -> Iterator[Row]:
     name = "f_anomaly_map"
     file = np.load(golden / f"{name}.npz")
     corrected, autoencoded = nhwc(file["x_rec_corrected"]), nhwc(file["x_rec_input"])
-    clipped = anomaly_map.clipped_difference(corrected, autoencoded, difference="l1", gamma=0.25)
+    clipped = difference.clipped_difference(corrected, autoencoded, difference="l1", gamma=0.25)
     yield Row(name, "difference before smoothing", largest(clipped, file["pre_smooth"]), 1e-6)
-    smoothed = anomaly_map.gaussian_smooth(clipped, 5.0)
+    smoothed = difference.gaussian_smooth(clipped, 5.0)
     yield Row(name, "anomaly map", largest(smoothed, file["anomaly_map"]), 1e-6)
     truth = file["segmentation"] > 0
     yield from _metrics(name, "of our map", np.asarray(smoothed), truth, file, "")

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from madad_jax import build_networks
+from madad_jax.anomaly_maps import difference, fused
 from madad_jax.core import errors
 from madad_jax.core.types import Params
-from madad_jax.diffusion import anomaly_map, fused_map, schedule
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial as partial_lib
+from madad_jax.diffusion import schedule
 from madad_jax.methods import (
     ae,
     anoddpm,
@@ -97,10 +98,10 @@ def _entry(config: Any) -> Entry:
     return METHODS[config.method]
 
 
-def residual(config: Any, options: Any) -> anomaly_map.Residual:
+def residual(config: Any, options: Any) -> difference.Residual:
     """How a reconstruction becomes a map: `difference` and `gamma` of the method's `inference`
     part, smoothing and brain mask as for every row (`config.score`)."""
-    return anomaly_map.Residual(
+    return difference.Residual(
         difference=options.difference,
         gamma=options.gamma,
         sigma=build_networks.smoothing_sigma(config),
@@ -221,7 +222,7 @@ def _wolleb(config: Any) -> wolleb.Wolleb:
     )
 
 
-def _filtered(config: Any, options: Any) -> anomaly_map.Residual:
+def _filtered(config: Any, options: Any) -> difference.Residual:
     """`residual` with the median filter and the eroded brain mask of some methods."""
     return dataclasses.replace(
         residual(config, options), median=options.median, erosion=options.erosion
@@ -271,11 +272,11 @@ def _maediff(config: Any) -> maediff.MaeDiff:
     )
 
 
-def _fused(config: Any, options: Any) -> fused_map.FusedScore:
+def _fused(config: Any, options: Any) -> fused.FusedScore:
     """Widths are given in pixels and cells of the published sizes, and used as they are."""
     keys = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
     chosen = {k: options[k] for k in keys}
-    return fused_map.FusedScore(**chosen, inside_brain=config.score.inside_brain)
+    return fused.FusedScore(**chosen, inside_brain=config.score.inside_brain)
 
 
 def _deco_diff(config: Any) -> deco_diff.DecoDiff:

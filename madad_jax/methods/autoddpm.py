@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import difference, morphology
 from madad_jax.core.types import Batch, Params
-from madad_jax.diffusion import anomaly_map as anomaly
-from madad_jax.diffusion import morphology, partial
+from madad_jax.diffusion import partial
 from madad_jax.methods import base
 
 
@@ -67,7 +67,7 @@ class AutoDdpm(base.ImageDiffusion):
         mask = self.mask(suspicion)[..., None]
         final = self.inpaint(network, x_hat, x, mask, k_second)
         r = self.residual
-        maps = anomaly.clipped_difference(final, x, difference=r.difference, gamma=r.gamma)
+        maps = difference.clipped_difference(final, x, difference=r.difference, gamma=r.gamma)
         maps = r.finish(maps * suspicion, batch["brain_mask"])
         return {"map": maps, "reconstruction": final}
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.models import lpips, registry
 
 
@@ -147,8 +147,10 @@ class KLAutoencoder:
         weights = params["autoencoder"]
         mean, _ = self.autoencoder.encode(weights, batch["image"])
         x_hat = self.autoencoder.decode(weights, mean)
-        maps = anomaly.clipped_difference(x_hat, batch["image"], difference="l1", gamma=self.gamma)
-        return {"map": anomaly.gaussian_smooth(maps, self.sigma), "reconstruction": x_hat}
+        maps = difference.clipped_difference(
+            x_hat, batch["image"], difference="l1", gamma=self.gamma
+        )
+        return {"map": difference.gaussian_smooth(maps, self.sigma), "reconstruction": x_hat}
 
 
 def crop_in_brain(

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import difference, structure
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map, partial, structure
+from madad_jax.diffusion import partial
 from madad_jax.models import image_networks, lpips, registry
 
 
@@ -124,7 +125,7 @@ class ImageDiffusion:
 
     network: registry.Denoiser
     process: partial.Process
-    residual: anomaly_map.Residual
+    residual: difference.Residual
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the U-Net."""
@@ -170,7 +171,7 @@ class PartialDiffusion(ImageDiffusion):
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 
 
-_PLAIN = anomaly_map.Residual()
+_PLAIN = difference.Residual()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Bottleneck:
     """What autoencoders with a bottleneck share: what does not fit through it is the map."""
 
     network: image_networks.Reconstructor
-    residual: anomaly_map.Residual = _PLAIN
+    residual: difference.Residual = _PLAIN
     deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.models import registry
 from madad_jax.synthesis import shapes
 
 _NO_SYNTHESIS = shapes.Options()
-_PLAIN = anomaly.Residual()
+_PLAIN = difference.Residual()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Dae:
     """The method. `resolution` in cells a side, `sigma` for intensities in [0, 1]."""
 
     network: registry.Denoiser
-    residual: anomaly.Residual = _PLAIN
+    residual: difference.Residual = _PLAIN
     resolution: int = 16
     sigma: float = 0.2
     synthesis: shapes.Options = _NO_SYNTHESIS

@@ -9,7 +9,7 @@
 
 v = 1 on cells that stay as they are: where the network predicts 0, nothing is moved, so that no
 mask head is needed. n is white noise, but on a share ~ U(0, 0.3) of the patches it is the latent of
-another sample's patch. Score: sqrt(image map * latent map) (`diffusion/fused_map.py`).
+another sample's patch. Score: sqrt(image map * latent map) (`anomaly_maps/fused.py`).
 
 Source: Beizaee et al., CVPR 2025, from the formulas. Published: SD autoencoder (32 x 32 x 4, scaled
 by 0.18215), patch sides 1, 2, 4, 8, 16 with probabilities 0.3, 0.25, 0.2, 0.15, 0.1, mask ratio
@@ -26,15 +26,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import fused
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import fused_map, masking, process
+from madad_jax.diffusion import masking, process
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.methods import base
 from madad_jax.synthesis import shapes
 
 _NO_SYNTHESIS = shapes.Options()
-_PUBLISHED_SCORE = fused_map.FusedScore()
+_PUBLISHED_SCORE = fused.FusedScore()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class DecoDiff(base.OnLatents):
     schedule: schedule_lib.Schedule
     corruption: Corruption = Corruption()
     start: int = 5
-    score: fused_map.FusedScore = _PUBLISHED_SCORE
+    score: fused.FusedScore = _PUBLISHED_SCORE
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "deco_diff"
     deterministic: bool = False
@@ -151,7 +152,7 @@ class DecoDiff(base.OnLatents):
         latent = mean * frozen["scaling_factor"]
         corrected = self.correct(params, latent)
         image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
-        maps = fused_map.fused_maps(
+        maps = fused.fused_maps(
             image, reference, corrected, latent, batch["brain_mask"], self.score
         )
         return {**maps, "reconstruction": image}

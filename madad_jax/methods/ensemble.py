@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map
 from madad_jax.methods import base
 
 COMBINE = ("none", "mean", "geometric", "max", "mahalanobis")
@@ -98,7 +98,7 @@ class Ensemble:
         spread = reconstructions.std(0) + _SPREAD_FLOOR
         far = jnp.abs(batch["image"] - reconstructions.mean(0)) / spread
         maps = jnp.minimum(far, _FARTHEST)[..., 0] / _FARTHEST
-        return anomaly_map.gaussian_smooth(maps * batch["brain_mask"], self.sigma)
+        return difference.gaussian_smooth(maps * batch["brain_mask"], self.sigma)
 
 
 def combined(signals: Float[jax.Array, "s b H W"], kind: str) -> Float[jax.Array, "b H W"]:

@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.models import registry
 
 _RATE = 10.0  # the threshold is exp(10 p): p moves at the network's learning rate
@@ -58,7 +58,7 @@ class IterMask2:
     """`network` takes one channel (A) or two (B); parameters say which it is."""
 
     network: registry.Denoiser
-    residual: anomaly.Residual
+    residual: difference.Residual
     options: Options = Options()
     name: str = "itermask2"
     deterministic: bool = False

@@ -11,9 +11,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from madad_jax.anomaly_maps import difference as difference_lib
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
@@ -57,7 +57,7 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The anomaly map (`diffusion/anomaly_map.py`); `sigma` in image pixels, `latent_gamma`
+    """The anomaly map (`anomaly_maps/difference.py`); `sigma` in image pixels, `latent_gamma`
     (ours) the clip of the latent difference in units of the scaled latent."""
 
     difference: str = "l2"
@@ -87,10 +87,10 @@ class MadAd(base.OnLatents):
 
     def __post_init__(self):
         noise_lib.check_kind(self.noise)
-        if self.score.reference not in anomaly.REFERENCES:
+        if self.score.reference not in difference_lib.REFERENCES:
             raise errors.UserError(
                 f"score.reference: found {self.score.reference!r}, "
-                f"accepted: {', '.join(anomaly.REFERENCES)}"
+                f"accepted: {', '.join(difference_lib.REFERENCES)}"
             )
         if self.score.latent_gamma <= 0:
             raise errors.UserError(
@@ -207,7 +207,7 @@ class MadAd(base.OnLatents):
         corrected, reference = self.decode_pair(
             frozen, batch, latent, result["latent"], self.score.reference
         )
-        image_map = anomaly.clipped_difference(
+        image_map = difference_lib.clipped_difference(
             corrected, reference, difference=self.score.difference, gamma=self.score.gamma
         )
         latent_gamma = self.score.latent_gamma
@@ -231,5 +231,5 @@ class MadAd(base.OnLatents):
         return jax.image.resize(cells, batch["image"].shape[:3], "bilinear")
 
     def _finish(self, maps: jax.Array, batch: Batch) -> jax.Array:
-        maps = anomaly.gaussian_smooth(maps, self.score.sigma)
+        maps = difference_lib.gaussian_smooth(maps, self.score.sigma)
         return maps * batch["brain_mask"] if self.score.inside_brain else maps

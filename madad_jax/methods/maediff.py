@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial
 from madad_jax.models import image_networks, registry
 
-_PLAIN = anomaly.Residual()
+_PLAIN = difference.Residual()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MaeDiff:
     stride: int
     start: int = 500
     mae_weight: float = 1.0
-    residual: anomaly.Residual = _PLAIN
+    residual: difference.Residual = _PLAIN
     name: str = "maediff"
     deterministic: bool = False
 

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial
 from madad_jax.models import registry
 
@@ -31,7 +31,7 @@ class PatchedDdpm:
 
     network: registry.Denoiser
     process: partial.Process
-    residual: anomaly.Residual
+    residual: difference.Residual
     box: int = 48
     stride: int = 48
     start: int = 500

@@ -11,7 +11,7 @@ the largest where they overlap; nine in ten samples keep them inside the brain. 
     texture      the latent of a texture
     noise        sqrt(a) n_c + sqrt(1 - a) n,  a ~ U(0, 1): one number a channel, and white noise
 
-Score: (image map + latent map) / 2 (`diffusion/fused_map.py`). Published: the autoencoder and U-Net
+Score: (image map + latent map) / 2 (`anomaly_maps/fused.py`). Published: the autoencoder and U-Net
 L of MAD-AD, AdamW 5e-4, 200 epochs, batch 96, one step; clips 0.4 and 0.4, smoothing 3 pixels and
 1 cell. Re-derived from these formulas; no code of the authors was used.
 
@@ -28,16 +28,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import fused
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import fused_map
 from madad_jax.methods import base
 from madad_jax.synthesis import polygons, shapes
 
 LEVELS = 1000  # of t, as the networks embed it
 TEXTURES = ("drawn", "shuffled")
 _NO_SYNTHESIS = shapes.Options()
-_PUBLISHED_SCORE = fused_map.FusedScore(latent_gamma=0.4, fusion="arithmetic")
+_PUBLISHED_SCORE = fused.FusedScore(latent_gamma=0.4, fusion="arithmetic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Reflect(base.OnLatents):
 
     corruption: Corruption = Corruption()
     steps: int = 1
-    score: fused_map.FusedScore = _PUBLISHED_SCORE
+    score: fused.FusedScore = _PUBLISHED_SCORE
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "reflect"
     deterministic: bool = False
@@ -179,7 +179,7 @@ class Reflect(base.OnLatents):
         latent = mean * frozen["scaling_factor"]
         corrected = self.correct(params, latent)
         image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
-        maps = fused_map.fused_maps(
+        maps = fused.fused_maps(
             image, reference, corrected, latent, batch["brain_mask"], self.score
         )
         return {**maps, "reconstruction": image}

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from madad_jax.anomaly_maps import difference as difference_lib
+from madad_jax.anomaly_maps import morphology
 from madad_jax.core.types import Batch, Params
-from madad_jax.diffusion import anomaly_map as anomaly
-from madad_jax.diffusion import morphology, partial
+from madad_jax.diffusion import partial
 from madad_jax.methods import base
 
 _BLUR = 2.0  # pixels
@@ -84,7 +85,7 @@ class Thor(base.ImageDiffusion):
     ) -> Float[jax.Array, "b H W"]:
         """m: absolute times blurred perceptual difference, largest value 1 in each image."""
         perceptual = jnp.clip(base.perceptual_distance(frozen, x0, x), 0.0, 1.0)
-        m = jnp.abs(x0 - x)[..., 0] * anomaly.gaussian_smooth(perceptual, _BLUR)
+        m = jnp.abs(x0 - x)[..., 0] * difference_lib.gaussian_smooth(perceptual, _BLUR)
         return m / jnp.maximum(m.max((1, 2), keepdims=True), 1e-8)
 
     def flags(self, times: np.ndarray) -> np.ndarray:

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.diffusion import anomaly_map as anomaly
 from madad_jax.diffusion import partial, process
 from madad_jax.models import registry
 from madad_jax.synthesis import shapes
@@ -45,7 +45,7 @@ class Wolleb:
     classifier: registry.Classifier
     process: partial.Process
     synthesis: shapes.Options
-    residual: anomaly.Residual
+    residual: difference.Residual
     level: int = 500
     steps: int = 0
     scale: float = 100.0

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
-from madad_jax.diffusion import anomaly_map
 from madad_jax.methods import autoencoder
 from madad_jax.models import lpips, registry
 
@@ -188,7 +188,7 @@ def test_as_a_detector_it_shows_its_reconstruction_error():
     decoded = jax.jit(NETWORK.decode)(params["autoencoder"], mean)
     np.testing.assert_allclose(out["reconstruction"], decoded, atol=1e-4)
     error = jnp.minimum(jnp.abs(decoded - b["image"])[..., 0], 0.4) / 0.4
-    np.testing.assert_allclose(out["map"], anomaly_map.gaussian_smooth(error, 1.0), atol=1e-4)
+    np.testing.assert_allclose(out["map"], difference.gaussian_smooth(error, 1.0), atol=1e-4)
 
 
 @pytest.mark.parametrize("crop", [7, 32])

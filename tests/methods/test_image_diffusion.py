@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax.diffusion import anomaly_map, morphology, noise, partial, schedule, structure
+from madad_jax.anomaly_maps import difference, morphology, structure
+from madad_jax.diffusion import noise, partial, schedule
 from madad_jax.methods import anoddpm, autoddpm, ddpm, thor
 from tests.methods import stand_ins
 
 SIDE = 16
 SCHEDULE = schedule.make_schedule("linear", 20)
-PLAIN = anomaly_map.Residual("l1", 0.0, 0.0, True)
+PLAIN = difference.Residual("l1", 0.0, 0.0, True)
 
 
 def batch(count=2, seed=0):

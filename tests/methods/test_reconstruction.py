@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from madad_jax.anomaly_maps import difference as difference_lib
 from madad_jax.core import errors
-from madad_jax.diffusion import anomaly_map
 from madad_jax.methods import ae, dae, vae
 from madad_jax.models import image_networks
 from madad_jax.synthesis import shapes
@@ -31,7 +31,7 @@ def batch(count=4, side=SIDE, seed=0):
 
 def test_ae_loss_and_map_are_the_absolute_difference():
     network = image_networks.reconstructor(**NETWORK, dropout=0.0)
-    method, b = ae.Ae(network, anomaly_map.Residual(gamma=0.5)), batch()
+    method, b = ae.Ae(network, difference_lib.Residual(gamma=0.5)), batch()
     params = method.init(jax.random.key(0), b)
     x_hat = np.asarray(jax.jit(network.apply)(params, b["image"])[0])
     difference = np.abs(x_hat - np.asarray(b["image"]))
@@ -114,7 +114,7 @@ def test_dae_sees_noise_in_the_brain_alone_and_is_asked_for_the_image_there():
 
 def test_dae_scores_the_clean_image_and_keeps_the_background():
     network, calls = stand_ins.denoiser(gain=1.0)
-    method, b = dae.Dae(network, anomaly_map.Residual(gamma=1.0)), batch()
+    method, b = dae.Dae(network, difference_lib.Residual(gamma=1.0)), batch()
     params = {"x0": jnp.float32(0.25), "logit": jnp.float32(0.0)}
     out = method.anomaly_map(params, {}, b, jax.random.key(0))
     np.testing.assert_array_equal(calls[0]["x"], b["image"])

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
-from madad_jax.diffusion import anomaly_map as anomaly
 
 FUSIONS = ("geometric", "arithmetic")
 
@@ -35,10 +35,10 @@ class FusedScore:
             raise errors.UserError(
                 f"score.fusion: found {self.fusion!r}, accepted: {', '.join(FUSIONS)}"
             )
-        if self.reference not in anomaly.REFERENCES:
+        if self.reference not in difference.REFERENCES:
             raise errors.UserError(
                 f"score.reference: found {self.reference!r}, "
-                f"accepted: {', '.join(anomaly.REFERENCES)}"
+                f"accepted: {', '.join(difference.REFERENCES)}"
             )
         if min(self.image_gamma, self.latent_gamma) <= 0:
             raise errors.UserError(
@@ -56,13 +56,13 @@ def fused_maps(
     options: FusedScore,
 ) -> dict[str, jax.Array]:
     """`map` and `latent_map` [b,H,W] in [0, 1]."""
-    image = anomaly.clipped_difference(
+    image = difference.clipped_difference(
         corrected, reference, difference="l1", gamma=options.image_gamma
     )
-    image = anomaly.gaussian_smooth(image, options.image_sigma)
+    image = difference.gaussian_smooth(image, options.image_sigma)
     cells = jnp.abs(corrected_latent - latent).mean(-1)
     cells = jnp.minimum(cells, options.latent_gamma) / options.latent_gamma
-    cells = anomaly.gaussian_smooth(cells, options.latent_sigma)
+    cells = difference.gaussian_smooth(cells, options.latent_sigma)
     cells = jax.image.resize(cells, image.shape, "bilinear")
     if options.fusion == "geometric":
         fused = jnp.sqrt(jnp.maximum(image * cells, 0.0))

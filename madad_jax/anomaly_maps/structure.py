@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax.diffusion import anomaly_map as anomaly
+from madad_jax.anomaly_maps import difference
 
 _C1, _C2 = (0.01 * 2.0) ** 2, (0.03 * 2.0) ** 2
 
@@ -22,7 +22,7 @@ def dissimilarity(
     a, b = a[..., 0], b[..., 0]
 
     def mean(x: jax.Array) -> jax.Array:
-        return anomaly.gaussian_smooth(x, sigma)
+        return difference.gaussian_smooth(x, sigma)
 
     mu_a, mu_b = mean(a), mean(b)
     var_a, var_b = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax.diffusion import morphology, structure
+from madad_jax.anomaly_maps import morphology, structure
 
 
 @pytest.mark.parametrize("side", [3, 7])
