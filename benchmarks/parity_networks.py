@@ -14,7 +14,7 @@ from madad_jax import optim
 from madad_jax.convert import autoencoder_kl as convert_autoencoder
 from madad_jax.convert import unet as convert_unet
 from madad_jax.diffusion import losses, process, samplers, schedule
-from madad_jax.models import registry
+from madad_jax.models import interfaces, registry
 from tests.models import official
 
 NETWORK = 2e-5  # absolute; the official float32 code is 3e-6 to 6e-6 away from its own float64
@@ -47,7 +47,7 @@ def formula_weights(golden: pathlib.Path) -> Iterator[Row]:
         yield Row(name, f"kl-f8 (83.6M), {part}", error, NETWORK)
 
 
-def tiny_unet(golden: pathlib.Path) -> tuple[registry.Denoiser, dict]:
+def tiny_unet(golden: pathlib.Path) -> tuple[interfaces.Denoiser, dict]:
     """The network of file a, which c and h use too."""
     with np.load(golden / "a_unet_tiny.npz") as file:
         state = {k.removeprefix("param/"): file[k] for k in file.files if k.startswith("param/")}

@@ -7,7 +7,8 @@ import safetensors.numpy
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.models import lpips, registry
+from madad_jax.models import interfaces, registry
+from madad_jax.models.networks import lpips
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
@@ -15,7 +16,7 @@ _UNET_NUMBERS = (
 )
 
 
-def autoencoder(config: Any) -> registry.Autoencoder:
+def autoencoder(config: Any) -> interfaces.Autoencoder:
     """The KL autoencoder of `config.autoencoder`."""
     c = config.autoencoder
     optional = {
@@ -42,7 +43,7 @@ def autoencoder(config: Any) -> registry.Autoencoder:
     )
 
 
-def denoiser(config: Any, **more: Any) -> registry.Denoiser:
+def denoiser(config: Any, **more: Any) -> interfaces.Denoiser:
     """The network of `config.denoiser`; `more` are settings that a method decides for it."""
     c = {k: v for k, v in config.denoiser.to_dict().items() if k != "init"}
     # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
@@ -54,7 +55,7 @@ def denoiser(config: Any, **more: Any) -> registry.Denoiser:
     return registry.denoiser(**c, **more)
 
 
-def pixel_unet(config: Any, out_channels: int = 1) -> registry.Denoiser:
+def pixel_unet(config: Any, out_channels: int = 1) -> interfaces.Denoiser:
     """The U-Net of `config.denoiser` for images: one output and no mask head.
 
     Raises UserError for another network.
@@ -67,7 +68,7 @@ def pixel_unet(config: Any, out_channels: int = 1) -> registry.Denoiser:
     return denoiser(config, mask_head=False, out_channels=out_channels)
 
 
-def classifier(config: Any, section: Any) -> registry.Classifier:
+def classifier(config: Any, section: Any) -> interfaces.Classifier:
     """The classifier of `section` for images, computed in the denoiser's type."""
     c = section.to_dict()
     c["channel_mult"] = tuple(c["channel_mult"])
@@ -80,7 +81,7 @@ def smoothing_sigma(config: Any) -> float:
 
 
 def lpips_weights(path: str) -> Any:
-    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/lpips.py` names keys).
+    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/networks/lpips.py` names keys).
 
     Raises UserError when the file is missing, of another kind, or lacks a weight.
     """

@@ -3,7 +3,7 @@
     pip install --no-deps deepbet          # 10 MB: weights, MIT licence; PyTorch is not needed
     python -m madad_jax.extract_brain --in=scan.nii.gz --out=mask.nii.gz
 
-Two passes of one small network (models/brain_extraction.py): the whole volume at 128^3 finds a
+Two passes of one small network (models/networks/brain_extraction.py): the whole volume at 128^3 finds a
 box, the box at 256^3 finds the brain; then the largest component, its holes filled. Method and
 weights: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845. Any contrast that shows the head
 does; it was trained on T1.
@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from madad_jax.convert import containers, torch_file
 from madad_jax.core import errors
-from madad_jax.models import brain_extraction
+from madad_jax.models.networks import brain_extraction
 from madad_jax.runtime import startup
 from madad_jax.scans import volumes
 

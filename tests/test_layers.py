@@ -233,10 +233,10 @@ BASE = {
     "madad_jax.data": "",
     "madad_jax.data.record": "import numpy",
     "madad_jax.models": "",
-    "madad_jax.models.dit": "import flax.linen as nn",
+    "madad_jax.models.networks.dit": "import flax.linen as nn",
     "madad_jax.methods": "",
     "madad_jax.methods.base": "",
-    "madad_jax.methods.madad": "import madad_jax.methods.base\nimport madad_jax.models.dit",
+    "madad_jax.methods.madad": "import madad_jax.methods.base\nimport madad_jax.models.networks.dit",
     "madad_jax.training.loop": "from madad_jax.methods import madad",
 }
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from madad_jax.convert import state_dict
 from madad_jax.core import errors
-from madad_jax.models import dit, registry
+from madad_jax.models import registry
+from madad_jax.models.networks import dit
 
 KIND = "DiT"
 DROPPED = re.compile(r"^(y_embedder\.|pos_embed$)")

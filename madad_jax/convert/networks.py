@@ -8,8 +8,8 @@ import numpy as np
 
 from madad_jax.convert import autoencoder_kl, dit, state_dict, unet
 from madad_jax.core import errors
-from madad_jax.models import dit as dit_model
-from madad_jax.models import unet as unet_model
+from madad_jax.models.networks import dit as dit_model
+from madad_jax.models.networks import unet as unet_model
 
 
 @dataclasses.dataclass(frozen=True)

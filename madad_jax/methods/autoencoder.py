@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float
 from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.models import lpips, registry
+from madad_jax.models import interfaces
+from madad_jax.models.networks import lpips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class KLAutoencoder:
     slice keeps its lesions.
     """
 
-    autoencoder: registry.Autoencoder
-    discriminator: registry.Discriminator | None = None
+    autoencoder: interfaces.Autoencoder
+    discriminator: interfaces.Discriminator | None = None
     loss_options: Loss = Loss()
     crop: int = 0
     gamma: float = 0.25

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from madad_jax.anomaly_maps import difference, structure
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
-from madad_jax.models import image_networks, lpips, registry
+from madad_jax.models import image_networks, interfaces
+from madad_jax.models.networks import lpips
 
 
 @runtime_checkable
@@ -63,8 +64,8 @@ class OnLatents:
     (`latent_mean`, `latent_logvar`) in place of images.
     """
 
-    denoiser: registry.Denoiser
-    autoencoder: registry.Autoencoder
+    denoiser: interfaces.Denoiser
+    autoencoder: interfaces.Autoencoder
 
     def latent_sides(self, batch_spec: Batch) -> tuple[int, int]:
         """(h, w) of the latents of a batch of these shapes."""
@@ -123,7 +124,7 @@ class ImageDiffusion:
     train   || y - f(x_t, t) ||^2 at all levels t, y the noise or the clean image
     """
 
-    network: registry.Denoiser
+    network: interfaces.Denoiser
     process: partial.Process
     residual: difference.Residual
 

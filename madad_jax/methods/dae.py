@@ -24,7 +24,7 @@ from jaxtyping import Float
 from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 from madad_jax.synthesis import shapes
 
 _NO_SYNTHESIS = shapes.Options()
@@ -35,7 +35,7 @@ _PLAIN = difference.Residual()
 class Dae:
     """The method. `resolution` in cells a side, `sigma` for intensities in [0, 1]."""
 
-    network: registry.Denoiser
+    network: interfaces.Denoiser
     residual: difference.Residual = _PLAIN
     resolution: int = 16
     sigma: float = 0.2

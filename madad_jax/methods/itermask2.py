@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float
 
 from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 
 _RATE = 10.0  # the threshold is exp(10 p): p moves at the network's learning rate
 _FIRST = 0.02  # the threshold before training, a squared difference in [-1, 1]
@@ -57,7 +57,7 @@ class Options:
 class IterMask2:
     """`network` takes one channel (A) or two (B); parameters say which it is."""
 
-    network: registry.Denoiser
+    network: interfaces.Denoiser
     residual: difference.Residual
     options: Options = Options()
     name: str = "itermask2"

@@ -27,7 +27,7 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
-from madad_jax.models import image_networks, registry
+from madad_jax.models import image_networks, interfaces
 
 _PLAIN = difference.Residual()
 
@@ -39,7 +39,7 @@ class MaeDiff:
     `network` predicts the clean image from two channels.
     """
 
-    network: registry.Denoiser
+    network: interfaces.Denoiser
     encoder: image_networks.MaskedEncoder
     process: partial.Process
     box: int

@@ -22,14 +22,14 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchedDdpm:
     """Boxes of `box` pixels, every `stride` pixels; `start` is the level of the test."""
 
-    network: registry.Denoiser
+    network: interfaces.Denoiser
     process: partial.Process
     residual: difference.Residual
     box: int = 48

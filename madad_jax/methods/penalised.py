@@ -1,4 +1,4 @@
-"""Any method whose network holds a block with a loss of its own (SSPCAB, `models/sspcab.py`).
+"""Any method whose network holds a block with a loss of its own (SSPCAB, `models/layers/sspcab.py`).
 
     L = L_method + lambda mean_k L_k,   k over the network's calls in one loss
 
@@ -12,7 +12,7 @@ import jax
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
-from madad_jax.models import penalty
+from madad_jax.models.layers import penalty
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial, process
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 from madad_jax.synthesis import shapes
 
 _ROWS = {"synthetic": "synthetic labels", "split": "slices labelled"}
@@ -41,8 +41,8 @@ class Wolleb:
     """`level` L, `steps` there and as many back (0: every level), `scale` s; `labels` one of
     `LABELS`: with "split" training batches have `unhealthy` [b]."""
 
-    network: registry.Denoiser
-    classifier: registry.Classifier
+    network: interfaces.Denoiser
+    classifier: interfaces.Classifier
     process: partial.Process
     synthesis: shapes.Options
     residual: difference.Residual

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import bottleneck, initialize, layers, masked_encoder, registry
+from madad_jax.models import registry
+from madad_jax.models.layers import basic, initialize
+from madad_jax.models.networks import bottleneck, masked_encoder
 
 Array = jax.Array
 Params = Any  # nested dict of arrays
@@ -80,7 +82,7 @@ def _images(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def reconstructor(**kwargs: Any) -> Reconstructor:
-    """A bottleneck autoencoder (`models/bottleneck.py`). Defaults as published for 128 pixels.
+    """A bottleneck autoencoder (`models/networks/bottleneck.py`). Defaults as published for 128 pixels.
 
     kind="dense" ("spatial"), variational=False, levels=4, channels=32, max_channels=128,
     latent=128, dropout=0.1, num_groups=8, dtype="float32".
@@ -97,7 +99,7 @@ def reconstructor(**kwargs: Any) -> Reconstructor:
     if module.variational and module.kind != "dense":
         raise errors.UserError('bottleneck.kind: a variational one must be "dense"')
     for width in (module.channels, module.max_channels):
-        layers.check_groups("bottleneck.channels", width, module.num_groups)
+        basic.check_groups("bottleneck.channels", width, module.num_groups)
     return Reconstructor(_module=module)
 
 

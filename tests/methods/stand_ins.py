@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Answers:
 
 
 def autoencoder(logvar=-30.0):
-    return registry.Autoencoder(
+    return interfaces.Autoencoder(
         factor=4, latent_channels=16, output_kernel_path=(), _module=Squares(logvar)
     )
 
 
 def denoiser(gain=1.0):
     calls = []
-    return registry.Denoiser(name="stand-in", _module=Answers(calls, gain)), calls
+    return interfaces.Denoiser(name="stand-in", _module=Answers(calls, gain)), calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Function:
 
 
 def network(function):
-    return registry.Denoiser(name="stand-in", _module=Function(function))
+    return interfaces.Denoiser(name="stand-in", _module=Function(function))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,4 +79,4 @@ class Judge:
 
 
 def classifier(function):
-    return registry.Classifier(_module=Judge(function))
+    return interfaces.Classifier(_module=Judge(function))

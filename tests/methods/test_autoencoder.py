@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.methods import autoencoder
-from madad_jax.models import lpips, registry
+from madad_jax.models import registry
+from madad_jax.models.networks import lpips
 
 SIDE = 16
 NETWORK = registry.autoencoder(  # one level: the smallest that there is, quick to compile

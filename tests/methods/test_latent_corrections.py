@@ -10,7 +10,7 @@ import pytest
 from madad_jax.core import errors
 from madad_jax.diffusion import schedule
 from madad_jax.methods import deco_diff, reflect
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 from madad_jax.synthesis import shapes
 from tests.methods import stand_ins
 from tests.methods.test_madad import SCALE, answers, ask, batch, frozen, latents
@@ -94,7 +94,7 @@ def test_shuffling_moves_whole_patches_and_loses_none():
 
 def test_a_true_direction_is_taken_back_exactly():
     """The network answers the same d at every step: the sum telescopes to x - sqrt(1-abar) d."""
-    made = deco(registry.Denoiser(name="constant", _module=Constant()), start=6)
+    made = deco(interfaces.Denoiser(name="constant", _module=Constant()), start=6)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 8, 8, 4)), jnp.float32)
     d = jnp.asarray(np.random.default_rng(2).standard_normal((8, 8, 4)), jnp.float32)
     found = jax.jit(made.correct)(d, x)
@@ -103,7 +103,7 @@ def test_a_true_direction_is_taken_back_exactly():
 
 
 def test_no_direction_changes_nothing():
-    b, made = batch(), deco(registry.Denoiser(name="constant", _module=Constant()))
+    b, made = batch(), deco(interfaces.Denoiser(name="constant", _module=Constant()))
     out = jax.jit(made.anomaly_map)(jnp.float32(0), frozen(), b, jax.random.key(0))
     np.testing.assert_allclose(out["reconstruction"], b["image"], atol=1e-5)
     assert np.asarray(out["map"]).max() < 1e-2
@@ -184,7 +184,7 @@ def test_flow_is_trained_on_the_straight_line():
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_straight_flow_is_followed_exactly_in_any_number_of_steps(steps):
-    made = flow(registry.Denoiser(name="constant", _module=Constant()), steps=steps)
+    made = flow(interfaces.Denoiser(name="constant", _module=Constant()), steps=steps)
     z = jnp.asarray(np.random.default_rng(1).standard_normal((2, 8, 8, 4)), jnp.float32)
     v = jnp.asarray(np.random.default_rng(2).standard_normal((8, 8, 4)), jnp.float32)
     np.testing.assert_allclose(jax.jit(made.correct)(v, z), z + v, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from madad_jax.core import errors
 from madad_jax.diffusion import noise, partial, schedule
 from madad_jax.methods import maediff
-from madad_jax.models import image_networks, registry
+from madad_jax.models import image_networks, interfaces
 
 PROCESS = partial.Process(schedule.make_schedule("linear", 100), noise.Noise(), "x0")
 SIDE, BOX, PATCH = 16, 8, 4
@@ -31,7 +31,7 @@ def method(**options):
     encoder = image_networks.masked_encoder_of(patch=PATCH, hidden_size=8, depth=1, num_heads=1)
     made = maediff.MaeDiff(
         **{"box": BOX, "stride": 4, "start": 50} | options,
-        network=registry.Denoiser(name="notes", _module=Notes(calls)),
+        network=interfaces.Denoiser(name="notes", _module=Notes(calls)),
         encoder=encoder,
         process=PROCESS,
     )
@@ -103,7 +103,7 @@ def test_reconstruction_is_the_average_of_the_boxes():
             return 0.0 * x[..., :1] + variables["params"], None
 
     made, _ = method()
-    made = dataclasses.replace(made, network=registry.Denoiser(name="c", _module=Constant()))
+    made = dataclasses.replace(made, network=interfaces.Denoiser(name="c", _module=Constant()))
     b, p = batch(), params(made) | {"unet": jnp.float32(0.3)}
     out = jax.jit(made.anomaly_map)(p, {}, b, jax.random.key(0))
     np.testing.assert_allclose(out["reconstruction"], np.full((6, SIDE, SIDE, 1), 0.3), rtol=1e-5)

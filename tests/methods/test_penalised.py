@@ -7,7 +7,7 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.methods import dae, penalised
-from madad_jax.models import registry
+from madad_jax.models import interfaces
 from tests.methods import stand_ins
 from tests.methods.test_reconstruction import batch
 
@@ -25,7 +25,7 @@ class Block:
 
 
 def test_the_penalty_is_weighed_into_loss_and_gradient():
-    inner = dae.Dae(registry.Denoiser(name="block", _module=Block()), sigma=0.0)
+    inner = dae.Dae(interfaces.Denoiser(name="block", _module=Block()), sigma=0.0)
     made = penalised.Penalised(inner, 0.1, "dae")
     params, b, key = {"p": jnp.float32(0.5)}, batch(), jax.random.key(0)
     run = jax.jit(jax.value_and_grad(made.loss, has_aux=True))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.models import attention
+from madad_jax.models.layers import attention
 
 chunked = jax.jit(attention.attend)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, signal
 
 from madad_jax.core import errors
-from madad_jax.models import brain_extraction
+from madad_jax.models.networks import brain_extraction
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.models import chunks, registry
+from madad_jax.models import registry
+from madad_jax.models.layers import chunks
 from tests.methods import stand_ins
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.models import lpips, registry
+from madad_jax.models import registry
+from madad_jax.models.networks import lpips
 
 
 def test_one_logit_an_image_that_depends_on_image_and_level():

@@ -5,7 +5,8 @@ import pytest
 from jax import export as jax_export
 
 from madad_jax.core import errors
-from madad_jax.models import convolution, registry
+from madad_jax.models import registry
+from madad_jax.models.layers import convolution
 
 
 def arrays(shape, features):

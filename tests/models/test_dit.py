@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.models import dit, registry
+from madad_jax.models import registry
+from madad_jax.models.networks import dit
 
 TINY = {"size": None, "hidden_size": 32, "depth": 2, "num_heads": 4}
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.models import bottleneck, image_networks
+from madad_jax.models import image_networks
+from madad_jax.models.networks import bottleneck
 
 SMALL = {"levels": 1, "channels": 8, "max_channels": 8, "latent": 5, "num_groups": 4}
 

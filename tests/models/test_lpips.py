@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.models import lpips
+from madad_jax.models.networks import lpips
 
 
 @pytest.fixture(scope="module")

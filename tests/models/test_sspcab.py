@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax.models import penalty, registry, sspcab
+from madad_jax.models import registry
+from madad_jax.models.layers import penalty, sspcab
 
 
 def draw(block, x, seed=0):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax.models import winograd
+from madad_jax.models.layers import winograd
 
 
 def arrays(shape, features):

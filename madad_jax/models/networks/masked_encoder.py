@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import dit, initialize, layers
+from madad_jax.models.layers import basic, initialize
+from madad_jax.models.networks import dit
 
 
 class Block(nn.Module):
@@ -31,11 +32,11 @@ class Block(nn.Module):
         """Where nothing is visible, every token counts."""
         b, n, width = x.shape
 
-        def linear(features: int, name: str) -> layers.Linear:
-            return layers.Linear(features, init_scheme="xavier", dtype=self.dtype, name=name)
+        def linear(features: int, name: str) -> basic.Linear:
+            return basic.Linear(features, init_scheme="xavier", dtype=self.dtype, name=name)
 
-        qkv = layers.ParallelLinear(3, width, dtype=self.dtype, name="qkv")
-        parts = qkv(layers.layer_norm(x, self.dtype)).reshape(b, n, 3, self.num_heads, -1)
+        qkv = basic.ParallelLinear(3, width, dtype=self.dtype, name="qkv")
+        parts = qkv(basic.layer_norm(x, self.dtype)).reshape(b, n, 3, self.num_heads, -1)
         q, k, v = jnp.moveaxis(parts, 2, 0)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         hidden = (visible < 0.5) & (visible > 0.5).any(-1, keepdims=True)
@@ -43,7 +44,7 @@ class Block(nn.Module):
         weights = jax.nn.softmax(logits).astype(v.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, width)
         x = x + linear(width, "proj")(mixed)
-        h = nn.gelu(linear(4 * width, "fc1")(layers.layer_norm(x, self.dtype)))
+        h = nn.gelu(linear(4 * width, "fc1")(basic.layer_norm(x, self.dtype)))
         return x + linear(width, "fc2")(h)
 
 
@@ -69,7 +70,7 @@ class MaskedEncoder(nn.Module):
             )
         table = dit.position_embedding(self.hidden_size, height // self.patch, width // self.patch)
         seen = visible.reshape(x.shape[0], -1)
-        embed = layers.Linear(self.hidden_size, init_scheme="xavier", name="embed")
+        embed = basic.Linear(self.hidden_size, init_scheme="xavier", name="embed")
         h = embed(dit.patchify(x, self.patch)) * seen[..., None] + jnp.asarray(table)
         for i in range(self.depth):
             h = Block(self.num_heads, self.dtype, name=f"blocks_{i}")(h, seen)
@@ -78,5 +79,5 @@ class MaskedEncoder(nn.Module):
         everything = jnp.ones_like(seen)
         for i in range(self.decoder_depth):
             h = Block(self.num_heads, self.dtype, name=f"decoder_{i}")(h, everything)
-        pixels = layers.Linear(self.patch**2 * channels, init_scheme="xavier", name="pixels")
-        return dit.unpatchify(pixels(layers.layer_norm(h, "float32")), self.patch, height, width)
+        pixels = basic.Linear(self.patch**2 * channels, init_scheme="xavier", name="pixels")
+        return dit.unpatchify(pixels(basic.layer_norm(h, "float32")), self.patch, height, width)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import winograd
+from madad_jax.models.layers import winograd
 
 IMPLEMENTATIONS = ("auto", "plain", "winograd")
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")

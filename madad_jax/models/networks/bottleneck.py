@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from madad_jax.models import initialize, layers
+from madad_jax.models.layers import basic, initialize
 
 KINDS = ("dense", "spatial")
 SLOPE = 0.3  # of the leaky ReLU below zero (Keras' default)
@@ -48,7 +48,7 @@ class _Strided(nn.Module):
         k = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
         k = k.reshape(3, 2, 3, 2, channels, self.features).transpose(0, 2, 1, 3, 4, 5)
         k = k.reshape(3, 3, 4 * channels, self.features)
-        return _convolve(layers.space_to_depth(x, 2), k, self.dtype) + bias.astype(self.dtype)
+        return _convolve(basic.space_to_depth(x, 2), k, self.dtype) + bias.astype(self.dtype)
 
 
 class _Up(nn.Module):
@@ -69,7 +69,7 @@ class _Up(nn.Module):
         k = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
         k = k.reshape(3, 2, 3, 2, channels, self.features)[:, ::-1, :, ::-1]
         k = k.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, channels, 4 * self.features)
-        y = layers.depth_to_space(_convolve(x, k, self.dtype), 2)
+        y = basic.depth_to_space(_convolve(x, k, self.dtype), 2)
         return y + bias.astype(self.dtype)
 
 
@@ -114,10 +114,10 @@ class BottleneckAutoencoder(nn.Module):
             width = max(self.channels, self.max_channels // 2**i)
             h = _Up(width, self.dtype, name=f"dec_conv_{i}")(h)
             h = nn.leaky_relu(self._norm(f"dec_norm_{i}")(h), SLOPE)
-        return layers.Linear(x.shape[-1], name="dec_out")(h), mean, log_sigma
+        return basic.Linear(x.shape[-1], name="dec_out")(h), mean, log_sigma
 
-    def _norm(self, name: str) -> layers.GroupNorm:
-        return layers.GroupNorm(self.num_groups, dtype=self.dtype, name=name)
+    def _norm(self, name: str) -> basic.GroupNorm:
+        return basic.GroupNorm(self.num_groups, dtype=self.dtype, name=name)
 
     def _spatial(self, h: jax.Array, drop: nn.Dropout, train: bool):
         del train
@@ -126,15 +126,15 @@ class BottleneckAutoencoder(nn.Module):
 
     def _dense(self, h: jax.Array, drop: nn.Dropout, train: bool):
         shape, width = h.shape, h.shape[-1]
-        h = layers.Linear(max(1, width // 8), name="squeeze")(h)
+        h = basic.Linear(max(1, width // 8), name="squeeze")(h)
         inner = h.shape[1:]
         flat = h.reshape(shape[0], -1)
-        mean = drop(layers.Linear(self.latent, name="mean")(flat))
+        mean = drop(basic.Linear(self.latent, name="mean")(flat))
         log_sigma, z = None, mean
         if self.variational:
-            log_sigma = drop(layers.Linear(self.latent, name="log_sigma")(flat))
+            log_sigma = drop(basic.Linear(self.latent, name="log_sigma")(flat))
             if train:
                 noise = jax.random.normal(self.make_rng("latent"), mean.shape)
                 z = mean + jnp.exp(log_sigma) * noise
-        h = drop(layers.Linear(math.prod(inner), name="expand")(z))
-        return layers.Linear(width, name="unsqueeze")(h.reshape(-1, *inner)), mean, log_sigma
+        h = drop(basic.Linear(math.prod(inner), name="expand")(z))
+        return basic.Linear(width, name="unsqueeze")(h.reshape(-1, *inner)), mean, log_sigma

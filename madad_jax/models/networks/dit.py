@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import attention, layers
+from madad_jax.models.layers import attention as attention_lib
+from madad_jax.models.layers import basic
 
 # name: (hidden_size, depth, num_heads). S to XL are the published sizes, Ti is the field's tiny
 # ViT; T and Mi are ours, for CPUs (1.9M and 5.5M parameters). Written "S/2" with a patch size.
@@ -83,21 +84,21 @@ class Block(nn.Module):
         """Tokens `x` conditioned on `c`, the embedded time step."""
         b, n, width = x.shape
 
-        def linear(features: int, name: str, scheme: str = "xavier") -> layers.Linear:
-            return layers.Linear(features, init_scheme=scheme, dtype=self.dtype, name=name)
+        def linear(features: int, name: str, scheme: str = "xavier") -> basic.Linear:
+            return basic.Linear(features, init_scheme=scheme, dtype=self.dtype, name=name)
 
         drop = nn.Dropout(self.dropout, deterministic=not train)
         modulation = linear(6 * width, "adaLN_modulation_1", "zero")(nn.silu(c))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
-        h = _modulate(layers.layer_norm(x, self.dtype), shift1, scale1)
-        qkv = layers.ParallelLinear(3, width, dtype=self.dtype, name="attn_qkv")(h)
+        h = _modulate(basic.layer_norm(x, self.dtype), shift1, scale1)
+        qkv = basic.ParallelLinear(3, width, dtype=self.dtype, name="attn_qkv")(h)
         qkv = qkv.reshape(b, n, 3, self.num_heads, -1)
-        h = attention.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
+        h = attention_lib.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
         h = drop(linear(width, "attn_proj")(h.reshape(b, n, width)))
         x = x + gate1[:, None] * h
 
-        h = _modulate(layers.layer_norm(x, self.dtype), shift2, scale2)
+        h = _modulate(basic.layer_norm(x, self.dtype), shift2, scale2)
         h = drop(nn.gelu(linear(int(width * self.mlp_ratio), "mlp_fc1")(h), approximate=True))
         h = drop(linear(width, "mlp_fc2")(h))
         return x + gate2[:, None] * h
@@ -138,10 +139,10 @@ class DiT(nn.Module):
 
         def linear(
             features: int, name: str, scheme: str | float, dtype: str = self.dtype
-        ) -> layers.Linear:
-            return layers.Linear(features, init_scheme=scheme, dtype=dtype, name=name)
+        ) -> basic.Linear:
+            return basic.Linear(features, init_scheme=scheme, dtype=dtype, name=name)
 
-        c = layers.timestep_embedding(t, FREQUENCIES)
+        c = basic.timestep_embedding(t, FREQUENCIES)
         c = nn.silu(linear(dim, "t_embedder_mlp_0", 0.02)(c))
         c = linear(dim, "t_embedder_mlp_2", 0.02)(c)
         h = linear(dim, "x_embedder", "xavier")(patchify(x, patch))
@@ -150,7 +151,7 @@ class DiT(nn.Module):
         h = self._blocks(h, c, train)
         modulation = linear(2 * dim, "final_layer_adaLN_modulation_1", "zero")(nn.silu(c))
         shift, scale = jnp.split(modulation, 2, axis=-1)
-        h = _modulate(layers.layer_norm(h, self.dtype), shift, scale)
+        h = _modulate(basic.layer_norm(h, self.dtype), shift, scale)
         # The two heads in float32: they are small, and losses and thresholds read them.
         cells = patch * patch
         x0 = linear(cells * channels, "final_layer_linear", "zero", "float32")(h)

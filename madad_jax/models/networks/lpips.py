@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from madad_jax.core import errors
-from madad_jax.models import convolution
+from madad_jax.models.layers import convolution
 
 # torchvision's indices of the convolutions, by the block whose last activation is read.
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import initialize, layers
+from madad_jax.models.layers import basic, initialize
 
 KERNEL = 4
 SLOPE = 0.2
@@ -52,8 +52,8 @@ class PatchDiscriminator(nn.Module):
                 f"{3 * 2**self.num_layers} are accepted"
             )
 
-        def conv(features: int, stride: int, name: str, bias: bool, dtype: str) -> layers.Conv:
-            return layers.Conv(
+        def conv(features: int, stride: int, name: str, bias: bool, dtype: str) -> basic.Conv:
+            return basic.Conv(
                 features, KERNEL, stride, use_bias=bias, normal_std=0.02, dtype=dtype, name=name
             )
 

@@ -22,7 +22,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import attention, layers, sspcab
+from madad_jax.models.layers import attention as attention_lib
+from madad_jax.models.layers import basic
+from madad_jax.models.layers import sspcab as sspcab_lib
 
 # name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is
 # not divisible by 12. Ten heads keep the head size of 32 that S, M and L have at the first
@@ -46,11 +48,11 @@ class ResBlock(nn.Module):
     ) -> Shaped[jax.Array, "b h w d"]:
         """[b, h, w, c], [b, e] -> [b, h, w, features]."""
 
-        def norm(name: str) -> layers.GroupNorm:
-            return layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=name)
+        def norm(name: str) -> basic.GroupNorm:
+            return basic.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=name)
 
-        def conv(name: str, zero_init: bool = False) -> layers.Conv:
-            return layers.Conv(
+        def conv(name: str, zero_init: bool = False) -> basic.Conv:
+            return basic.Conv(
                 self.features,
                 zero_init=zero_init,
                 convolution=self.convolution,
@@ -59,12 +61,12 @@ class ResBlock(nn.Module):
             )
 
         h = conv("in_layers_2")(nn.silu(norm("in_layers_0")(x)))
-        emb = layers.Linear(self.features, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
+        emb = basic.Linear(self.features, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
         h = nn.silu(norm("out_layers_0")(h + emb[:, None, None]))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv("out_layers_3", zero_init=True)(h)
         if x.shape[-1] != self.features:
-            x = layers.Linear(self.features, dtype=self.dtype, name="skip_connection")(x)
+            x = basic.Linear(self.features, dtype=self.dtype, name="skip_connection")(x)
         return x + h
 
 
@@ -84,12 +86,12 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b h w c"]:
         """[b, h, w, c] -> the same shape."""
         b, height, width, channels = x.shape
-        h = layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm")(x)
+        h = basic.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm")(x)
         h = h.reshape(b, height * width, channels)
-        qkv = layers.Linear(3 * channels, dtype=self.dtype, name="qkv")(h)
+        qkv = basic.Linear(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(b, height * width, self.num_heads, -1), 3, axis=-1)
-        h = attention.attend(q, k, v, self.attention).reshape(b, height * width, channels)
-        h = layers.Linear(channels, init_scheme="zero", dtype=self.dtype, name="proj_out")(h)
+        h = attention_lib.attend(q, k, v, self.attention).reshape(b, height * width, channels)
+        h = basic.Linear(channels, init_scheme="zero", dtype=self.dtype, name="proj_out")(h)
         return x + h.reshape(x.shape)
 
 
@@ -101,7 +103,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
         """Halves both sides."""
-        return layers.Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
+        return basic.Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
 
 
 class Upsample(nn.Module):
@@ -113,7 +115,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
         """Doubles both sides."""
-        return layers.Conv(
+        return basic.Conv(
             x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
         )(x)
 
@@ -148,12 +150,12 @@ class UNet(nn.Module):
         channels, whatever the input has.
         """
         self._check_sides(x.shape)
-        emb = layers.timestep_embedding(t, self.model_channels)
+        emb = basic.timestep_embedding(t, self.model_channels)
         emb = nn.silu(self._linear("time_embed_0")(emb))
         emb = self._linear("time_embed_2")(emb)
 
-        conv_in = layers.Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")
-        h = conv_in(layers.space_to_depth(x, self.patch))
+        conv_in = basic.Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")
+        h = conv_in(basic.space_to_depth(x, self.patch))
         skips, block, rate = [h], 1, 1
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
@@ -181,7 +183,7 @@ class UNet(nn.Module):
                     rate //= 2
                 block += 1
         if self.sspcab:
-            h = sspcab.SSPCAB(dtype=self.dtype, name="sspcab")(h)
+            h = sspcab_lib.SSPCAB(dtype=self.dtype, name="sspcab")(h)
         return self._heads(h, x)
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
@@ -192,8 +194,8 @@ class UNet(nn.Module):
                 f"are multiples of {multiple}, found {shape[1]}x{shape[2]}"
             )
 
-    def _linear(self, name: str) -> layers.Linear:
-        return layers.Linear(4 * self.model_channels, dtype=self.dtype, name=name)
+    def _linear(self, name: str) -> basic.Linear:
+        return basic.Linear(4 * self.model_channels, dtype=self.dtype, name=name)
 
     def _stage(
         self, h: jax.Array, emb: jax.Array, train: bool, mult: int, rate: int, name: str
@@ -217,13 +219,13 @@ class UNet(nn.Module):
     def _heads(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Both heads in float32: they are small, and losses and thresholds read them."""
 
-        def norm(name: str) -> layers.GroupNorm:
-            return layers.GroupNorm(self.num_groups, NORM_EPSILON, name=name)
+        def norm(name: str) -> basic.GroupNorm:
+            return basic.GroupNorm(self.num_groups, NORM_EPSILON, name=name)
 
         channels = self.out_channels or x.shape[-1]
         fold = self.patch**2
-        x0 = layers.Conv(channels * fold, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
-        x0 = layers.depth_to_space(x0, self.patch)
+        x0 = basic.Conv(channels * fold, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
+        x0 = basic.depth_to_space(x0, self.patch)
         if self.residual_x0:
             x0 = x[..., :channels].astype(jnp.float32) + x0
         if not self.mask_head:
@@ -231,5 +233,5 @@ class UNet(nn.Module):
         return x0, self._mask(norm("mt_out_0")(h))
 
     def _mask(self, h: jax.Array) -> jax.Array:
-        logit = layers.Conv(self.patch**2, zero_init=True, name="mt_out_1")(h)
-        return layers.depth_to_space(logit, self.patch)
+        logit = basic.Conv(self.patch**2, zero_init=True, name="mt_out_1")(h)
+        return basic.depth_to_space(logit, self.patch)

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from madad_jax.models import attention, layers
+from madad_jax.models.layers import attention as attention_lib
+from madad_jax.models.layers import basic
 
 NORM_EPSILON = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -40,13 +41,13 @@ class ResBlock(nn.Module):
         """[b, h, w, c] -> [b, h, w, features]."""
         h = x
         for i in (1, 2):
-            norm = layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=f"norm{i}")
-            conv = layers.Conv(
+            norm = basic.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name=f"norm{i}")
+            conv = basic.Conv(
                 self.features, convolution=self.convolution, dtype=self.dtype, name=f"conv{i}"
             )
             h = conv(nn.silu(norm(h)))
         if x.shape[-1] != self.features:
-            x = layers.Linear(self.features, dtype=self.dtype, name="nin_shortcut")(x)
+            x = basic.Linear(self.features, dtype=self.dtype, name="nin_shortcut")(x)
         return x + h
 
 
@@ -61,13 +62,13 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b h w c"]:
         """[b, h, w, c] -> the same shape."""
         b, height, width, channels = x.shape
-        h = layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm")(x)
+        h = basic.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm")(x)
         h = h.reshape(b, height * width, channels)
         q, k, v = (
-            layers.Linear(channels, dtype=self.dtype, name=name)(h)[:, :, None] for name in "qkv"
+            basic.Linear(channels, dtype=self.dtype, name=name)(h)[:, :, None] for name in "qkv"
         )
-        h = attention.attend(q, k, v, self.attention).reshape(b, height, width, channels)
-        return x + layers.Linear(channels, dtype=self.dtype, name="proj_out")(h)
+        h = attention_lib.attend(q, k, v, self.attention).reshape(b, height, width, channels)
+        return x + basic.Linear(channels, dtype=self.dtype, name="proj_out")(h)
 
 
 class _Stack(nn.Module):
@@ -85,8 +86,8 @@ class _Stack(nn.Module):
     remat: bool
     dtype: str
 
-    def _conv(self, features: int, name: str) -> layers.Conv:
-        return layers.Conv(features, convolution=self.convolution, dtype=self.dtype, name=name)
+    def _conv(self, features: int, name: str) -> basic.Conv:
+        return basic.Conv(features, convolution=self.convolution, dtype=self.dtype, name=name)
 
     def _block(self, x: jax.Array, features: int, name: str) -> jax.Array:
         block = nn.remat(ResBlock) if self.remat else ResBlock
@@ -101,7 +102,7 @@ class _Stack(nn.Module):
         return self._block(x, width, "mid_block_2")
 
     def _norm_out(self, x: jax.Array) -> jax.Array:
-        norm = layers.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm_out")
+        norm = basic.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm_out")
         return nn.silu(norm(x))
 
 
@@ -111,7 +112,7 @@ class Encoder(_Stack):
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b H W c"]) -> Shaped[jax.Array, "b h w d"]:
         """[b, H, W, c] -> [b, H/f, W/f, out_channels]."""
-        h = self._conv(self.channels, "conv_in")(layers.space_to_depth(x, self.patch))
+        h = self._conv(self.channels, "conv_in")(basic.space_to_depth(x, self.patch))
         for i, mult in enumerate(self.channel_mult):
             for j in range(self.num_res_blocks):
                 h = self._block(h, self.channels * mult, f"down_{i}_block_{j}")
@@ -125,7 +126,7 @@ class Decoder(_Stack):
 
     def setup(self) -> None:
         """The output layer is a member of its own, so that it can be called alone."""
-        self.conv_out = layers.Conv(self.out_channels * self.patch**2, dtype="float32")
+        self.conv_out = basic.Conv(self.out_channels * self.patch**2, dtype="float32")
 
     @nn.compact
     def features(self, z: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww d"]:
@@ -141,7 +142,7 @@ class Decoder(_Stack):
 
     def output(self, h: Shaped[jax.Array, "b hh ww d"]) -> Float[jax.Array, "b H W c"]:
         """The last convolution, in float32; no tanh."""
-        return layers.depth_to_space(self.conv_out(h), self.patch)
+        return basic.depth_to_space(self.conv_out(h), self.patch)
 
 
 class _Downsample(nn.Module):
@@ -149,7 +150,7 @@ class _Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        return layers.Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
+        return basic.Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
 
 
 class _Upsample(nn.Module):
@@ -158,7 +159,7 @@ class _Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        return layers.Conv(
+        return basic.Conv(
             x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
         )(x)
 
@@ -209,8 +210,8 @@ class AutoencoderKL(nn.Module):
             out_channels=self.out_channels,
             **shared,
         )
-        self.quant_conv = layers.Linear(2 * self.embed_dim)
-        self.post_quant_conv = layers.Linear(self.latent_channels)
+        self.quant_conv = basic.Linear(2 * self.embed_dim)
+        self.post_quant_conv = basic.Linear(self.latent_channels)
 
     def __call__(self, image: Float[jax.Array, "b H W c"]) -> Float[jax.Array, "b H W d"]:
         """Decoded posterior mean; touches every parameter, for initialisation."""

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Float, Int
 
-from madad_jax.models import layers, unet
+from madad_jax.models.layers import basic
+from madad_jax.models.networks import unet
 
 
 class Classifier(nn.Module):
@@ -28,11 +29,11 @@ class Classifier(nn.Module):
     ) -> Float[jax.Array, " b"]:
         """[b, h, w, c], [b] -> [b], float32."""
         width = self.model_channels
-        emb = layers.timestep_embedding(t, width)
-        emb = layers.Linear(4 * width, dtype=self.dtype, name="time_embed_0")(emb)
-        emb = layers.Linear(4 * width, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
-        h = layers.space_to_depth(x, self.patch)
-        h = layers.Conv(width, dtype=self.dtype, name="conv_in")(h)
+        emb = basic.timestep_embedding(t, width)
+        emb = basic.Linear(4 * width, dtype=self.dtype, name="time_embed_0")(emb)
+        emb = basic.Linear(4 * width, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
+        h = basic.space_to_depth(x, self.patch)
+        h = basic.Conv(width, dtype=self.dtype, name="conv_in")(h)
         for level, mult in enumerate(self.channel_mult):
             if level:
                 h = unet.Downsample(self.dtype, name=f"down_{level}")(h)
@@ -40,5 +41,5 @@ class Classifier(nn.Module):
                 name = f"block_{level}_{block}"
                 settings = (width * mult, self.num_groups, self.dropout, "plain", self.dtype)
                 h = unet.ResBlock(*settings, name=name)(h, emb, train)
-        h = nn.silu(layers.GroupNorm(self.num_groups, unet.NORM_EPSILON, name="norm")(h))
-        return layers.Linear(1, name="out")(h.mean((1, 2)))[:, 0]
+        h = nn.silu(basic.GroupNorm(self.num_groups, unet.NORM_EPSILON, name="norm")(h))
+        return basic.Linear(1, name="out")(h.mean((1, 2)))[:, 0]

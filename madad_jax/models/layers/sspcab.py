@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Shaped
 
-from madad_jax.models import layers
+from madad_jax.models.layers import basic
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 
@@ -45,7 +45,7 @@ class SSPCAB(nn.Module):
         places = [(row, column) for row in starts for column in starts]
         for name, (row, column) in zip(CORNERS, places, strict=True):
             part = padded[:, row : row + height + span, column : column + width + span]
-            conv = layers.Conv(channels, self.side, padding=(0, 0), dtype=self.dtype, name=name)
+            conv = basic.Conv(channels, self.side, padding=(0, 0), dtype=self.dtype, name=name)
             total = total + conv(part)
         y = self._attend(nn.relu(total))
         self.sow("penalty", "sspcab", jnp.square((y - x).astype(jnp.float32)).mean())
@@ -56,6 +56,6 @@ class SSPCAB(nn.Module):
         channels = x.shape[-1]
         hidden = max(1, channels // self.reduction)
         squeezed = x.astype(jnp.float32).mean((1, 2))
-        h = nn.relu(layers.Linear(hidden, name="excite_0")(squeezed))
-        gate = nn.sigmoid(layers.Linear(channels, name="excite_2")(h))
+        h = nn.relu(basic.Linear(hidden, name="excite_0")(squeezed))
+        gate = nn.sigmoid(basic.Linear(channels, name="excite_2")(h))
         return x * gate[:, None, None].astype(x.dtype)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models import convolution as convolution_lib
-from madad_jax.models import initialize
+from madad_jax.models.layers import convolution as convolution_lib
+from madad_jax.models.layers import initialize
 
 DTYPES = ("float32", "bfloat16")
 
