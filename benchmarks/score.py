@@ -21,7 +21,7 @@ from configs import default
 from madad_jax import build, restore, scoring, stages
 from madad_jax import run as run_lib
 from madad_jax.checkpoints import saver
-from madad_jax.methods import ensemble
+from madad_jax.methods.wrappers import ensemble
 from madad_jax.metrics import bootstrap, evaluator
 from madad_jax.runtime import startup
 from madad_jax.runtime import stop as stop_lib

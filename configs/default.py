@@ -65,11 +65,13 @@ def get_config(preset: str = "paper"):
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
     )
-    c.ensemble = config_dict.create(  # ours: several looks, several signals (methods/ensemble.py)
-        draws=1,  # of the sampler's noise, whose maps are averaged; needs sampler.eta above 0
-        flips=False,  # each draw also of the mirrored slice
-        combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
-        smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
+    c.ensemble = (
+        config_dict.create(  # ours: several looks, several signals (methods/wrappers/ensemble.py)
+            draws=1,  # of the sampler's noise, whose maps are averaged; needs sampler.eta above 0
+            flips=False,  # each draw also of the mirrored slice
+            combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
+            smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
+        )
     )
     c.optim = config_dict.create(
         name="adamw",  # adamw | adam | muon

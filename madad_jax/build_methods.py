@@ -25,17 +25,16 @@ from madad_jax.methods import (
     dae,
     ddpm,
     deco_diff,
-    ensemble,
     itermask2,
     madad,
     maediff,
     pddpm,
-    penalised,
     reflect,
     thor,
     vae,
     wolleb,
 )
+from madad_jax.methods.wrappers import ensemble, penalised
 from madad_jax.models import image_networks
 from madad_jax.synthesis import shapes
 

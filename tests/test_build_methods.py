@@ -10,7 +10,8 @@ from configs.baselines import anoddpm, ddpm, wolleb
 from madad_jax import build, build_methods, build_networks, checks
 from madad_jax import run as run_lib
 from madad_jax.core import errors
-from madad_jax.methods import base, penalised
+from madad_jax.methods import base
+from madad_jax.methods.wrappers import penalised
 
 
 def test_every_section_has_a_method_and_every_method_a_name_of_its_own():

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.methods import base
+from madad_jax.methods import families
 
 
 @dataclasses.dataclass(frozen=True)
-class Ae(base.Bottleneck):
+class Ae(families.Bottleneck):
     """The method; `frozen` is empty."""
 
     name: str = "ae"

@@ -14,11 +14,11 @@ is drawn for each image; `steps` may be fewer.
 
 import dataclasses
 
-from madad_jax.methods import base
+from madad_jax.methods import families
 
 
 @dataclasses.dataclass(frozen=True)
-class AnoDdpm(base.PartialDiffusion):
+class AnoDdpm(families.PartialDiffusion):
     """`process.noise` is the simplex noise."""
 
     name: str = "anoddpm"

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from madad_jax.anomaly_maps import difference, morphology
 from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import partial
-from madad_jax.methods import base
+from madad_jax.methods import families
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ _PUBLISHED = partial.Reverse(start=200)
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoDdpm(base.ImageDiffusion):
+class AutoDdpm(families.ImageDiffusion):
     """`frozen` may hold {"lpips": weights}."""
 
     reverse: partial.Reverse = _PUBLISHED
@@ -63,7 +63,7 @@ class AutoDdpm(base.ImageDiffusion):
             return self.network.predict(params, x, t)
 
         x_hat = self.process.reconstruct(network, x, k_first, self.reverse)
-        suspicion = suspicious(base.perceptual_distance(frozen, x_hat, x), x_hat, x)
+        suspicion = suspicious(families.perceptual_distance(frozen, x_hat, x), x_hat, x)
         mask = self.mask(suspicion)[..., None]
         final = self.inpaint(network, x_hat, x, mask, k_second)
         r = self.residual

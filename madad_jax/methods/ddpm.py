@@ -12,11 +12,11 @@ instead of a difference cut at a fixed value, smoothed as every row is; `steps` 
 
 import dataclasses
 
-from madad_jax.methods import base
+from madad_jax.methods import families
 
 
 @dataclasses.dataclass(frozen=True)
-class Ddpm(base.PartialDiffusion):
+class Ddpm(families.PartialDiffusion):
     """`process.noise` is Gaussian."""
 
     name: str = "ddpm"

@@ -31,7 +31,7 @@ from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import masking, process
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.methods import base
+from madad_jax.methods import families
 from madad_jax.synthesis import shapes
 
 _NO_SYNTHESIS = shapes.Options()
@@ -53,7 +53,7 @@ class Corruption:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoDiff(base.OnLatents):
+class DecoDiff(families.OnLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
     schedule: schedule_lib.Schedule

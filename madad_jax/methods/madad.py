@@ -17,7 +17,7 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.methods import base
+from madad_jax.methods import families
 from madad_jax.synthesis import shapes
 
 
@@ -72,7 +72,7 @@ _NO_SYNTHESIS = shapes.Options()
 
 
 @dataclasses.dataclass(frozen=True)
-class MadAd(base.OnLatents):
+class MadAd(families.OnLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
     schedule: schedule_lib.Schedule

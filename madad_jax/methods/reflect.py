@@ -31,7 +31,7 @@ from jaxtyping import Float
 from madad_jax.anomaly_maps import fused
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.methods import base
+from madad_jax.methods import families
 from madad_jax.synthesis import polygons, shapes
 
 LEVELS = 1000  # of t, as the networks embed it
@@ -67,7 +67,7 @@ class Corruption:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reflect(base.OnLatents):
+class Reflect(families.OnLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
     corruption: Corruption = Corruption()

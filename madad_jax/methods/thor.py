@@ -29,14 +29,14 @@ from madad_jax.anomaly_maps import difference as difference_lib
 from madad_jax.anomaly_maps import morphology
 from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import partial
-from madad_jax.methods import base
+from madad_jax.methods import families
 
 _BLUR = 2.0  # pixels
 _PUBLISHED = partial.Reverse(start=250)
 
 
 @dataclasses.dataclass(frozen=True)
-class Thor(base.ImageDiffusion):
+class Thor(families.ImageDiffusion):
     """`harmonise` are levels, `window` the side of the morphology in pixels. `frozen` may hold
     {"lpips": weights}."""
 
@@ -84,7 +84,7 @@ class Thor(base.ImageDiffusion):
         self, frozen: Params, x0: Float[jax.Array, "b H W 1"], x: Float[jax.Array, "b H W 1"]
     ) -> Float[jax.Array, "b H W"]:
         """m: absolute times blurred perceptual difference, largest value 1 in each image."""
-        perceptual = jnp.clip(base.perceptual_distance(frozen, x0, x), 0.0, 1.0)
+        perceptual = jnp.clip(families.perceptual_distance(frozen, x0, x), 0.0, 1.0)
         m = jnp.abs(x0 - x)[..., 0] * difference_lib.gaussian_smooth(perceptual, _BLUR)
         return m / jnp.maximum(m.max((1, 2), keepdims=True), 1e-8)
 

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.methods import base
+from madad_jax.methods import families
 
 
 @dataclasses.dataclass(frozen=True)
-class Vae(base.Bottleneck):
+class Vae(families.Bottleneck):
     """The method; `network` must be variational. `frozen` is empty."""
 
     kl_weight: float = 1.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.methods import ensemble
+from madad_jax.methods.wrappers import ensemble
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.methods import dae, penalised
+from madad_jax.methods import dae
+from madad_jax.methods.wrappers import penalised
 from madad_jax.models import interfaces
 from tests.methods import stand_ins
 from tests.methods.test_reconstruction import batch

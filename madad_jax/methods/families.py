@@ -1,0 +1,165 @@
+"""What methods of one kind share: those on latents, on images, with partial noising, with a
+bottleneck.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from madad_jax.anomaly_maps import difference, structure
+from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.diffusion import partial
+from madad_jax.models import image_networks, interfaces
+from madad_jax.models.networks import lpips
+
+
+def perceptual_distance(
+    frozen: Params, a: Float[jax.Array, "b H W 1"], b: Float[jax.Array, "b H W 1"]
+) -> Float[jax.Array, "b H W"]:
+    """LPIPS as a map where `frozen` holds its weights ("lpips"), else (1 - SSIM) / 2."""
+    if "lpips" in frozen:
+        return lpips.distance_map(frozen["lpips"], a, b)
+    return structure.dissimilarity(a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnLatents:
+    """What methods on the latents of a frozen autoencoder share: the way there and back.
+
+    `frozen` is {"autoencoder": params, "scaling_factor": scalar}; a batch may carry the posterior
+    (`latent_mean`, `latent_logvar`) in place of images.
+    """
+
+    denoiser: interfaces.Denoiser
+    autoencoder: interfaces.Autoencoder
+
+    def latent_sides(self, batch_spec: Batch) -> tuple[int, int]:
+        """(h, w) of the latents of a batch of these shapes."""
+        if "latent_mean" in batch_spec:
+            return batch_spec["latent_mean"].shape[1:3]
+        _, height, width, _ = batch_spec["image"].shape
+        return height // self.autoencoder.factor, width // self.autoencoder.factor
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the denoiser for the latents of the batch, or of its images."""
+        h, w = self.latent_sides(batch_spec)
+        return self.denoiser.init(key, (1, h, w, self.autoencoder.latent_channels))
+
+    def posterior(self, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """(mean, log-variance), unscaled, from the batch's cache where it carries one."""
+        if "latent_mean" in batch:
+            return batch["latent_mean"], batch["latent_logvar"]
+        return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
+
+    def drawn(self, frozen: Params, batch: Batch, key: jax.Array) -> Float[jax.Array, "b h w c"]:
+        """A scaled draw of the posterior, not trained through."""
+        mean, logvar = jax.lax.stop_gradient(self.posterior(frozen, batch))
+        noise = jax.random.normal(key, mean.shape)
+        return (mean + jnp.exp(0.5 * logvar) * noise) * frozen["scaling_factor"]
+
+    def scaled_mean(
+        self, frozen: Params, images: Float[jax.Array, "b H W 1"]
+    ) -> Float[jax.Array, "b h w c"]:
+        """Scaled posterior means of images, not trained through."""
+        mean, _ = self.autoencoder.encode(frozen["autoencoder"], images)
+        return jax.lax.stop_gradient(mean) * frozen["scaling_factor"]
+
+    def decode_pair(
+        self,
+        frozen: Params,
+        batch: Batch,
+        latent: Float[jax.Array, "b h w c"],
+        corrected: Float[jax.Array, "b h w c"],
+        reference: str,
+    ) -> tuple[Float[jax.Array, "b H W 1"], Float[jax.Array, "b H W 1"]]:
+        """(decoded correction, what it is compared with); both latents are scaled.
+
+        `reference`: "autoencoded" decodes twice, in one batch, or once where nothing was
+        corrected; the paper's "input" needs only one.
+        """
+        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
+        if reference == "input":
+            return self.autoencoder.decode(weights, corrected / scale), batch["image"]
+        return self.autoencoder.decode_both(weights, corrected / scale, latent / scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDiffusion:
+    """What every diffusion on whole images shares: its parts, its weights and its training.
+
+    train   || y - f(x_t, t) ||^2 at all levels t, y the noise or the clean image
+    """
+
+    network: interfaces.Denoiser
+    process: partial.Process
+    residual: difference.Residual
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the U-Net."""
+        return self.network.init(key, batch_spec["image"].shape)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """The network's error over whole images."""
+        del frozen
+        k_process, k_dropout = jax.random.split(key)
+        dropout = None if self.deterministic else k_dropout
+
+        def network(x, t):
+            return self.network.predict(params, x, t, key=dropout)
+
+        loss = self.process.loss(network, batch["image"], k_process)
+        return loss, {"loss": loss}
+
+
+_PUBLISHED = partial.Reverse(start=250)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialDiffusion(ImageDiffusion):
+    """Noised in part and denoised; what changed is the map (diffusion/partial.py)."""
+
+    reverse: partial.Reverse = _PUBLISHED
+    name: str = "ddpm"
+    deterministic: bool = False
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and `reconstruction` [b,H,W,1]."""
+        del frozen
+        x = batch["image"]
+
+        def network(x, t):
+            return self.network.predict(params, x, t)
+
+        x_hat = self.process.reconstruct(network, x, key, self.reverse)
+        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
+
+
+_PLAIN = difference.Residual()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottleneck:
+    """What autoencoders with a bottleneck share: what does not fit through it is the map."""
+
+    network: image_networks.Reconstructor
+    residual: difference.Residual = _PLAIN
+    deterministic: bool = False
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the autoencoder."""
+        return self.network.init(key, batch_spec["image"].shape)
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and `reconstruction` [b,H,W,1]; of a variational one at the mean latent."""
+        del frozen, key
+        x = batch["image"]
+        x_hat, _, _ = self.network.apply(params, x)
+        return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
