@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from madad_jax import calibrate, predict
-from madad_jax.data import cohort, cohort_scan
+from madad_jax.data.cohort import cohort, cohort_scan
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import intervals, scan_stacks
 from madad_jax.scans import geometry as geometry_lib

@@ -16,9 +16,9 @@ from etils import epath
 from madad_jax import build_methods, build_networks, optim, train
 from madad_jax.core import errors
 from madad_jax.core.types import Batch
-from madad_jax.data import pipeline
-from madad_jax.data import preparation as preparation_lib
+from madad_jax.data import provenance
 from madad_jax.data import registry as data_registry
+from madad_jax.data.input import pipeline
 from madad_jax.devices import batches
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import base
@@ -76,10 +76,10 @@ def source(config: Any, split: str) -> Any:
     )
 
 
-def preparation(config: Any) -> preparation_lib.Preparation | None:
+def preparation(config: Any) -> provenance.Preparation | None:
     """How the configured slices were made from scans; None when nobody said."""
     c = config.data
-    return preparation_lib.of_source(
+    return provenance.of_source(
         name=c.source,
         root=c.root,
         modality=c.modality,

@@ -11,7 +11,7 @@ from etils import epath
 from madad_jax import build, build_methods, latent_cache, restore, train
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
-from madad_jax.data import augment
+from madad_jax.data.input import augment
 from madad_jax.devices import batches
 from madad_jax.methods import base
 from madad_jax.metrics import scan_stacks

@@ -18,7 +18,7 @@ from etils import epath
 
 from madad_jax import calibrate, panels, result_files, scoring
 from madad_jax.core.types import Batch
-from madad_jax.data import record as record_lib
+from madad_jax.data.sources import record as record_lib
 from madad_jax.metrics import (
     disk_arrays,
     no_learning,

@@ -18,8 +18,9 @@ from etils import epath
 from madad_jax.checkpoints import digests
 from madad_jax.core import json_digest
 from madad_jax.core.types import Params
-from madad_jax.data import augment as augment_lib
-from madad_jax.data import latents, pipeline, shards
+from madad_jax.data.input import augment as augment_lib
+from madad_jax.data.input import cached_latents, pipeline
+from madad_jax.data.sources import shards
 from madad_jax.devices import mesh
 from madad_jax.run import Run
 from madad_jax.runtime import stop as stop_lib
@@ -42,7 +43,7 @@ def folder_of(run: Run) -> epath.Path:
     return shards.require_local(run.workdir / "latents", "data.latents=cached, --workdir")
 
 
-def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedLatents]:
+def prepare(run: Run, network: Any, params: Params) -> dict[str, cached_latents.CachedLatents]:
     """The cached `train` and `val` splits, written first where they are missing or damaged.
 
     Args:
@@ -58,35 +59,35 @@ def prepare(run: Run, network: Any, params: Params) -> dict[str, latents.CachedL
     facts = _facts(run, params, draws)
     folder = folder_of(run) / json_digest.json_digest(facts)[:16]
     counts = {split: len(run.source(split)) * k for split, k in draws.items()}
-    parts = [part for split, n in counts.items() for part in latents.parts(split, n)]
+    parts = [part for split, n in counts.items() for part in cached_latents.parts(split, n)]
     ours = parts[jax.process_index() :: jax.process_count()]
     started = time.monotonic()
-    with latents.writing(folder, jax.process_index()):
-        latents.remove_damaged(folder, ours)
+    with cached_latents.writing(folder, jax.process_index()):
+        cached_latents.remove_damaged(folder, ours)
         left = sum(p.stop - p.start for p in ours if not (folder / p.name).exists())
         with tqdm.tqdm(
             total=left, desc="latents", unit="slice", disable=not left or not run.primary
         ) as bar:
             encode = _Encoder(run, network, params, layout, draws, bar)
-            written = latents.fill(folder, ours, encode)
+            written = cached_latents.fill(folder, ours, encode)
         watchdog.wait_for_all("latents")
         if run.primary:
-            latents.finish(folder, parts, facts)
+            cached_latents.finish(folder, parts, facts)
     watchdog.wait_for_all("latents_whole")
     _LOG.info(
         "latents: %d of train, %d of val, %s (%d encoded in %.0f s)",
         *(counts["train"], counts["val"], folder, written, time.monotonic() - started),
     )
     return {
-        split: latents.CachedLatents(folder, split, draws=k, layout=layout)
+        split: cached_latents.CachedLatents(folder, split, draws=k, layout=layout)
         for split, k in draws.items()
     }
 
 
-def _layout(run: Run, network: Any) -> latents.Layout:
+def _layout(run: Run, network: Any) -> cached_latents.Layout:
     size = run.config.data.image_size
     side = size // network.factor
-    return latents.Layout(size, (side, side, network.latent_channels))
+    return cached_latents.Layout(size, (side, side, network.latent_channels))
 
 
 def _draws(run: Run) -> dict[str, int]:
@@ -99,7 +100,7 @@ def _facts(run: Run, params: Params, draws: dict[str, int]) -> dict[str, Any]:
     """All that decides the content of the cache."""
     c = run.config
     return {
-        "format": latents.FORMAT,
+        "format": cached_latents.FORMAT,
         "autoencoder": json_digest.json_digest(digests.tree_digests(params)),
         "encoder": {key: c.autoencoder[key] for key in _ENCODER},
         "matmul_precision": c.matmul_precision,
@@ -135,12 +136,12 @@ class _Encoder:
         rows = mesh.batch_sharding(self._mesh)
         self._encode = jax.jit(encode, in_shardings=(whole, rows), out_shardings=(rows, rows))
 
-    def __call__(self, part: latents.Part) -> Iterator[bytes]:
+    def __call__(self, part: cached_latents.Part) -> Iterator[bytes]:
         c = self._run.config
         augment = None
         if part.split == "train" and c.data.augment != "none":
             augment = augment_lib.from_options({"style": c.data.augment})
-        images = latents.Draws(
+        images = cached_latents.Draws(
             self._run.source(part.split),
             draws=self._draws[part.split],
             augment=augment,

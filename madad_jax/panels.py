@@ -4,7 +4,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core.types import Batch
-from madad_jax.data import record as record_lib
+from madad_jax.data.sources import record as record_lib
 
 
 class Shown:

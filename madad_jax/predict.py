@@ -144,7 +144,7 @@ def _detector(
         raise errors.UserError(
             f"--checkpoint={model.where}: nobody said where its training slices lie, so that no "
             "scan can be cut alike; put a preparation.json there, with 'geometry' and 'modality' "
-            "(see data/preparation.py), or train on slices made by madad_jax.data.prepare"
+            "(see data/provenance.py), or train on slices made by madad_jax.data.prepare"
         )
     changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
     preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})

@@ -18,8 +18,8 @@ from etils import epath
 from madad_jax import build, build_methods, metric_writer, train
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.core.types import Batch, Params
-from madad_jax.data import labelled
 from madad_jax.data import registry as data_registry
+from madad_jax.data.sources import labelled
 from madad_jax.devices import mesh
 from madad_jax.runtime import agreement
 from madad_jax.runtime import stop as stop_lib

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
-from madad_jax.data import record as record_lib
+from madad_jax.data.sources import record as record_lib
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.methods import base

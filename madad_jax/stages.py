@@ -29,7 +29,7 @@ from madad_jax import (
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, errors, json_digest, version
 from madad_jax.core.types import Params
-from madad_jax.data import preparation as preparation_lib
+from madad_jax.data import provenance
 from madad_jax.devices import batches
 from madad_jax.evaluation import tables
 from madad_jax.metrics import scan_stacks
@@ -246,7 +246,7 @@ def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> No
 def _keep_preparation(run: Run) -> None:
     """Says in the run how its slices were made; its data may be elsewhere when scans come."""
     preparation = build.preparation(run.config)
-    path = run.workdir / preparation_lib.FILE
+    path = run.workdir / provenance.FILE
     if run.primary and preparation is not None and not path.exists():
         numbers: dict[str, list[int]] = {}
         for record in run.source("train").records:

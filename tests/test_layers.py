@@ -231,7 +231,7 @@ BASE = {
     "madad_jax.training": "",
     "madad_jax.training.optimizer": "from madad_jax.core import errors",
     "madad_jax.data": "",
-    "madad_jax.data.record": "import numpy",
+    "madad_jax.data.sources.record": "import numpy",
     "madad_jax.models": "",
     "madad_jax.models.networks.dit": "import flax.linen as nn",
     "madad_jax.methods": "",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from madad_jax import scoring
-from madad_jax.data import record
+from madad_jax.data.sources import record
 
 
 def _pairs(values, numbers, brain=None):

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 
 def write(root: pathlib.Path, modality: str, size: int, counts: dict[str, int]) -> None:
-    """{split: how many slices} as 8-bit PNG files in the layout of data/png_folder.py."""
+    """{split: how many slices} as 8-bit PNG files in the layout of data/sources/png_folder.py."""
     rows, columns = np.mgrid[:size, :size] / size - 0.5
     brain = (rows / 0.42) ** 2 + (columns / 0.34) ** 2 < 1
     for number, (split, count) in enumerate(counts.items()):

@@ -6,9 +6,9 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.data import array_record, png_folder
-from madad_jax.data import cohort as cohort_lib
-from madad_jax.data import record as record_lib
+from madad_jax.data.cohort import cohort as cohort_lib
+from madad_jax.data.sources import array_record, png_folder
+from madad_jax.data.sources import record as record_lib
 
 SOURCES = ("cohort", "png_folder", "array_record", "tfds")
 _ROOTS = {
@@ -69,7 +69,7 @@ def make_source(
         reader = array_record.ArrayRecordFolder
     elif name == "tfds":
         # Here and not above: TFDS takes seconds to import.
-        from madad_jax.data import tfds_builder
+        from madad_jax.data.sources import tfds_builder
 
         reader = tfds_builder.TfdsFolder
     return reader(root, split=split, modality=modality, image_size=image_size)
@@ -82,7 +82,7 @@ def has_split(split: str, *, name: str, root: str, modality: str) -> bool:
     if name == "array_record":
         return modality in array_record.contents(root).get(split, ())
     if name == "tfds":
-        from madad_jax.data import tfds_builder
+        from madad_jax.data.sources import tfds_builder
 
         return tfds_builder.has_split(root, split)
     return (epath.Path(root) / split).is_dir()

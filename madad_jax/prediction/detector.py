@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.data import preparation as preparation_lib
+from madad_jax.data import provenance
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.prediction import candidates as candidates_lib
@@ -52,7 +52,7 @@ class Detector:
     def __init__(
         self,
         score: Score,
-        preparation: preparation_lib.Preparation,
+        preparation: provenance.Preparation,
         numbers: tuple[int, ...],
         setting: Setting,
         *,

@@ -14,7 +14,7 @@ from madad_jax import build, build_methods, calibrate, preset, restore, scoring
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
-from madad_jax.data import preparation as preparation_lib
+from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.metrics import calibration as calibration_lib
 
@@ -42,7 +42,7 @@ class Model:
     params: Params
     frozen: Params
     scorer: scoring.Scorer
-    preparation: preparation_lib.Preparation | None
+    preparation: provenance.Preparation | None
     calibration: calibration_lib.Calibration | None
     shards: int
     weights: str
@@ -165,9 +165,9 @@ def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params
     return frozen
 
 
-def _preparation(workdir: epath.Path, config: Any) -> preparation_lib.Preparation | None:
-    path = workdir / preparation_lib.FILE
-    return preparation_lib.read(path) if path.exists() else build.preparation(config)
+def _preparation(workdir: epath.Path, config: Any) -> provenance.Preparation | None:
+    path = workdir / provenance.FILE
+    return provenance.read(path) if path.exists() else build.preparation(config)
 
 
 def _check_prepared_alike(workdir, preparation, calibration) -> None:

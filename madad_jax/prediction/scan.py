@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import errors
-from madad_jax.data import appearance
-from madad_jax.data import preparation as preparation_lib
+from madad_jax.data import provenance
+from madad_jax.data.cohort import appearance
 from madad_jax.scans import brain_mask as brain_mask_lib
 from madad_jax.scans import intensity, registration, slices, volumes
 
@@ -41,7 +41,7 @@ class Stack:
 
 def prepare(
     volume: volumes.Volume,
-    preparation: preparation_lib.Preparation,
+    preparation: provenance.Preparation,
     numbers: tuple[int, ...],
     *,
     brain_mask_file: str = "",
@@ -90,8 +90,8 @@ def prepare(
     )
 
 
-def _scale(data, brain, raw, masks, p: preparation_lib.Preparation) -> intensity.Scale:
-    if p.intensity != preparation_lib.COHORT:
+def _scale(data, brain, raw, masks, p: provenance.Preparation) -> intensity.Scale:
+    if p.intensity != provenance.COHORT:
         return intensity.find_scale(data, brain, p.intensity, low=p.low, high=p.high)
     # The embedded cohort scales by the slices that it draws and not by the whole brain.
     white = appearance.white_level(raw, masks, p.modality)

@@ -10,7 +10,7 @@ import pytest
 
 from madad_jax import latent_cache, restore, run, stages
 from madad_jax.core import errors
-from madad_jax.data import latents
+from madad_jax.data.input import cached_latents
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
@@ -30,7 +30,7 @@ def trained(tmp_path_factory, png_root):
 @pytest.fixture
 def cached(tiny, trained, monkeypatch):
     """The tiny config on cached latents, with shards of so few records that there are several."""
-    monkeypatch.setattr(latents, "RECORDS_PER_SHARD", 8)
+    monkeypatch.setattr(cached_latents, "RECORDS_PER_SHARD", 8)
     tiny.autoencoder.checkpoint = str(trained)
     tiny.data.latents = "cached"
     tiny.data.latent_draws = 3

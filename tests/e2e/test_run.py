@@ -11,7 +11,7 @@ import pytest
 from madad_jax import build, calibrate, checks, report, train
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
-from madad_jax.data import preparation
+from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.runtime import stop as stop_lib
 
@@ -218,6 +218,6 @@ def test_evaluation_calibrates_where_slices_say_where_they_lie(
         (s, p) for s in ("map", "mask_map", "latent_map") for p in ("none", "pddpm", "dae")
     }
     assert found.facts["config"]["name"] == "tiny"
-    kept = preparation.read(tmp_path / "run" / "preparation.json")
+    kept = provenance.read(tmp_path / "run" / "preparation.json")
     assert kept.low == 2.0 and kept.geometry.image_size == 32 and kept.modality == "T1"
     assert len(scans[0].histogram) == 4096 and 0 < scans[0].score <= 1

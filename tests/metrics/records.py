@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from madad_jax.data import record
+from madad_jax.data.sources import record
 
 
 def make_set(n=12, *, seed=0, size=32, healthy=3, strength=0.2):

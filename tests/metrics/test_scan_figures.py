@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.data import record
+from madad_jax.data.sources import record
 from madad_jax.metrics import scan_figures, scan_stacks
 
 SPACING = (4.0, 2.0, 2.0)  # 0.016 ml a voxel

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from madad_jax.data import preparation
+from madad_jax.data import provenance
 from madad_jax.metrics import calibration, scan_stacks
 from madad_jax.prediction import detector
 from madad_jax.scans import geometry, registration, volumes
 from tests.e2e import tiny_config
 
 GEOMETRY = geometry.Geometry(64, 208.0, first_level=-60.0, level_step=4.0)
-PREPARATION = preparation.Preparation(
+PREPARATION = provenance.Preparation(
     GEOMETRY, "T1", registration="none", brain_mask="nonzero", intensity="zscore"
 )
 NUMBERS = tuple(range(2, 32, 2))

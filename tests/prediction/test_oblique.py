@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from madad_jax.data import cohort_scan
+from madad_jax.data.cohort import cohort_scan
 from madad_jax.metrics import calibration
 from tests.prediction import conftest
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madad_jax.core import errors
-from madad_jax.data import cohort
+from madad_jax.data.cohort import cohort
 from madad_jax.scans import geometry, template
 
 GEOMETRIES = st.builds(

@@ -16,7 +16,8 @@ from etils import epath
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import drawn, ours, results, timing
 from madad_jax import build
-from madad_jax.data import latents, pack
+from madad_jax.data.input import cached_latents
+from madad_jax.data.sources import pack
 
 
 def rows(context: context_lib.Context) -> context_lib.Rows:
@@ -45,19 +46,19 @@ def _array_record(config: Any, folder: pathlib.Path) -> Any:
     return build.source(config, "train")
 
 
-def _cached(config: Any, folder: pathlib.Path) -> latents.CachedLatents:
+def _cached(config: Any, folder: pathlib.Path) -> cached_latents.CachedLatents:
     size, shape = config.data.image_size, context_lib.latent_shape(config)
-    layout, count = latents.Layout(size, shape), config.benchmark.slices
+    layout, count = cached_latents.Layout(size, shape), config.benchmark.slices
     brain = ours.image_batch(size, 1)["brain_mask"][0]
     moments = np.random.default_rng(1).integers(0, 0x3F80, shape, np.uint16)
 
-    def encode(part: latents.Part):
+    def encode(part: cached_latents.Part):
         for _ in range(part.start, part.stop):
             yield layout.pack(moments, moments, brain)
 
     place = epath.Path(folder)
-    latents.fill(place, latents.parts("train", count), encode)
-    return latents.CachedLatents(place, "train", draws=1, layout=layout)
+    cached_latents.fill(place, cached_latents.parts("train", count), encode)
+    return cached_latents.CachedLatents(place, "train", draws=1, layout=layout)
 
 
 def _measure(

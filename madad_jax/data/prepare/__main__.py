@@ -103,9 +103,9 @@ def run(argv: Sequence[str]) -> int:
     if not command_line.parsed(options, argv, __doc__, ("cohort", "in", "out")):
         return 0
     # Here and not above: `--help` and mistyped flags answer at once.
-    from madad_jax.data import pack
     from madad_jax.data.prepare import card, dry_run
     from madad_jax.data.prepare import run as run_lib
+    from madad_jax.data.sources import pack
 
     job = make_job(options)
     formats = [name for name in options.format.split(",") if name != "png"]

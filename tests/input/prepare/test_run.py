@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data import png_folder
 from madad_jax.data.prepare import __main__ as main
 from madad_jax.data.prepare import cohorts, run, subject
+from madad_jax.data.sources import png_folder
 from madad_jax.scans import geometry
 from tests.scans import cases
 

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+from etils import epath
+
+from madad_jax.core import errors
+from madad_jax.data import provenance
+from madad_jax.data.cohort import cohort
+
+
+def _of(tmp_path, size=64):
+    return provenance.of_source(
+        name="png_folder", root=str(tmp_path), modality="T2", image_size=size, cohort=None
+    )
+
+
+def test_of_a_prepared_folder_at_another_size(tmp_path):
+    assert _of(tmp_path) is None
+    geometry = {"image_size": 256, "field_of_view": 200.0, "left": "right"}
+    options = {"registration": "none", "intensity": "zscore", "n4": True, "bits": 16}
+    (tmp_path / "dataset.json").write_text(json.dumps({"geometry": geometry, "options": options}))
+    found = _of(tmp_path)
+    assert found.geometry.image_size == 64 and found.geometry.field_of_view == 200.0
+    assert (found.registration, found.intensity, found.n4) == ("none", "zscore", True)
+    assert found.modality == "T2" and found.geometry.left == "right"
+
+
+def test_of_the_embedded_cohort_is_where_it_draws():
+    sizes = {"slices": 3, "slice_spacing": 5.0, "field_of_view": 192.0}
+    found = provenance.of_source(name="cohort", root="", modality="T1", image_size=96, cohort=sizes)
+    assert [found.geometry.level(k) for k in range(3)] == [13.0, 18.0, 23.0]
+    assert found.geometry.level(1) == cohort.MIDDLE_LEVEL and found.numbers == (0, 2, 1)
+    assert found.geometry.pixel == 2.0
+
+
+def test_comes_back_from_its_file(tmp_path):
+    made = provenance.of_source(
+        name="cohort", root="", modality="T1", image_size=96, cohort={"slices": 3}
+    )
+    path = epath.Path(tmp_path / "preparation.json")
+    path.write_text(json.dumps(made.to_dict()))
+    assert provenance.read(path) == made
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"geometry": 3}', '{"geometry": {"size": 3}, "modality": "T1"}']
+)
+def test_damage_names_the_file(tmp_path, text):
+    (tmp_path / "preparation.json").write_text(text)
+    with pytest.raises(errors.UserError, match=r"preparation\.json|geometry"):
+        provenance.read(tmp_path / "preparation.json")
