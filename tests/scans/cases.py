@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from madad_jax.data.prepare import subject
+from madad_jax.prepare import subject
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import registration, resample, volumes
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import __main__ as main
-from madad_jax.data.prepare import cohorts, run, subject
 from madad_jax.data.sources import png_folder
+from madad_jax.prepare import __main__ as main
+from madad_jax.prepare import cohorts, subject
+from madad_jax.prepare import job as job_lib
 from madad_jax.scans import geometry
 from tests.scans import cases
 
@@ -136,7 +137,7 @@ def test_what_is_written_is_what_training_reads(prepared):
 def test_again_changes_nothing(prepared, folder):
     out, _ = prepared
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert set(run.prepare(job(folder, out)).refused) == set(BAD)  # The bad are still bad.
+    assert set(job_lib.prepare(job(folder, out)).refused) == set(BAD)  # The bad are still bad.
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert after == before
 
@@ -156,19 +157,19 @@ def job(folder, out, **changes):
         ),
         "fractions": cohort.fractions,
     }
-    return run.Job(**(values | changes))
+    return job_lib.Job(**(values | changes))
 
 
 def test_other_options_need_another_folder(prepared, folder):
     out, _ = prepared
     with pytest.raises(errors.UserError, match="was prepared with seed=0, now it is 1"):
-        run.plan(job(folder, out, seed=1))
+        job_lib.plan(job(folder, out, seed=1))
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, folder):
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(errors.UserError, match="no preparation made"):
-        run.plan(job(folder, tmp_path))
+        job_lib.plan(job(folder, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
 
 
@@ -187,7 +188,7 @@ def test_what_a_kill_leaves_is_mended(prepared, folder, tmp_path):
     stray.write_bytes(b"half")
     (out / "train" / "good1-slice_080-T1.png.77-1403.new").write_bytes(b"half")
     (out / "manifest.jsonl.77-1403.new").write_bytes(b"half")
-    what = run.plan(job(folder, out))
+    what = job_lib.plan(job(folder, out))
     assert {"good0", "good1", "good5"} <= {item.scan for item in what.todo}
     assert {item.scan for item in what.current} == {"good2", "good3", "good4"}
     command(folder, out, "--workers=1")
@@ -202,18 +203,18 @@ def test_a_file_that_changed_is_prepared_anew_and_one_that_went_bad_disappears(
     (tmp_path / "table.yaml").write_text(TABLE)
     shutil.copytree(prepared[0], out)
     # Copies have other times but the same contents.
-    assert len(run.plan(job(source, out)).current) == 6
+    assert len(job_lib.plan(job(source, out)).current) == 6
     (source / "good1_T1.nii.gz").write_text("bad now")
     (source / "good2_T1.nii.gz").unlink()
     (source / "good2_seg.nii.gz").unlink()
-    what = run.plan(job(source, out))
+    what = job_lib.plan(job(source, out))
     assert {"good1"} == {item.scan for item in what.todo if item.scan.startswith("good")}
     assert what.gone == ("good2",)
-    summary = run.prepare(job(source, out))
+    summary = job_lib.prepare(job(source, out))
     assert summary.refused["good1"].startswith("'good1_T1.nii.gz' is no NIfTI")
     assert not list(out.rglob("good1-*"))
     assert list(out.rglob("good2-*")), "kept until --prune says otherwise"
-    summary = run.prepare(job(source, out, prune=True))
+    summary = job_lib.prepare(job(source, out, prune=True))
     assert not list(out.rglob("good2-*")) and not summary.gone
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import cohorts
+from madad_jax.prepare import cohorts
 
 LAYOUTS = {
     "brats": {

@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import beam
-from tests.input.prepare import test_run
+from madad_jax.prepare import beam
+from tests.prepare import test_job
 from tests.scans import cases
 
 _BEAM = importlib.util.find_spec("apache_beam") is not None
@@ -42,14 +42,14 @@ def test_direct_runner_writes_what_local_processes_write(tmp_path):
     (place / "text_T1.nii.gz").write_text("hello")
     content = (place / "good0_T1.nii.gz").read_bytes()
     (place / "cut_T1.nii.gz").write_bytes(content[: len(content) // 2])
-    (tmp_path / "table.yaml").write_text(test_run.TABLE)
+    (tmp_path / "table.yaml").write_text(test_job.TABLE)
     local, piped = tmp_path / "local", tmp_path / "piped"
-    first = test_run.command(place, local)
-    second = test_run.command(place, piped, "--runner=DirectRunner")
+    first = test_job.command(place, local)
+    second = test_job.command(place, piped, "--runner=DirectRunner")
     assert first.returncode == second.returncode == 1, second.stderr
     assert "truncated or damaged" in second.stdout
-    ours, theirs = test_run.tree(piped), test_run.tree(local)
+    ours, theirs = test_job.tree(piped), test_job.tree(local)
     assert ours.keys() == theirs.keys() and any(name.endswith("T1.png") for name in ours)
     assert ours == theirs
-    again = test_run.command(place, piped, "--runner=DirectRunner")
-    assert again.returncode == 1 and test_run.tree(piped) == theirs
+    again = test_job.command(place, piped, "--runner=DirectRunner")
+    assert again.returncode == 1 and test_job.tree(piped) == theirs

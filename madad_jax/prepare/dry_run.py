@@ -1,11 +1,11 @@
 """What a preparation would do with each scan, without doing it."""
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import run
+from madad_jax.prepare import job as job_lib
 from madad_jax.scans import volumes
 
 
-def show(job: run.Job) -> int:
+def show(job: job_lib.Job) -> int:
     """Prints a line a scan and the totals; 1 if a scan would be refused, else 0.
 
     Reads the headers, not the voxels: damage behind a header shows up in the run itself.
@@ -13,7 +13,7 @@ def show(job: run.Job) -> int:
     Raises:
       UserError: see `run.plan`.
     """
-    what = run.plan(job)
+    what = job_lib.plan(job)
     refused = dict(what.refused)
     for item in what.todo:
         try:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import splits, subject
+from madad_jax.prepare import splits, subject
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import subject
+from madad_jax.prepare import subject
 from madad_jax.scans import geometry, slices, volumes
 from tests.scans import cases
 

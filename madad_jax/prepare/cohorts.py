@@ -33,7 +33,7 @@ import yaml
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.data.prepare import subject
+from madad_jax.prepare import subject
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"

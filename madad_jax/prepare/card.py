@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from madad_jax.data.prepare import cohorts, output
+from madad_jax.prepare import cohorts, output
 
 _SHOWN = 20  # Lines of warnings on the screen; all of them stand in summary.md.
 

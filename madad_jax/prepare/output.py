@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.data.prepare import subject
+from madad_jax.prepare import subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
 VERSION = 1

@@ -9,8 +9,8 @@ import numpy as np
 from etils import epath
 from matplotlib import figure
 
-from madad_jax.data.prepare import output
 from madad_jax.data.sources import png_folder
+from madad_jax.prepare import output
 from madad_jax.scans import geometry as geometry_lib
 
 _COLUMNS, _ROWS = 6, 4

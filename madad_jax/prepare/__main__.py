@@ -103,16 +103,16 @@ def run(argv: Sequence[str]) -> int:
     if not command_line.parsed(options, argv, __doc__, ("cohort", "in", "out")):
         return 0
     # Here and not above: `--help` and mistyped flags answer at once.
-    from madad_jax.data.prepare import card, dry_run
-    from madad_jax.data.prepare import run as run_lib
     from madad_jax.data.sources import pack
+    from madad_jax.prepare import card, dry_run
+    from madad_jax.prepare import job as job_lib
 
     job = make_job(options)
     formats = [name for name in options.format.split(",") if name != "png"]
     pack.check(formats)
     if options.dry_run:
         return dry_run.show(job)
-    summary = run_lib.prepare(job)
+    summary = job_lib.prepare(job)
     if summary.rows and formats:
         print("\n".join(pack.pack(job.out, job.out, formats)))
     print(f"\n{card.screen_text(summary)}\nwritten to {job.out}; look at contact_sheet.png")
@@ -125,8 +125,8 @@ def make_job(options: flags.FlagValues):
     Raises:
       UserError: unknown cohort, modality, split, or a value out of range.
     """
-    from madad_jax.data.prepare import cohorts, splits, subject
-    from madad_jax.data.prepare import run as run_lib
+    from madad_jax.prepare import cohorts, splits, subject
+    from madad_jax.prepare import job as job_lib
     from madad_jax.scans import geometry
 
     cohort = cohorts.load(options.cohort, options.cohort_file)
@@ -151,7 +151,7 @@ def make_job(options: flags.FlagValues):
     geometry_options = geometry.Geometry(options.image_size, options.field_of_view)
     own = cohort.options
     shift = own.get("shift", (0.0, 0.0, 0.0))
-    return run_lib.Job(
+    return job_lib.Job(
         cohort=cohort,
         root=options["in"].value.rstrip("/") or "/",
         out=options.out,

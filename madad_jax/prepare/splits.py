@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.data.prepare import subject
+from madad_jax.prepare import subject
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {

@@ -24,7 +24,7 @@ import tqdm
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.data.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
+from madad_jax.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
 # Libraries' own threads on top of our processes only get in each other's way.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
