@@ -22,8 +22,9 @@ import jax
 from absl import app, flags
 
 from configs import default, demo
-from madad_jax import build_networks, compile_only, train
+from madad_jax import build_networks, compile_only
 from madad_jax.devices import mesh
+from madad_jax.training import batch_specs
 
 RECORD = pathlib.Path(__file__).parent / "results" / "costs.json"
 TOLERANCES = {"flops": 0.001, "bytes": 0.02, "memory": 0.02}
@@ -56,7 +57,7 @@ def _maps(config: Any) -> Any:
 
 def _encode(config: Any) -> Any:
     network = build_networks.autoencoder(config)
-    image = train.image_spec(1, config.data.image_size)["image"]
+    image = batch_specs.image_spec(1, config.data.image_size)["image"]
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), image.shape))
     return jax.jit(network.encode).lower(params, image)
 

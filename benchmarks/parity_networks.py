@@ -10,11 +10,11 @@ import numpy as np
 import optax
 
 from benchmarks.comparison import Row, largest, nhwc
-from madad_jax import optim
 from madad_jax.convert import autoencoder_kl as convert_autoencoder
 from madad_jax.convert import unet as convert_unet
 from madad_jax.diffusion import losses, process, samplers, schedule
 from madad_jax.models import interfaces, registry
+from madad_jax.training import optimizer
 from tests.models import official
 
 NETWORK = 2e-5  # absolute; the official float32 code is 3e-6 to 6e-6 away from its own float64
@@ -193,7 +193,7 @@ def training(golden: pathlib.Path) -> Iterator[Row]:
 
 def make_optimizer():
     """The official AdamW: no warm-up in this comparison, all tensors decayed."""
-    return optim.make_optimizer(
+    return optimizer.make_optimizer(
         name="adamw", lr=4e-5, schedule="constant", weight_decay=1e-4, decay_mask="all"
     )
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from madad_jax import build_methods, build_networks, optim, train
+from madad_jax import build_methods, build_networks
 from madad_jax.core import errors
 from madad_jax.core.types import Batch
 from madad_jax.data import provenance
@@ -23,6 +23,8 @@ from madad_jax.devices import batches
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import base
 from madad_jax.models import registry
+from madad_jax.training import batch_specs, trainer
+from madad_jax.training import optimizer as optimizer_lib
 
 
 def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
@@ -51,13 +53,13 @@ def detector_spec(config: Any, batch_size: int) -> Batch:
     """Shapes of a batch that the detector trains on: images, or latents from the cache."""
     size = config.data.image_size
     if config.data.latents != "cached":
-        spec = train.image_spec(batch_size, size)
+        spec = batch_specs.image_spec(batch_size, size)
         if build_methods.learns_from_labels(config):
             spec["unhealthy"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
         return spec
     network = build_networks.autoencoder(config)
     side = size // network.factor
-    return train.latent_spec(batch_size, size, (side, side, network.latent_channels))
+    return batch_specs.latent_spec(batch_size, size, (side, side, network.latent_channels))
 
 
 def source(config: Any, split: str) -> Any:
@@ -145,7 +147,7 @@ def budget(train_section: Any, num_slices: int) -> Budget:
 
 def optimizer(section: Any, planned: Budget) -> tuple[optax.GradientTransformation, Any]:
     """(tx, learning rate by step) of an `optim` section."""
-    return optim.make_optimizer(
+    return optimizer_lib.make_optimizer(
         name=section.name,
         lr=section.lr,
         schedule=section.schedule,
@@ -165,9 +167,9 @@ def optimizer(section: Any, planned: Budget) -> tuple[optax.GradientTransformati
     )
 
 
-def train_options(config: Any, train_section: Any, stage: str, steps: int) -> train.Options:
+def train_options(config: Any, train_section: Any, stage: str, steps: int) -> trainer.Options:
     """How long a stage runs and how often it logs, validates and saves."""
-    return train.Options(
+    return trainer.Options(
         stage=stage,
         steps=steps,
         batch_size=train_section.batch_size,

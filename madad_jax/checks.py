@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import build, build_methods, latent_cache, restore, train
+from madad_jax import build, build_methods, latent_cache, restore
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.data.input import augment
@@ -17,6 +17,7 @@ from madad_jax.methods import base
 from madad_jax.metrics import scan_stacks
 from madad_jax.run import Run
 from madad_jax.runtime import startup
+from madad_jax.training import batch_specs
 
 _AT_LEAST_ONE = (
     *("data.image_size", "data.latent_draws", "eval.batch_size", "log.every_steps"),
@@ -63,7 +64,7 @@ def check(config: Any) -> None:
     Raises UserError for the first that does not fit.
     """
     _check_values(config)
-    spec = train.image_spec(1, config.data.image_size)
+    spec = batch_specs.image_spec(1, config.data.image_size)
     frozen = build_methods.frozen(config)
     if build_methods.uses_latents(config):
         trained = _trace(build.autoencoder_training(config), {}, spec, spec)

@@ -11,11 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, build_methods, build_networks, train
+from madad_jax import build, build_methods, build_networks
 from madad_jax.core import errors, random_keys, units
 from madad_jax.core.types import Params
 from madad_jax.devices import batches, hlo_costs, machines, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
+from madad_jax.training import batch_specs
+from madad_jax.training import trainer as trainer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     """(name, lowered program) of the training steps and of image -> anomaly map."""
     size, latent = config.data.image_size, build_methods.uses_latents(config)
     if latent and not config.autoencoder.checkpoint:
-        inputs = train.image_spec(config.autoencoder.train.batch_size, size)
+        inputs = batch_specs.image_spec(config.autoencoder.train.batch_size, size)
         method = build.autoencoder_training(config)
         yield (
             "autoencoder step",
@@ -151,7 +153,7 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
         )
     yield denoiser_step(config, mesh)
     if latent and config.data.latents == "cached":
-        images = train.image_spec(config.eval.batch_size, size)
+        images = batch_specs.image_spec(config.eval.batch_size, size)
         image = _sharded(images["image"], mesh_lib.batch_sharding(mesh))
         frozen = _sharded(_frozen(config), mesh_lib.replicated(mesh))
         encode = jax.jit(build_networks.autoencoder(config).encode)
@@ -164,8 +166,10 @@ def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     batches.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
     detector, size = build.detector(config), config.data.image_size
     key = jax.eval_shape(lambda: random_keys.root_key(0))
-    params = jax.eval_shape(lambda k: detector.init(k, train.image_spec(1, size)), key)
-    batch = _sharded(train.image_spec(config.eval.batch_size, size), mesh_lib.batch_sharding(mesh))
+    params = jax.eval_shape(lambda k: detector.init(k, batch_specs.image_spec(1, size)), key)
+    batch = _sharded(
+        batch_specs.image_spec(config.eval.batch_size, size), mesh_lib.batch_sharding(mesh)
+    )
     params, frozen = _sharded((params, _frozen(config)), mesh_lib.replicated(mesh))
     return "image to anomaly map", jax.jit(detector.anomaly_map).lower(params, frozen, batch, key)
 
@@ -174,7 +178,7 @@ def _frozen(config: Any) -> Params:
     """Shapes of what the detector takes and does not train."""
     frozen = dict(build_methods.frozen(config))
     if build_methods.uses_latents(config):
-        spec = train.image_spec(1, config.data.image_size)
+        spec = batch_specs.image_spec(1, config.data.image_size)
         key = jax.eval_shape(lambda: random_keys.root_key(0))
         trained = jax.eval_shape(lambda k: build.autoencoder_training(config).init(k, spec), key)
         frozen["autoencoder"] = trained["autoencoder"]
@@ -200,14 +204,14 @@ def step(
     # Warm-up and decay are data of the program, not its shape: one epoch stands for any.
     planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
     tx, _ = build.optimizer(section.optim, planned)
-    options = train.Options(
+    options = trainer_lib.Options(
         stage=stage,
         steps=planned.steps,
         batch_size=section.train.batch_size,
         accum_steps=section.train.accum_steps,
         ema_decay=section.train.ema_decay,
     )
-    trainer = train.Trainer(method, tx, options, batch_spec=spec, mesh=mesh, seed=0)
+    trainer = trainer_lib.Trainer(method, tx, options, batch_spec=spec, mesh=mesh, seed=0)
     key = jax.eval_shape(lambda: random_keys.root_key(0))
     batch = _sharded(spec, mesh_lib.batch_sharding(mesh))
     return trainer.step_fn.lower(trainer.abstract, frozen, batch, key)

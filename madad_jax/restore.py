@@ -5,12 +5,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_networks, train
+from madad_jax import build, build_networks
 from madad_jax.checkpoints import saver
 from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.devices import parameter_rules
+from madad_jax.training import batch_specs
 
 
 def checkpoints_of(config: Any, stage: str, key: str) -> epath.Path:
@@ -64,7 +65,7 @@ def denoiser(
 
 def _abstract(config: Any, mesh: jax.sharding.Mesh, method: Any) -> Params:
     """Shapes of a method's weights, whole on every device."""
-    spec = train.image_spec(1, config.data.image_size)
+    spec = batch_specs.image_spec(1, config.data.image_size)
     abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
     whole = mesh_lib.replicated(mesh)
     return parameter_rules.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))

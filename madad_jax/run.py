@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_methods, metric_writer, train
+from madad_jax import build, build_methods
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import registry as data_registry
@@ -23,6 +23,8 @@ from madad_jax.data.sources import labelled
 from madad_jax.devices import mesh
 from madad_jax.runtime import agreement
 from madad_jax.runtime import stop as stop_lib
+from madad_jax.training import loop, metric_log
+from madad_jax.training import trainer as trainer_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -165,7 +167,7 @@ class Run:
         planned = build.budget(section, len(data))
         tx, lr_fn = build.optimizer(optim_section, planned)
         options = build.train_options(self.config, section, stage, planned.steps)
-        trainer = train.Trainer(
+        trainer = trainer_lib.Trainer(
             method,
             tx,
             options,
@@ -174,8 +176,8 @@ class Run:
             seed=self.config.seed,
         )
         iterator = build.train_iterator(self.config, section, data, self.mesh)
-        with metric_writer.MetricWriter(self.trained, self.primary) as writer:
-            train.train(
+        with metric_log.MetricWriter(self.trained, self.primary) as writer:
+            loop.train(
                 trainer,
                 frozen,
                 iterator,

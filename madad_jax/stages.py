@@ -24,7 +24,6 @@ from madad_jax import (
     report,
     restore,
     scoring,
-    train,
 )
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, errors, json_digest, version
@@ -36,6 +35,7 @@ from madad_jax.metrics import scan_stacks
 from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.runtime import startup
 from madad_jax.runtime import stop as stop_lib
+from madad_jax.training import batch_specs
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def train_autoencoder(run: Run) -> None:
     else:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
     method = build.autoencoder_training(run.config)
-    spec = train.image_spec(c.train.batch_size, run.config.data.image_size)
+    spec = batch_specs.image_spec(c.train.batch_size, run.config.data.image_size)
     steps = run.train_stage("autoencoder", method, c.train, c.optim, frozen, spec=spec)
     run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
 

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import timing
-from madad_jax import build, build_methods, build_networks, compile_only, train
+from madad_jax import build, build_methods, build_networks, compile_only
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches, jaxpr_flops
 from madad_jax.devices import mesh as mesh_lib
+from madad_jax.training import batch_specs
+from madad_jax.training import trainer as trainer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +119,10 @@ def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_only.Cos
     return program, compile_only.costs_of(name, program), seconds
 
 
-def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> train.Trainer:
+def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> trainer_lib.Trainer:
     planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
     tx, _ = build.optimizer(config.optim, planned)
-    options = train.Options(
+    options = trainer_lib.Options(
         stage="denoiser",
         steps=planned.steps,
         batch_size=batch,
@@ -128,7 +130,9 @@ def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> train.Trainer:
         ema_decay=config.train.ema_decay,
     )
     spec = build.detector_spec(config, batch)
-    return train.Trainer(build.detector(config), tx, options, batch_spec=spec, mesh=mesh, seed=0)
+    return trainer_lib.Trainer(
+        build.detector(config), tx, options, batch_spec=spec, mesh=mesh, seed=0
+    )
 
 
 def train_step(config: Any, batch: int) -> Job:
@@ -183,7 +187,7 @@ def anomaly_map(config: Any, batch: int) -> Job:
     """Image to anomaly map, as evaluation runs it."""
     detector, size = build.detector(config), config.data.image_size
     key = random_keys.root_key(0)
-    params = awake(detector.init(key, train.image_spec(1, size)))
+    params = awake(detector.init(key, batch_specs.image_spec(1, size)))
     weights = frozen(config)
     inputs = {name: jnp.asarray(value) for name, value in image_batch(size, batch).items()}
     sizes = {"denoiser": count(params)}

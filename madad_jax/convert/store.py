@@ -16,10 +16,10 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import train_state
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.convert import networks
 from madad_jax.core import atomic_files, errors, version
+from madad_jax.training import state as state_lib
 
 STEP = 0
 _SECTIONS = ("autoencoder", "denoiser")
@@ -61,7 +61,7 @@ def write(out: epath.PathLike, converted: networks.Converted, source: str) -> st
     }
     config = {converted.section: converted.values, "converted_from": source}
     # A train state without an optimiser: what evaluation reads is the averaged weights.
-    state = train_state.TrainState(
+    state = state_lib.TrainState(
         step=jnp.zeros((), jnp.int32), params={}, opt_state={}, ema_params=weights
     )
     try:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax import optim
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.devices import parameter_rules
+from madad_jax.training import optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +26,7 @@ class State:
 
 def make_state(step, *, ema=True, width=64):
     """Pseudo-random but exact numbers that differ for every step and leaf."""
-    tx, _ = optim.make_optimizer(lr=1e-3, schedule="constant", grad_clip_norm=1.0)
+    tx, _ = optimizer.make_optimizer(lr=1e-3, schedule="constant", grad_clip_norm=1.0)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(7), step), 3)
     params = {
         "blocks_0": {"mlp_fc1": {"kernel": jax.random.normal(keys[0], (32, width))}},

@@ -14,11 +14,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax import build, restore, stages, train
+from madad_jax import build, restore, stages
 from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
 from madad_jax.runtime import stop as stop_lib
+from madad_jax.training import batch_specs
 from tests.convert import cases
 from tests.convert import torch_files as files
 from tests.models import official
@@ -69,7 +70,7 @@ def test_evaluation_finds_both_networks(converted):
 
     assert run.complete("denoiser", ("denoiser",)) and run.facts("denoiser")["steps"] == 0
     method = build.detector(config)
-    spec = train.image_spec(1, config.data.image_size)
+    spec = batch_specs.image_spec(1, config.data.image_size)
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
     params, _ = saver.restore_ema(folder / "denoiser" / "checkpoints", shapes, "best")
     params = jax.tree.map(np.asarray, params)

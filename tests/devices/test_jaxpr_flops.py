@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs import default
-from madad_jax import build, build_methods, build_networks, train
+from madad_jax import build, build_methods, build_networks
 from madad_jax.devices import jaxpr_flops
+from madad_jax.training import batch_specs
 
 
 def shape(*lengths):
@@ -39,7 +40,7 @@ def image_to_map(preset):
     """TFLOP of one slice at 256 pixels, convolutions as they are written."""
     config = default.get_config(preset)
     config.autoencoder.convolution = config.denoiser.convolution = "plain"
-    detector, spec = build.detector(config), train.image_spec(1, config.data.image_size)
+    detector, spec = build.detector(config), batch_specs.image_spec(1, config.data.image_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda k: detector.init(k, spec), key)
     network = build_networks.autoencoder(config)

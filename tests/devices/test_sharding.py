@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from madad_jax import optim
 from madad_jax.core import errors, trees
 from madad_jax.devices import batches, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.models import registry
+from madad_jax.training import optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -41,7 +41,7 @@ def _params():
 
 
 def _abstract_state():
-    tx, _ = optim.make_optimizer(lr=1e-3, schedule="constant", grad_clip_norm=1.0)
+    tx, _ = optimizer.make_optimizer(lr=1e-3, schedule="constant", grad_clip_norm=1.0)
     p = _params()
     return jax.eval_shape(lambda: State(jnp.int32(0), p, tx.init(p), p))
 

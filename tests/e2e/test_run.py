@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, calibrate, checks, report, train
+from madad_jax import build, calibrate, checks, report
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.runtime import stop as stop_lib
+from madad_jax.training import batch_specs
+from madad_jax.training import trainer as trainer_lib
 
 
 class StopAfter(stop_lib.GracefulStop):
@@ -53,11 +55,11 @@ def restored(config, workdir, stage="denoiser"):
         section, optim_section = config.autoencoder.train, config.autoencoder.optim
     planned = build.budget(section, 12)
     tx, _ = build.optimizer(optim_section, planned)
-    trainer = train.Trainer(
+    trainer = trainer_lib.Trainer(
         run_method,
         tx,
         build.train_options(config, section, stage, planned.steps),
-        batch_spec=train.image_spec(section.batch_size, 32),
+        batch_spec=batch_specs.image_spec(section.batch_size, 32),
         mesh=mesh,
         seed=0,
     )

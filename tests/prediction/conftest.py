@@ -89,20 +89,22 @@ def untrained(tmp_path_factory):
     import jax
     import jax.numpy as jnp
 
-    from madad_jax import build, train, train_state
+    from madad_jax import build
     from madad_jax.checkpoints import saver as saver_lib
+    from madad_jax.training import batch_specs
+    from madad_jax.training import state as state_lib
 
     config = tiny_config.get_config()
     config.data.image_size = 32
     folder = tmp_path_factory.mktemp("untrained")
-    spec = train.image_spec(1, 32)
+    spec = batch_specs.image_spec(1, 32)
     stages = {
         "autoencoder": build.autoencoder_training(config),
         "denoiser": build.detector(config),
     }
     for stage, method in stages.items():
         params = method.init(jax.random.key(1), spec)
-        state = train_state.TrainState(jnp.zeros((), jnp.int32), {}, {}, params)
+        state = state_lib.TrainState(jnp.zeros((), jnp.int32), {}, {}, params)
         with saver_lib.Checkpointer(folder / stage / "checkpoints", async_save=False) as saver:
             saver.save(0, state, {}, json.loads(config.to_json()))
             saver.wait()

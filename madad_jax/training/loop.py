@@ -4,7 +4,6 @@ Order in an iteration: step, then (when due) validate, save, log. Metrics are re
 step late, so that the host never waits for a step that it has just dispatched.
 """
 
-import dataclasses
 import functools
 import logging
 import math
@@ -13,132 +12,25 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import metric_writer, train_step
-from madad_jax import train_state as train_state_lib
 from madad_jax.checkpoints import saver as saver_lib
-from madad_jax.core import errors, random_keys, units
+from madad_jax.core import errors
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.devices import parameter_rules
-from madad_jax.methods import base
 from madad_jax.runtime import agreement, watchdog
 from madad_jax.runtime import stop as stop_lib
+from madad_jax.training import metric_log
+from madad_jax.training import state as state_lib
+from madad_jax.training import trainer as trainer_lib
 
 _LOG = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How long and how often; every count is in optimiser steps."""
-
-    stage: str
-    steps: int
-    batch_size: int
-    accum_steps: int = 1
-    ema_decay: float = 0.0
-    log_every: int = 50
-    validate_every: int = 500
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 0.0
-    keep_latest: int = 2
-
-
-class Trainer:
-    """The compiled programs of one training stage and the shape of its state."""
-
-    def __init__(
-        self,
-        method: base.Method,
-        tx: Any,
-        options: Options,
-        *,
-        batch_spec: Batch,
-        mesh: jax.sharding.Mesh,
-        seed: int,
-    ):
-        batches_lib.check_batch_size(
-            options.batch_size, mesh, options.accum_steps, key=f"{options.stage} train.batch_size"
-        )
-        self.options = options
-        self.mesh = mesh
-        self.root_key = random_keys.root_key(seed)
-        self._init = lambda: train_state_lib.create(
-            method.init(random_keys.stream(self.root_key, f"{options.stage}/init"), batch_spec),
-            tx,
-            ema=options.ema_decay > 0,
-        )
-        abstract = jax.eval_shape(self._init)
-        _LOG.info("%s: %s", options.stage, parameter_rules.describe(abstract, mesh))
-        self.state_shardings = parameter_rules.state_shardings(abstract, mesh)
-        self.abstract = parameter_rules.with_shardings(abstract, self.state_shardings)
-        replicated = mesh_lib.replicated(mesh)
-        batch = {k: mesh_lib.batch_sharding(mesh) for k in batch_spec}
-        self.step_fn = train_step.make_train_step(
-            method,
-            tx,
-            accum_steps=options.accum_steps,
-            ema_decay=options.ema_decay,
-            shardings=(self.state_shardings, replicated, batch, replicated),
-        )
-        params_s = self.state_shardings.params
-        self.loss_fn = train_step.make_loss(method, (params_s, replicated, batch, replicated))
-        self.stream_key = random_keys.stream(self.root_key, options.stage)
-        self._compiled: Any = None
-
-    def step(self, state: train_state_lib.TrainState, frozen: Params, batch: Batch) -> Any:
-        """(state, metrics) after one optimiser step. The first call compiles the step and logs
-        what it needs."""
-        if self._compiled is None:
-            started = time.monotonic()
-            # The very program that runs, so that asking for its memory compiles nothing twice.
-            self._compiled = self.step_fn.lower(state, frozen, batch, self.stream_key).compile()
-            memory = self._compiled.memory_analysis()
-            _LOG.info(
-                "%s: step compiled in %.0f s; per device: activations and temporaries %s, all "
-                "arguments %s; batches of %d slices, of which this host reads %d",
-                self.options.stage,
-                time.monotonic() - started,
-                units.human(memory.temp_size_in_bytes),
-                units.human(memory.argument_size_in_bytes),
-                self.options.batch_size,
-                self.options.batch_size // batches_lib.data_process(self.mesh)[1],
-            )
-        return self._compiled(state, frozen, batch, self.stream_key)
-
-    def initial_state(self, first: Params | None = None) -> train_state_lib.TrainState:
-        """Fresh weights, made on the mesh in their own shards, or the weights `first`."""
-        state = jax.jit(self._init, out_shardings=self.state_shardings)()
-        if first is None:
-            return state
-        params = jax.device_put(first, self.state_shardings.params)
-        ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
-        return dataclasses.replace(state, params=params, ema_params=ema)
-
-    def validate(
-        self, state: train_state_lib.TrainState, frozen: Params, batches: Iterable[Batch]
-    ) -> dict:
-        """Mean metrics over fixed validation batches, under draws fixed for the whole run."""
-        key = random_keys.stream(self.stream_key, "validate")
-        total: dict[str, list[float]] = {}
-        for i, batch in enumerate(batches):
-            watchdog.progress(f"{self.options.stage}: validation batch {i}")
-            batch = batches_lib.global_batch(self.mesh, batch)
-            metrics = self.loss_fn(
-                state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
-            )
-            for name, value in jax.device_get(metrics).items():
-                total.setdefault(name, []).append(float(value))
-        return {name: float(np.mean(values)) for name, values in total.items()}
-
-
 def train(
-    trainer: Trainer,
+    trainer: trainer_lib.Trainer,
     frozen: Params,
     iterator: Any,
     validation: Callable[[], Iterable[Batch]],
@@ -146,10 +38,10 @@ def train(
     directory: epath.Path,
     config: dict,
     first: Params | None = None,
-    writer: metric_writer.MetricWriter,
+    writer: metric_log.MetricWriter,
     lr_fn: Callable[[int], float],
     stop: stop_lib.GracefulStop,
-) -> train_state_lib.TrainState:
+) -> state_lib.TrainState:
     """Trains from the newest whole checkpoint (or from nothing) to `options.steps`.
 
     Raises:
@@ -267,19 +159,3 @@ def _check_finite(stage: str, step: int, metrics: dict, saver) -> dict[str, floa
 
 def _without_prefix(values: dict[str, float]) -> dict[str, float]:
     return {k.removeprefix("val/"): v for k, v in values.items()}
-
-
-def latent_spec(batch_size: int, image_size: int, latent: tuple[int, int, int]) -> Batch:
-    """Shapes of a training batch of cached latents (h, w, c)."""
-    moments = jax.ShapeDtypeStruct((batch_size, *latent), jnp.float32)
-    spec = image_spec(batch_size, image_size)
-    return {"latent_mean": moments, "latent_logvar": moments, "brain_mask": spec["brain_mask"]}
-
-
-def image_spec(batch_size: int, image_size: int) -> Batch:
-    """Shapes of a training batch of images."""
-    side = (batch_size, image_size, image_size)
-    return {
-        "image": jax.ShapeDtypeStruct((*side, 1), jnp.float32),
-        "brain_mask": jax.ShapeDtypeStruct(side, jnp.bool_),
-    }

@@ -7,13 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from madad_jax import train_state, train_step
 from madad_jax.core import random_keys, trees
 from madad_jax.devices import batches, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.diffusion import schedule
 from madad_jax.methods import madad
 from madad_jax.models import registry
+from madad_jax.training import state as state_lib
+from madad_jax.training import step as step_lib
 from tests.methods import stand_ins
 
 
@@ -63,7 +64,7 @@ def line_batch():
 
 
 def line_state(tx, ema=False):
-    return train_state.create({"w": jnp.array([0.5, -1.0, 2.0])}, tx, ema=ema)
+    return state_lib.create({"w": jnp.array([0.5, -1.0, 2.0])}, tx, ema=ema)
 
 
 def gradient_by_hand(w):
@@ -74,7 +75,7 @@ def gradient_by_hand(w):
 @pytest.mark.parametrize("accum_steps", [1, 2, 4, 8])
 def test_microbatches_add_up_to_the_batch(accum_steps):
     tx = optax.sgd(0.1)
-    step = train_step.make_train_step(Line(), tx, accum_steps=accum_steps)
+    step = step_lib.make_train_step(Line(), tx, accum_steps=accum_steps)
     state, metrics = step(line_state(tx), FROZEN, line_batch(), ROOT)
     w = np.array([0.5, -1.0, 2.0])
     b = line_batch()
@@ -89,7 +90,7 @@ def test_microbatches_add_up_to_the_batch(accum_steps):
 
 def test_microbatches_draw_for_themselves():
     tx = optax.sgd(0.0)
-    step = train_step.make_train_step(Line(noisy=True), tx, accum_steps=4)
+    step = step_lib.make_train_step(Line(noisy=True), tx, accum_steps=4)
     _, metrics = step(line_state(tx), FROZEN, line_batch(), ROOT)
     keys = jax.random.split(random_keys.at_step(ROOT, "train", 0), 4)
     draws = [float(jax.random.uniform(k)) for k in keys]
@@ -99,7 +100,7 @@ def test_microbatches_draw_for_themselves():
 
 def test_draws_follow_the_step_and_not_the_history():
     tx = optax.sgd(0.0)
-    step = train_step.make_train_step(Line(noisy=True), tx)
+    step = step_lib.make_train_step(Line(noisy=True), tx)
     state, draws = line_state(tx), []
     for i in range(3):
         state, metrics = step(state, FROZEN, line_batch(), ROOT)
@@ -113,7 +114,7 @@ def test_draws_follow_the_step_and_not_the_history():
 
 def test_the_state_is_donated():
     tx = optax.adam(0.1)
-    step = train_step.make_train_step(Line(), tx, ema_decay=0.9)
+    step = step_lib.make_train_step(Line(), tx, ema_decay=0.9)
     state = line_state(tx, ema=True)
     after, _ = step(state, FROZEN, line_batch(), ROOT)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
@@ -123,7 +124,7 @@ def test_the_state_is_donated():
 
 def test_average_is_the_formula():
     tx = optax.sgd(0.05)
-    step = train_step.make_train_step(Line(), tx, ema_decay=0.25)
+    step = step_lib.make_train_step(Line(), tx, ema_decay=0.25)
     state = line_state(tx, ema=True)
     w = ema = np.array([0.5, -1.0, 2.0])
     for i in range(5):
@@ -138,7 +139,7 @@ def test_average_is_the_formula():
 
 def test_no_average_when_none_is_kept():
     tx = optax.sgd(0.05)
-    state, _ = train_step.make_train_step(Line(), tx)(line_state(tx), FROZEN, line_batch(), ROOT)
+    state, _ = step_lib.make_train_step(Line(), tx)(line_state(tx), FROZEN, line_batch(), ROOT)
     assert state.ema_params is None and state.eval_params is state.params
 
 
@@ -150,7 +151,7 @@ def test_averages_do_not_share_memory_with_parameters():
 
 def test_validation_is_quiet_and_leaves_the_method_alone():
     method = Line()
-    loss = train_step.make_loss(method)
+    loss = step_lib.make_loss(method)
     params = {"w": jnp.array([0.5, -1.0, 2.0])}
     metrics = loss(params, FROZEN, line_batch(), ROOT, jnp.int32(7))
     assert metrics["quiet"] == 1 and metrics["seen_step"] == 7
@@ -190,7 +191,7 @@ def initial(tx):
     params = jax.tree.map(
         lambda p: p + 0.05 * draw.standard_normal(p.shape).astype(np.float32), params
     )
-    return train_state.create(params, tx, ema=True)
+    return state_lib.create(params, tx, ema=True)
 
 
 def run(mesh, accum_steps=1):
@@ -203,7 +204,7 @@ def run(mesh, accum_steps=1):
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         shardings = (state_s, whole, {k: split for k in batch}, whole)
         state, batch = jax.device_put(state, state_s), batches.global_batch(mesh, batch)
-    step = train_step.make_train_step(
+    step = step_lib.make_train_step(
         method(), tx, accum_steps=accum_steps, ema_decay=0.9, shardings=shardings
     )
     losses = []

@@ -22,7 +22,7 @@ from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.devices import parameter_rules
 from madad_jax.methods import base
-from madad_jax.train_state import TrainState
+from madad_jax.training.state import TrainState
 
 
 def _gathering(loss: Callable[..., Any], shardings: Any) -> Callable[..., Any]:

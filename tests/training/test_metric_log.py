@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from madad_jax import metric_writer
 from madad_jax.core import errors
+from madad_jax.training import metric_log
 
 
 def _events(folder):
@@ -23,7 +23,7 @@ def _events(folder):
 
 
 def test_lines_and_curves(tmp_path):
-    with metric_writer.MetricWriter(tmp_path / "run") as writer:
+    with metric_log.MetricWriter(tmp_path / "run") as writer:
         writer.write("denoiser", "train", 10, {"loss": 0.5, "lr": np.float32(0.25)})
         writer.write("denoiser", "val", 10, {"loss": math.nan})
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -31,21 +31,21 @@ def test_lines_and_curves(tmp_path):
     assert first.pop("time") > 1.6e9
     assert first == {"stage": "denoiser", "split": "train", "step": 10, "loss": 0.5, "lr": 0.25}
     assert second["loss"] is None
-    assert metric_writer.read(tmp_path / "run")[0]["loss"] == 0.5
+    assert metric_log.read(tmp_path / "run")[0]["loss"] == 0.5
     events = _events(tmp_path / "run" / "tensorboard" / "denoiser" / "train")
     points = {v.tag: (e.step, v.simple_value) for e in events for v in e.summary.value}
     assert points == {"loss": (10, 0.5), "lr": (10, 0.25)}
 
 
 def test_resume_drops_later_lines_of_its_stage_only(tmp_path):
-    with metric_writer.MetricWriter(tmp_path) as writer:
+    with metric_log.MetricWriter(tmp_path) as writer:
         writer.write("autoencoder", "train", 90, {"loss": 1.0})
         for step in (10, 20, 30):
             writer.write("denoiser", "train", step, {"loss": float(step)})
-    with metric_writer.MetricWriter(tmp_path) as writer:
+    with metric_log.MetricWriter(tmp_path) as writer:
         writer.truncate_after("denoiser", 20)
         writer.write("denoiser", "train", 30, {"loss": 33.0})
-    rows = [(r["stage"], r["step"], r["loss"]) for r in metric_writer.read(tmp_path)]
+    rows = [(r["stage"], r["step"], r["loss"]) for r in metric_log.read(tmp_path)]
     assert rows == [
         ("autoencoder", 90, 1.0),
         ("denoiser", 10, 10.0),
@@ -59,17 +59,17 @@ def test_resume_drops_later_lines_of_its_stage_only(tmp_path):
 
 
 def test_a_torn_tail_is_dropped(tmp_path):
-    with metric_writer.MetricWriter(tmp_path) as writer:
+    with metric_log.MetricWriter(tmp_path) as writer:
         writer.write("denoiser", "train", 1, {"loss": 1.0})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"stage": "denoiser", "spl')
-    with metric_writer.MetricWriter(tmp_path) as writer:
+    with metric_log.MetricWriter(tmp_path) as writer:
         writer.write("denoiser", "train", 2, {"loss": 2.0})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
 def test_only_the_primary_writes(tmp_path):
-    with metric_writer.MetricWriter(tmp_path / "run", is_primary=False) as writer:
+    with metric_log.MetricWriter(tmp_path / "run", is_primary=False) as writer:
         writer.write("denoiser", "train", 1, {"loss": 1.0})
         writer.image("denoiser", "val", 1, "panel", np.zeros((4, 4, 1), np.uint8))
         writer.truncate_after("denoiser", 0)
@@ -77,7 +77,7 @@ def test_only_the_primary_writes(tmp_path):
 
 
 def test_image(tmp_path):
-    with metric_writer.MetricWriter(tmp_path) as writer:
+    with metric_log.MetricWriter(tmp_path) as writer:
         writer.image("denoiser", "val", 3, "panel", np.full((4, 6, 3), 255, np.uint8))
     events = _events(tmp_path / "tensorboard" / "denoiser" / "val")
     (value,) = [v for e in events for v in e.summary.value]
@@ -85,7 +85,7 @@ def test_image(tmp_path):
 
 
 def test_reserved_names_are_refused(tmp_path):
-    writer = metric_writer.MetricWriter(tmp_path)
+    writer = metric_log.MetricWriter(tmp_path)
     with pytest.raises(ValueError, match="step"):
         writer.write("denoiser", "train", 1, {"step": 1.0})
 
@@ -93,12 +93,12 @@ def test_reserved_names_are_refused(tmp_path):
 def test_unwritable_folder_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match=r"file/run: cannot write here: Not a directory"):
-        metric_writer.MetricWriter(tmp_path / "file" / "run")
+        metric_log.MetricWriter(tmp_path / "file" / "run")
 
 
 def test_full_disk_names_the_folder(tmp_path):
     """/dev/full accepts an open and refuses every write."""
-    writer = metric_writer.MetricWriter(tmp_path)
+    writer = metric_log.MetricWriter(tmp_path)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(errors.UserError, match="cannot write here: No space left on device"):
         writer.write("denoiser", "train", 1, {"loss": 1.0})

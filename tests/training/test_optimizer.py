@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from madad_jax import optim
 from madad_jax.core import errors
+from madad_jax.training import optimizer
 
 
 def _official(lr=4e-5, warmup=10, epochs=200, per_epoch=7):
-    _, rate = optim.make_optimizer(
+    _, rate = optimizer.make_optimizer(
         lr=lr,
         schedule="official_epochs",
         warmup_epochs=warmup,
@@ -48,7 +48,7 @@ def test_official_schedule_equals_its_formula_in_float64():
 
 
 def test_official_schedule_counts_steps_beyond_float32():
-    _, rate = optim.make_optimizer(
+    _, rate = optimizer.make_optimizer(
         lr=1.0, schedule="official_epochs", epochs=3, steps_per_epoch=2**24
     )
     # 2^25 - 1 rounds up to 2^25 in float32, which would be the next epoch.
@@ -56,7 +56,7 @@ def test_official_schedule_counts_steps_beyond_float32():
 
 
 def test_warmup_cosine_by_hand():
-    _, rate = optim.make_optimizer(
+    _, rate = optimizer.make_optimizer(
         lr=1e-3, schedule="warmup_cosine", warmup_steps=4, total_steps=12, final_lr_ratio=0.1
     )
     got = [float(rate(step)) for step in (0, 3, 4, 8, 12, 1000)]
@@ -65,7 +65,7 @@ def test_warmup_cosine_by_hand():
 
 
 def test_constant_without_warm_up():
-    _, rate = optim.make_optimizer(lr=0.25, schedule="constant")
+    _, rate = optimizer.make_optimizer(lr=0.25, schedule="constant")
     assert float(rate(0)) == float(rate(10**9)) == 0.25
 
 
@@ -86,7 +86,7 @@ def test_adamw_decays_all_parameters_as_pytorch_does(shape):
     rng = np.random.default_rng(0)
     p0 = rng.normal(size=shape).astype(np.float32)
     grads = rng.normal(size=(20, *shape)).astype(np.float32)
-    tx, _ = optim.make_optimizer(
+    tx, _ = optimizer.make_optimizer(
         lr=0.05, schedule="constant", weight_decay=0.3, beta1=0.8, beta2=0.95, eps=1e-4
     )
     params = {"w": jnp.asarray(p0)}
@@ -102,7 +102,7 @@ def test_adamw_decays_all_parameters_as_pytorch_does(shape):
 
 def _one_step(**kwargs):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}
-    tx, _ = optim.make_optimizer(lr=0.1, schedule="constant", **kwargs)
+    tx, _ = optimizer.make_optimizer(lr=0.1, schedule="constant", **kwargs)
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = tx.update(zero, tx.init(params), params)
     return jax.tree.map(lambda u: float(jnp.abs(u).max()), updates)
@@ -117,7 +117,7 @@ def test_decay_mask():
 
 def test_clipping_scales_by_the_global_norm():
     """Adam forgets scale, so the clip is seen in the first moment."""
-    tx, _ = optim.make_optimizer(lr=0.1, schedule="constant", grad_clip_norm=1.0, beta1=0.0)
+    tx, _ = optimizer.make_optimizer(lr=0.1, schedule="constant", grad_clip_norm=1.0, beta1=0.0)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     _, state = tx.update({"a": jnp.full(1, 3.0), "b": jnp.full(1, 4.0)}, tx.init(params), params)
     mu = state[1][0].mu
@@ -136,7 +136,7 @@ def _muon(steps, **options):
         "convolution": rng.normal(size=(steps, 3, 3, 2, 2)),
     }
     gradients = {k: jnp.asarray(v, jnp.float32) for k, v in gradients.items()}
-    tx, _ = optim.make_optimizer(name="muon", lr=0.02, schedule="constant", **options)
+    tx, _ = optimizer.make_optimizer(name="muon", lr=0.02, schedule="constant", **options)
     params = jax.tree.map(lambda g: jnp.ones(g.shape[1:]), gradients)
     return _last(tx, params, gradients), params, gradients
 
@@ -174,8 +174,8 @@ def test_parallel_maps_are_one_kernel_and_their_bias_is_none():
     bias = jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)
     parallel = {"qkv": {"kernel": kernel, "bias": bias}}
     plain = {"qkv": {"kernel": kernel.reshape(6, 12), "bias": bias.ravel()}}
-    assert optim.decay_matrices(parallel) == {"qkv": {"kernel": True, "bias": False}}
-    tx, _ = optim.make_optimizer(name="muon", lr=0.02, schedule="constant")
+    assert optimizer.decay_matrices(parallel) == {"qkv": {"kernel": True, "bias": False}}
+    tx, _ = optimizer.make_optimizer(name="muon", lr=0.02, schedule="constant")
     ours, theirs = (tx.update(p, tx.init(p), p)[0]["qkv"] for p in (parallel, plain))
     for leaf in ("kernel", "bias"):
         np.testing.assert_allclose(ours[leaf].ravel(), theirs[leaf].ravel(), rtol=1e-5)
@@ -199,11 +199,11 @@ def test_muon_decays_all_parameters_at_their_own_rates():
 
 def test_unknown_optimizers_are_told_the_names():
     with pytest.raises(errors.UserError, match=r"found 'moun', accepted are adamw, adam, muon"):
-        optim.make_optimizer(name="moun", lr=1e-3)
+        optimizer.make_optimizer(name="moun", lr=1e-3)
 
 
 def test_global_norm():
-    assert float(optim.global_norm({"a": jnp.full(1, 3.0), "b": jnp.full(1, 4.0)})) == 5.0
+    assert float(optimizer.global_norm({"a": jnp.full(1, 3.0), "b": jnp.full(1, 4.0)})) == 5.0
 
 
 @pytest.mark.parametrize(
@@ -221,4 +221,4 @@ def test_global_norm():
 )
 def test_bad_values_name_their_key(kwargs, key):
     with pytest.raises(errors.UserError, match=rf"^config\.optim\.{key}: found "):
-        optim.make_optimizer(**{"lr": 1e-3, **kwargs})
+        optimizer.make_optimizer(**{"lr": 1e-3, **kwargs})

@@ -1,0 +1,127 @@
+"""The compiled programs of one training stage and the shape of its state."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from madad_jax.core import random_keys, units
+from madad_jax.core.types import Batch, Params
+from madad_jax.devices import batches as batches_lib
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.devices import parameter_rules
+from madad_jax.methods import base
+from madad_jax.runtime import watchdog
+from madad_jax.training import state as state_lib
+from madad_jax.training import step as step_lib
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How long and how often; every count is in optimiser steps."""
+
+    stage: str
+    steps: int
+    batch_size: int
+    accum_steps: int = 1
+    ema_decay: float = 0.0
+    log_every: int = 50
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    checkpoint_minutes: float = 0.0
+    keep_latest: int = 2
+
+
+class Trainer:
+    """The compiled programs of one training stage and the shape of its state."""
+
+    def __init__(
+        self,
+        method: base.Method,
+        tx: Any,
+        options: Options,
+        *,
+        batch_spec: Batch,
+        mesh: jax.sharding.Mesh,
+        seed: int,
+    ):
+        batches_lib.check_batch_size(
+            options.batch_size, mesh, options.accum_steps, key=f"{options.stage} train.batch_size"
+        )
+        self.options = options
+        self.mesh = mesh
+        self.root_key = random_keys.root_key(seed)
+        self._init = lambda: state_lib.create(
+            method.init(random_keys.stream(self.root_key, f"{options.stage}/init"), batch_spec),
+            tx,
+            ema=options.ema_decay > 0,
+        )
+        abstract = jax.eval_shape(self._init)
+        _LOG.info("%s: %s", options.stage, parameter_rules.describe(abstract, mesh))
+        self.state_shardings = parameter_rules.state_shardings(abstract, mesh)
+        self.abstract = parameter_rules.with_shardings(abstract, self.state_shardings)
+        replicated = mesh_lib.replicated(mesh)
+        batch = {k: mesh_lib.batch_sharding(mesh) for k in batch_spec}
+        self.step_fn = step_lib.make_train_step(
+            method,
+            tx,
+            accum_steps=options.accum_steps,
+            ema_decay=options.ema_decay,
+            shardings=(self.state_shardings, replicated, batch, replicated),
+        )
+        params_s = self.state_shardings.params
+        self.loss_fn = step_lib.make_loss(method, (params_s, replicated, batch, replicated))
+        self.stream_key = random_keys.stream(self.root_key, options.stage)
+        self._compiled: Any = None
+
+    def step(self, state: state_lib.TrainState, frozen: Params, batch: Batch) -> Any:
+        """(state, metrics) after one optimiser step. The first call compiles the step and logs
+        what it needs."""
+        if self._compiled is None:
+            started = time.monotonic()
+            # The very program that runs, so that asking for its memory compiles nothing twice.
+            self._compiled = self.step_fn.lower(state, frozen, batch, self.stream_key).compile()
+            memory = self._compiled.memory_analysis()
+            _LOG.info(
+                "%s: step compiled in %.0f s; per device: activations and temporaries %s, all "
+                "arguments %s; batches of %d slices, of which this host reads %d",
+                self.options.stage,
+                time.monotonic() - started,
+                units.human(memory.temp_size_in_bytes),
+                units.human(memory.argument_size_in_bytes),
+                self.options.batch_size,
+                self.options.batch_size // batches_lib.data_process(self.mesh)[1],
+            )
+        return self._compiled(state, frozen, batch, self.stream_key)
+
+    def initial_state(self, first: Params | None = None) -> state_lib.TrainState:
+        """Fresh weights, made on the mesh in their own shards, or the weights `first`."""
+        state = jax.jit(self._init, out_shardings=self.state_shardings)()
+        if first is None:
+            return state
+        params = jax.device_put(first, self.state_shardings.params)
+        ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+        return dataclasses.replace(state, params=params, ema_params=ema)
+
+    def validate(
+        self, state: state_lib.TrainState, frozen: Params, batches: Iterable[Batch]
+    ) -> dict:
+        """Mean metrics over fixed validation batches, under draws fixed for the whole run."""
+        key = random_keys.stream(self.stream_key, "validate")
+        total: dict[str, list[float]] = {}
+        for i, batch in enumerate(batches):
+            watchdog.progress(f"{self.options.stage}: validation batch {i}")
+            batch = batches_lib.global_batch(self.mesh, batch)
+            metrics = self.loss_fn(
+                state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
+            )
+            for name, value in jax.device_get(metrics).items():
+                total.setdefault(name, []).append(float(value))
+        return {name: float(np.mean(values)) for name, values in total.items()}
