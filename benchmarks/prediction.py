@@ -20,8 +20,9 @@ import time
 import nibabel as nib
 import numpy as np
 
-from madad_jax import calibrate, predict
+from madad_jax import predict
 from madad_jax.data.cohort import cohort, cohort_scan
+from madad_jax.evaluation import calibrate
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import intervals, scan_stacks
 from madad_jax.scans import geometry as geometry_lib

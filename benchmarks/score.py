@@ -18,9 +18,11 @@ import numpy as np
 from etils import epath
 
 from configs import default
-from madad_jax import build, restore, scoring, stages
+from madad_jax import build, restore, stages
 from madad_jax import run as run_lib
 from madad_jax.checkpoints import saver
+from madad_jax.evaluation import across_slices
+from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.methods.wrappers import ensemble
 from madad_jax.metrics import bootstrap, evaluator
 from madad_jax.runtime import startup
@@ -87,9 +89,9 @@ class Score:
             method = build.detector(config)
             folder = self._run.trained / "denoiser" / "checkpoints"
             params = restore.denoiser(config, folder, self._run.mesh, method)
-            scorer = scoring.Scorer(method, params, self._frozen, self._run.mesh, config.seed)
+            scorer = scorer_lib.Scorer(method, params, self._frozen, self._run.mesh, config.seed)
             batches = self._run.batches_of(self._source)
-            self._kept[looks] = list(scoring.scored(scorer, batches, looks))
+            self._kept[looks] = list(scorer_lib.scored(scorer, batches, looks))
         return [(batch, dict(out)) for batch, out in self._kept[looks]]
 
     def evaluate(self, candidate: Candidate) -> tuple[dict, dict]:
@@ -105,7 +107,7 @@ class Score:
                 out["map"] = out[candidate.signal]
         if candidate.smooth:
             sigma = candidate.smooth / self._step
-            pairs = scoring.across_slices(pairs, self._source.records, sigma)
+            pairs = across_slices.across_slices(pairs, self._source.records, sigma)
         ev = evaluator.Evaluator(draws=1000)
         for batch, out in pairs:
             ev.add(

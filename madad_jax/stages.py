@@ -12,25 +12,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import (
-    build,
-    build_methods,
-    build_networks,
-    calibrate,
-    checks,
-    evaluate,
-    latent_cache,
-    preset,
-    report,
-    restore,
-    scoring,
-)
+from madad_jax import build, build_methods, build_networks, checks, latent_cache, preset, restore
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import provenance
 from madad_jax.devices import batches
-from madad_jax.evaluation import tables
+from madad_jax.evaluation import calibrate, report, runner, tables
+from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.runtime import startup
@@ -165,8 +154,8 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
         run.config.eval.checkpoint,
     )
     c = run.config
-    scorer = scoring.Scorer(method, params, frozen, run.mesh, c.seed)
-    options = evaluate.Options(
+    scorer = scorer_lib.Scorer(method, params, frozen, run.mesh, c.seed)
+    options = runner.Options(
         image_size=c.data.image_size,
         sigma=build_networks.smoothing_sigma(c),
         false_positive_rate=c.eval.false_positive_rate,
@@ -177,7 +166,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
         volumes=_volumes(c),
         smooth_slices=_smooth_slices(c),
     )
-    evaluation = evaluate.Evaluation(scorer, options, run.batches_of)
+    evaluation = runner.Evaluation(scorer, options, run.batches_of)
     evaluation.fit_floor(run.source("train"))
     maps, brain = evaluation.choose_thresholds(run.source("val"))
     _calibrate(run, maps, brain, params)
@@ -193,7 +182,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _volumes(c: Any) -> evaluate.Volumes | None:
+def _volumes(c: Any) -> runner.Volumes | None:
     """How whole scans are judged, when they are.
 
     Raises UserError when nobody says how far apart slices and pixels are.
@@ -212,7 +201,7 @@ def _volumes(c: Any) -> evaluate.Volumes | None:
         step = preparation.numbers[2] if preparation.numbers else 1
         known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
         spacing = tuple(s or k for s, k in zip(spacing, known, strict=True))
-    return evaluate.Volumes(spacing, scan_stacks.PRESETS[c.eval.postprocess])
+    return runner.Volumes(spacing, scan_stacks.PRESETS[c.eval.postprocess])
 
 
 def _smooth_slices(c: Any) -> float:
@@ -276,10 +265,10 @@ def write_report(run: Run) -> None:
     rows = report.read_results(run.workdir / "results.jsonl")
     if not rows:
         raise errors.UserError(f"{run.workdir} has no results.jsonl; run --mode=evaluate first")
-    from madad_jax import visualize  # as in `panels`
+    from madad_jax.evaluation import pictures as pictures_lib  # as in `panels`
 
     curves = run.workdir / "curves.png"
-    drawn = visualize.training_curves(curves, run.trained / "metrics.jsonl")
+    drawn = pictures_lib.training_curves(curves, run.trained / "metrics.jsonl")
     pictures = sorted((run.workdir / "eval").glob("*/panels/*.png"))
     names = ("dice_over_thresholds.png", "froc.png")
     of_sets = [p for name in names for p in sorted((run.workdir / "eval").glob(f"*/{name}"))]

@@ -19,10 +19,10 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build_methods, checks, report, scoring, stages
+from madad_jax import build_methods, checks, stages
 from madad_jax import run as run_lib
-from madad_jax.core import atomic_files, errors
-from madad_jax.evaluation import paper_tables
+from madad_jax.core import atomic_files, errors, signals
+from madad_jax.evaluation import paper_tables, report
 from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
@@ -204,8 +204,8 @@ def _results(cell: Cell) -> list[paper_tables.Result]:
     if not (cell.folder / _DONE).exists():
         return []
     rows = report.read_results(cell.folder / "results.jsonl")
-    suffix = scoring.SIGNALS[cell.signal]
-    others = [s for s in scoring.SIGNALS.values() if s]
+    suffix = signals.SIGNALS[cell.signal]
+    others = [s for s in signals.SIGNALS.values() if s]
     out = []
     for row in rows:
         named = next((t for t in others if row["method"].endswith(t)), "")

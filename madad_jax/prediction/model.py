@@ -10,12 +10,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import build, build_methods, calibrate, preset, restore, scoring
+from madad_jax import build, build_methods, preset, restore
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
+from madad_jax.evaluation import calibrate
+from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import calibration as calibration_lib
 
 
@@ -41,7 +43,7 @@ class Model:
     method: Any
     params: Params
     frozen: Params
-    scorer: scoring.Scorer
+    scorer: scorer_lib.Scorer
     preparation: provenance.Preparation | None
     calibration: calibration_lib.Calibration | None
     shards: int
@@ -138,7 +140,7 @@ def load(
         method=method,
         params=params,
         frozen=frozen,
-        scorer=scoring.Scorer(method, params, frozen, mesh, config.seed),
+        scorer=scorer_lib.Scorer(method, params, frozen, mesh, config.seed),
         preparation=preparation,
         calibration=calibration,
         shards=mesh_lib.batch_shards(mesh),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from madad_jax import report
+from madad_jax.evaluation import report
 
 # Names of configs/baselines; a method beats nothing in so few steps, and is not asked to.
 METHODS = (

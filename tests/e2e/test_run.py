@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, calibrate, checks, report
+from madad_jax import build, checks
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
+from madad_jax.evaluation import calibrate, report
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.training import batch_specs
 from madad_jax.training import trainer as trainer_lib

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from madad_jax import compare, result_files
 from madad_jax.core import errors
+from madad_jax.evaluation import paired, set_files
 from madad_jax.metrics import evaluator, subject_sums
 from tests.metrics.records import make_set
 
@@ -19,14 +19,14 @@ def _run(tmp_path, name, rows, fingerprint="same"):
         results.append(ev.result(method=method))
     facts = {"fingerprint": fingerprint, "floor": ["mean image"]}
     folder = epath.Path(tmp_path / name / "eval" / "test")
-    result_files.write(folder, results, sums, {}, facts)
+    set_files.write(folder, results, sums, {}, facts)
     return str(tmp_path / name), sums
 
 
 def test_differences_across_runs_are_paired(tmp_path):
     one, a = _run(tmp_path, "one", {"mean image": 0.05, "madad": 0.1})
     two, b = _run(tmp_path, "two", {"dae": 0.15})
-    found = compare.differences([one, two], "test", draws=200)
+    found = paired.differences([one, two], "test", draws=200)
     assert found[0]["method"] == "madad"  # the first learned row
     by_name = {(r["run"], r["method"]): r for r in found[1:]}
     better = by_name["two", "dae"]
@@ -35,7 +35,7 @@ def test_differences_across_runs_are_paired(tmp_path):
     pair = [{"method": m, "learns": m != "x", "ap": 0.5} for m in ("x", "dae")]
     subject_sums.add_differences(list(zip(pair, (a["madad"], b["dae"]), strict=True)), draws=200)
     assert pair[1]["difference"]["ap"] == better["intervals"]["ap"]
-    back = compare.differences([two, one], "test", draws=200)
+    back = paired.differences([two, one], "test", draws=200)
     again = next(r for r in back[1:] if r["method"] == "madad")
     assert again["ap"] == pytest.approx(-better["ap"])
 
@@ -44,11 +44,11 @@ def test_other_slices_and_unknown_rows_are_refused(tmp_path):
     one, _ = _run(tmp_path, "one", {"madad": 0.1})
     two, _ = _run(tmp_path, "two", {"madad": 0.1}, fingerprint="other")
     with pytest.raises(errors.UserError, match="two: set 'test' holds other slices"):
-        compare.differences([one, two], "test")
+        paired.differences([one, two], "test")
     with pytest.raises(errors.UserError, match="found 'dae', accepted: madad"):
-        compare.differences([one], "test", to="dae")
+        paired.differences([one], "test", to="dae")
     with pytest.raises(errors.UserError, match=r"subjects\.npz: no such file"):
-        compare.differences([one], "val")
+        paired.differences([one], "val")
 
 
 def test_tables_of_a_set_are_csv(tmp_path):

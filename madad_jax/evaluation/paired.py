@@ -1,6 +1,6 @@
 """Paired differences between rows of one or several runs on the same test set.
 
-    python -m madad_jax.compare --run=runs/a --run=runs/b --set=test
+    python -m madad_jax.evaluation.paired --run=runs/a --run=runs/b --set=test
 
 Every learned row of every run is compared with the first run's first learned row (or with `--to`),
 over the same draws of subjects: AP, pooled max Dice and max Dice per slice, with 95 % bootstrap
@@ -16,9 +16,8 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from madad_jax import result_files
 from madad_jax.core import command_line, errors
-from madad_jax.evaluation import tables
+from madad_jax.evaluation import set_files, tables
 from madad_jax.metrics import bootstrap, subject_sums
 
 _FIGURES = (
@@ -36,7 +35,7 @@ def differences(
     Raises:
       UserError: a run without that set, other slices than the first run's, or no row `to`.
     """
-    loaded = [(run, *result_files.read_sums(epath.Path(run), name)) for run in runs]
+    loaded = [(run, *set_files.read_sums(epath.Path(run), name)) for run in runs]
     if not loaded:
         raise errors.UserError("--run is missing; give the folders of runs")
     first_run, first, facts = loaded[0]
@@ -102,4 +101,4 @@ def _run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.status("madad_jax.compare", _run, sys.argv))
+    sys.exit(command_line.status("madad_jax.evaluation.paired", _run, sys.argv))

@@ -16,9 +16,11 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax import calibrate, panels, result_files, scoring
+from madad_jax.core import signals
 from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
+from madad_jax.evaluation import across_slices, calibrate, panel_choice, set_files
+from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import (
     disk_arrays,
     no_learning,
@@ -97,7 +99,7 @@ class _Scored:
 class Evaluation:
     """Thresholds from healthy slices first, then one test set at a time."""
 
-    def __init__(self, scorer: scoring.Scorer, options: Options, batches_of: BatchesOf):
+    def __init__(self, scorer: scorer_lib.Scorer, options: Options, batches_of: BatchesOf):
         self._scorer = scorer
         self._options = options
         self._batches_of = batches_of
@@ -110,7 +112,7 @@ class Evaluation:
         quiet = jax.process_index() != 0
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
             watchdog.progress("mean image")
-            batch = scoring.whole(batch)
+            batch = scorer_lib.whole(batch)
             numbers = [train.records[i].slice for i in batch["index"]]
             self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)
 
@@ -133,15 +135,15 @@ class Evaluation:
             _LOG.info(
                 "threshold of %s: %.4f, alarm from %d pixels", name, found.value, found.alarm_pixels
             )
-        rows = {signal: self._scorer.name + suffix for signal, suffix in scoring.SIGNALS.items()}
+        rows = {signal: self._scorer.name + suffix for signal, suffix in signals.SIGNALS.items()}
         return {k: whole_maps[row] for k, row in rows.items() if row in whole_maps}, brain
 
     def _scored(
         self, source: record_lib.Source, what: str
     ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
-        pairs = scoring.scored(self._scorer, self._batches_of(source), what)
+        pairs = scorer_lib.scored(self._scorer, self._batches_of(source), what)
         if self._options.smooth_slices > 0:
-            return scoring.across_slices(pairs, source.records, self._options.smooth_slices)
+            return across_slices.across_slices(pairs, source.records, self._options.smooth_slices)
         return pairs
 
     def _threshold(self, val: record_lib.Source, maps: np.ndarray, brain: np.ndarray) -> Threshold:
@@ -182,7 +184,7 @@ class Evaluation:
                 maps[name] = self._mean.maps(
                     images, brain, sigma=sigma, spread=spread, slice_numbers=numbers
                 )
-        for key, suffix in scoring.SIGNALS.items():
+        for key, suffix in signals.SIGNALS.items():
             if key in out:
                 maps[self._scorer.name + suffix] = np.clip(out[key], 0.0, 1.0)
         return maps
@@ -200,7 +202,7 @@ class Evaluation:
         `healthy` slices count for false alarms only. `extra` goes into every row.
         """
         scored: dict[str, _Scored] = {}
-        shown = panels.Shown(test, self._options.panels)
+        shown = panel_choice.Shown(test, self._options.panels)
         for batch, out in self._scored(test, name):
             records = [test.records[i] for i in batch["index"]]
             maps = self._all_maps(test, batch, out)
@@ -219,7 +221,7 @@ class Evaluation:
             self._curves(folder, scored, rows)
             floor = [row for row in scored if row in ROWS_WITHOUT_LEARNING]
             facts = {"set": name, "fingerprint": test.fingerprint(), "floor": floor, **extra}
-            result_files.write(
+            set_files.write(
                 folder,
                 rows,
                 {row: one.evaluator.subjects.sums for row, one in scored.items()},
@@ -297,15 +299,15 @@ class Evaluation:
     def _curves(
         self, folder: epath.Path, scored: dict[str, _Scored], rows: list[dict[str, Any]]
     ) -> None:
-        from madad_jax import visualize  # as in `panels`
+        from madad_jax.evaluation import pictures  # as in `panels`
 
         curves = {name: one.evaluator.dice_curve() for name, one in scored.items()}
         curves = {name: curve for name, curve in curves.items() if curve is not None}
         marks = {name: self.thresholds[name].value for name in curves}
-        visualize.threshold_curve(
+        pictures.threshold_curve(
             folder / "dice_over_thresholds.png", curves, healthy_thresholds=marks
         )
         froc = {r["method"]: r["volumes"]["froc"] for r in rows if r.get("volumes")}
         froc = {k: (v["false_positives"], v["sensitivity"]) for k, v in froc.items()}
         if any(len(found) for _, found in froc.values()):
-            visualize.froc(folder / "froc.png", froc)
+            pictures.froc(folder / "froc.png", froc)

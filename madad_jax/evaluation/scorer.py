@@ -1,28 +1,18 @@
 """A method's maps on the host, batch by batch, on any number of processes."""
 
-import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from madad_jax.core import random_keys
+from madad_jax.core import random_keys, signals
 from madad_jax.core.types import Batch, Params
-from madad_jax.data.sources import record as record_lib
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.methods import base
 from madad_jax.runtime import watchdog
-
-# The three signals of the paper's table 3, the first is what the paper reports; and all combined.
-SIGNALS = {
-    "map": "",
-    "latent_map": " (latent difference)",
-    "mask_map": " (mask head)",
-    "combined_map": " (signals combined)",
-}
 
 
 class Scorer:
@@ -49,7 +39,9 @@ class Scorer:
         arrays = batches_lib.global_batch(self._mesh, arrays)
         key = jax.random.fold_in(self._key, number)
         out = self._fn(*self._weights, arrays, key)
-        return {k: gather(v) for k, v in out.items() if k in SIGNALS or k == "reconstruction"}
+        return {
+            k: gather(v) for k, v in out.items() if k in signals.SIGNALS or k == "reconstruction"
+        }
 
 
 def gather(x: jax.Array) -> np.ndarray:
@@ -83,45 +75,3 @@ def whole(batch: Batch) -> Batch:
     _, rows = np.unique(index, return_index=True)
     rows = rows[index[rows] >= 0]
     return {k: np.asarray(v)[rows] for k, v in batch.items()}
-
-
-def across_slices(
-    pairs: Iterable[tuple[Batch, dict[str, np.ndarray]]],
-    records: Sequence[record_lib.Record],
-    sigma: float,
-) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
-    """The same pairs, a scan each, with maps smoothed over its neighbouring slices.
-
-    `sigma` in steps of the slice number; a gap weighs as much as it is wide, and the ends of a
-    scan are no dark slices: weights add up to 1 everywhere. Holds the scans that are under way.
-    """
-    sizes = collections.Counter(r.subject for r in records)
-    waiting: dict[str, list[tuple[Batch, dict[str, np.ndarray]]]] = {}
-    for batch, out in pairs:
-        for i, index in enumerate(batch["index"]):
-            subject = records[index].subject
-            one = {k: v[i : i + 1].copy() for k, v in batch.items()}
-            waiting.setdefault(subject, []).append((one, {k: v[i : i + 1] for k, v in out.items()}))
-            if len(waiting[subject]) == sizes[subject]:
-                yield _smoothed(waiting.pop(subject), records, sigma)
-
-
-def _smoothed(
-    parts: list[tuple[Batch, dict[str, np.ndarray]]],
-    records: Sequence[record_lib.Record],
-    sigma: float,
-) -> tuple[Batch, dict[str, np.ndarray]]:
-    batch, out = (
-        {k: np.concatenate([p[side][k] for p in parts]) for k in parts[0][side]} for side in (0, 1)
-    )
-    numbers = np.array([records[i].slice for i in batch["index"]], np.float64)
-    weights = np.exp(-0.5 * ((numbers[:, None] - numbers[None]) / sigma) ** 2)
-    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    brain = batch["brain_mask"]
-    for name in SIGNALS:
-        if name in out:
-            # A neighbour's slice may have less brain: weigh what is there.
-            inside = np.tensordot(weights, brain.astype(np.float32), 1)
-            maps = np.tensordot(weights, out[name] * brain, 1) / np.maximum(inside, 1e-6)
-            out[name] = np.where(brain, maps, out[name]).astype(np.float32)
-    return batch, out

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from madad_jax import visualize
+from madad_jax.evaluation import pictures
 from tests.metrics.records import make_set
 
 
@@ -21,7 +21,7 @@ def _count(pixels, colour, tolerance=40):
 def _panels(path, n=2, truth="known", threshold=0.3):
     maps, segmentations, brain, records = make_set(n, healthy=0)
     images = np.where(brain, 0.0, -1.0).astype(np.float32)[..., None]
-    visualize.panels(
+    pictures.panels(
         path, images, images * np.float32(0.9), maps, threshold,
         segmentations if truth == "known" else None, [r.id for r in records],
     )  # fmt: skip
@@ -53,28 +53,28 @@ def test_margin_is_cut_to_a_square_around_every_brain():
     images = np.full((2, 40, 60, 1), -1, np.float32)
     images[0, 10:20, 30:36] = 0
     images[1, 12:24, 28:33] = 0
-    rows, columns = visualize._crop(images)
+    rows, columns = pictures._crop(images)
     assert rows.stop - rows.start == columns.stop - columns.start
     assert rows.start <= 10 and rows.stop >= 24 and columns.start <= 28 and columns.stop >= 36
     assert rows.stop - rows.start < 20
-    assert visualize._crop(np.full((1, 8, 8, 1), -1, np.float32)) == (slice(None), slice(None))
-    assert visualize._crop(np.zeros((1, 8, 12, 1), np.float32))[0] == slice(0, 8)
+    assert pictures._crop(np.full((1, 8, 8, 1), -1, np.float32)) == (slice(None), slice(None))
+    assert pictures._crop(np.zeros((1, 8, 12, 1), np.float32))[0] == slice(0, 8)
 
 
 def test_dice_text_is_of_the_slice():
     truth = np.zeros((4, 4), bool)
     predicted = truth.copy()
     predicted[0, :2] = True
-    assert visualize._dice_text(predicted, truth) == "2 px, healthy"
-    assert visualize._dice_text(truth, truth) == "healthy"
+    assert pictures._dice_text(predicted, truth) == "2 px, healthy"
+    assert pictures._dice_text(truth, truth) == "healthy"
     truth[0, 1:3] = True
-    assert visualize._dice_text(predicted, truth) == "Dice 0.50"
+    assert pictures._dice_text(predicted, truth) == "Dice 0.50"
 
 
 def test_no_slices_is_an_error(tmp_path):
     empty = np.zeros((0, 8, 8, 1), np.float32)
     with pytest.raises(ValueError, match="no slices"):
-        visualize.panels(tmp_path / "x.png", empty, empty, empty[..., 0], 0.5, None, [])
+        pictures.panels(tmp_path / "x.png", empty, empty, empty[..., 0], 0.5, None, [])
     assert not list(tmp_path.iterdir())
 
 
@@ -100,7 +100,7 @@ def test_curves_are_read_by_stage_metric_and_split(tmp_path):
         ],
         tail='{"stage": "deno',
     )
-    assert visualize._read_curves(path) == {
+    assert pictures._read_curves(path) == {
         "autoencoder": {"loss": {"train": {10: 3.0}}},
         "denoiser": {
             "loss": {"train": {10: 1.5, 20: 1.0}, "val": {10: 2.5}},
@@ -113,30 +113,30 @@ def test_training_curves_picture(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [_line("denoiser", "train", s, loss=1 / s, a=1, b=-1, c=2, d=3) for s in range(1, 90)]
     _metrics_file(path, [*lines, _line("denoiser", "val", 50, loss=0.5)])
-    assert visualize.training_curves(tmp_path / "curves.png", path)
+    assert pictures.training_curves(tmp_path / "curves.png", path)
     pixels = _pixels(tmp_path / "curves.png")
     assert _count(pixels, "#58a6ff") > 300 and _count(pixels, "#ffb000") > 5
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "metrics.jsonl"]
 
 
 def test_nothing_to_draw(tmp_path):
-    assert not visualize.training_curves(tmp_path / "c.png", tmp_path / "missing.jsonl")
+    assert not pictures.training_curves(tmp_path / "c.png", tmp_path / "missing.jsonl")
     assert not (tmp_path / "c.png").exists()
 
 
 def test_running_mean_is_a_mean():
     values = np.array([1.0, 3.0, 5.0, 9.0])
-    np.testing.assert_allclose(visualize._running_mean(values, 1), [2, 3, 17 / 3, 7])
-    np.testing.assert_allclose(visualize._running_mean(values, 0), values)
+    np.testing.assert_allclose(pictures._running_mean(values, 1), [2, 3, 17 / 3, 7])
+    np.testing.assert_allclose(pictures._running_mean(values, 0), values)
 
 
 def test_threshold_curve_picture(tmp_path):
     grid = np.linspace(0, 1, 201)
     curves = {"a": (grid, np.exp(-((grid - 0.4) ** 2) * 30)), "b": (grid, 0.3 * (1 - grid))}
-    visualize.threshold_curve(
+    pictures.threshold_curve(
         tmp_path / "sub" / "t.png", curves, healthy_thresholds={"a": 0.6}, title="t"
     )
     marked = _pixels(tmp_path / "sub" / "t.png")
-    visualize.threshold_curve(tmp_path / "plain.png", curves)
+    pictures.threshold_curve(tmp_path / "plain.png", curves)
     assert marked.shape == _pixels(tmp_path / "plain.png").shape
     assert _count(marked, "#58a6ff") > 500 and _count(marked, "#ffb000") > 200

@@ -53,7 +53,9 @@ class Shown:
         """Writes the pages, `rows` slices each."""
         if not self._best or not self._count:
             return
-        from madad_jax import visualize  # matplotlib, a second to load, where nothing trains
+        from madad_jax.evaluation import (
+            pictures,  # matplotlib, a second to load, where nothing trains
+        )
 
         one_each = list(self._best.values())
         which = np.linspace(0, len(one_each) - 1, min(self._count, len(one_each)))
@@ -62,7 +64,7 @@ class Shown:
         for page, start in enumerate(range(0, len(chosen), rows)):
             part = chosen[start : start + rows]
             stack = {k: np.stack([item[k] for _, _, item in part]) for k in part[0][2]}
-            visualize.panels(
+            pictures.panels(
                 folder / f"panel_{page:02d}.png",
                 stack["image"],
                 stack["reconstruction"],

@@ -4,8 +4,8 @@ import os
 import numpy as np
 import pytest
 
-from madad_jax import report
 from madad_jax.core import errors
+from madad_jax.evaluation import report
 
 
 def _row(method, ap, dice, *, learns=True, **more):
