@@ -22,7 +22,8 @@ import jax
 from absl import app, flags
 
 from configs import default, demo
-from madad_jax import build_networks, compile_only
+from madad_jax import compile_only
+from madad_jax.assembly import networks
 from madad_jax.devices import mesh
 from madad_jax.training import batch_specs
 
@@ -56,7 +57,7 @@ def _maps(config: Any) -> Any:
 
 
 def _encode(config: Any) -> Any:
-    network = build_networks.autoencoder(config)
+    network = networks.autoencoder(config)
     image = batch_specs.image_spec(1, config.data.image_size)["image"]
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), image.shape))
     return jax.jit(network.encode).lower(params, image)

@@ -37,7 +37,8 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from configs import default
-    from madad_jax import build, compile_only
+    from madad_jax import compile_only
+    from madad_jax.assembly import parts
     from madad_jax.core import trees
     from madad_jax.devices import mesh as mesh_lib
     from madad_jax.devices import parameter_rules
@@ -53,7 +54,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     mesh = mesh_lib.make_mesh(**c.mesh.to_dict())
     c.train.batch_size = PER_DEVICE * mesh_lib.batch_shards(mesh)
     costs = compile_only.measure("step", compile_only.denoiser_step(c, mesh)[1])
-    detector, spec = build.detector(c), build.detector_spec(c, c.train.batch_size)
+    detector, spec = parts.detector(c), parts.detector_spec(c, c.train.batch_size)
     params = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
     flat = trees.flatten(parameter_rules.param_shardings(params, mesh))
     sizes = {path: 4 * math.prod(x.shape) for path, x in trees.flatten(params).items()}

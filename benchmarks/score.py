@@ -18,8 +18,9 @@ import numpy as np
 from etils import epath
 
 from configs import default
-from madad_jax import build, restore, stages
+from madad_jax import restore, stages
 from madad_jax import run as run_lib
+from madad_jax.assembly import parts
 from madad_jax.checkpoints import saver
 from madad_jax.evaluation import across_slices
 from madad_jax.evaluation import scorer as scorer_lib
@@ -75,10 +76,10 @@ class Score:
         config = copy.deepcopy(run.config)
         if subjects:  # how many are drawn touches no other split
             config.data.cohort[split] = subjects
-        self._source = build.source(config, split)
+        self._source = parts.source(config, split)
         self._frozen = stages.frozen_part(run)
         self._kept: dict[str, list] = {}
-        preparation = build.preparation(run.config)
+        preparation = parts.preparation(run.config)
         self._step = preparation.geometry.level_step if preparation else 1.0
 
     def pairs(self, looks: str) -> list:
@@ -86,7 +87,7 @@ class Score:
         if looks not in self._kept:
             config = copy.deepcopy(self._run.config)
             config.update_from_flattened_dict(LOOKS[looks])
-            method = build.detector(config)
+            method = parts.detector(config)
             folder = self._run.trained / "denoiser" / "checkpoints"
             params = restore.denoiser(config, folder, self._run.mesh, method)
             scorer = scorer_lib.Scorer(method, params, self._frozen, self._run.mesh, config.seed)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import build, build_methods, latent_cache, restore
+from madad_jax import latent_cache, restore
+from madad_jax.assembly import methods, parts
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.data.input import augment
@@ -65,12 +66,12 @@ def check(config: Any) -> None:
     """
     _check_values(config)
     spec = batch_specs.image_spec(1, config.data.image_size)
-    frozen = build_methods.frozen(config)
-    if build_methods.uses_latents(config):
-        trained = _trace(build.autoencoder_training(config), {}, spec, spec)
+    frozen = methods.frozen(config)
+    if methods.uses_latents(config):
+        trained = _trace(parts.autoencoder_training(config), {}, spec, spec)
         scale = jax.ShapeDtypeStruct((), jnp.float32)
         frozen |= {"autoencoder": trained["autoencoder"], "scaling_factor": scale}
-    _trace(build.detector(config), frozen, build.detector_spec(config, 1), spec)
+    _trace(parts.detector(config), frozen, parts.detector_spec(config, 1), spec)
 
 
 def _trace(method: base.Method, frozen: Params, trains_on: Batch, scores: Batch) -> Params:
@@ -96,7 +97,7 @@ def _check_values(config: Any) -> None:
             found = values[section][name]
             raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
     cached = config.data.latents == "cached"
-    if cached and not build_methods.uses_latents(config):
+    if cached and not methods.uses_latents(config):
         raise errors.UserError(
             f"data.latents: found 'cached' with method={config.method}, which works on images; "
             "set data.latents=live"
@@ -126,7 +127,7 @@ def check_inputs(run: Run, mode: str) -> None:
     batches.check_batch_size(c.eval.batch_size, run.mesh, key="eval.batch_size")
     if mode not in ("run", "train", "train_autoencoder"):
         return
-    latent = build_methods.uses_latents(c)
+    latent = methods.uses_latents(c)
     if mode == "train_autoencoder" and not latent:
         raise errors.UserError(
             f"--mode={mode}: method={c.method} works on images and needs no autoencoder"
@@ -140,7 +141,7 @@ def check_inputs(run: Run, mode: str) -> None:
     for key, section in sections.items():
         sizes = section.train.batch_size, run.mesh, section.train.accum_steps
         batches.check_batch_size(*sizes, key=f"{key}.batch_size")
-        build.optimizer(section.optim, build.budget(section.train, slices))
+        parts.optimizer(section.optim, parts.budget(section.train, slices))
     if latent and c.autoencoder.checkpoint:
         restore.checkpoints_of(c, "autoencoder", "checkpoint")
     if c.data.latents == "cached" and mode != "train_autoencoder":

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from madad_jax import build, build_methods, build_networks
+from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors, random_keys, units
 from madad_jax.core.types import Params
 from madad_jax.devices import batches, hlo_costs, machines, parameter_rules
@@ -143,10 +143,10 @@ def _print_plan(found: machines.Plan, devices: int) -> None:
 
 def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     """(name, lowered program) of the training steps and of image -> anomaly map."""
-    size, latent = config.data.image_size, build_methods.uses_latents(config)
+    size, latent = config.data.image_size, methods.uses_latents(config)
     if latent and not config.autoencoder.checkpoint:
         inputs = batch_specs.image_spec(config.autoencoder.train.batch_size, size)
-        method = build.autoencoder_training(config)
+        method = parts.autoencoder_training(config)
         yield (
             "autoencoder step",
             step(method, config.autoencoder, inputs, {}, mesh, "autoencoder.train"),
@@ -156,7 +156,7 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
         images = batch_specs.image_spec(config.eval.batch_size, size)
         image = _sharded(images["image"], mesh_lib.batch_sharding(mesh))
         frozen = _sharded(_frozen(config), mesh_lib.replicated(mesh))
-        encode = jax.jit(build_networks.autoencoder(config).encode)
+        encode = jax.jit(networks.autoencoder(config).encode)
         yield "encoding for the cache", encode.lower(frozen["autoencoder"], image)
     yield image_to_map(config, mesh)
 
@@ -164,7 +164,7 @@ def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
 def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the inference of a batch of `eval.batch_size`."""
     batches.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
-    detector, size = build.detector(config), config.data.image_size
+    detector, size = parts.detector(config), config.data.image_size
     key = jax.eval_shape(lambda: random_keys.root_key(0))
     params = jax.eval_shape(lambda k: detector.init(k, batch_specs.image_spec(1, size)), key)
     batch = _sharded(
@@ -176,11 +176,11 @@ def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
 
 def _frozen(config: Any) -> Params:
     """Shapes of what the detector takes and does not train."""
-    frozen = dict(build_methods.frozen(config))
-    if build_methods.uses_latents(config):
+    frozen = dict(methods.frozen(config))
+    if methods.uses_latents(config):
         spec = batch_specs.image_spec(1, config.data.image_size)
         key = jax.eval_shape(lambda: random_keys.root_key(0))
-        trained = jax.eval_shape(lambda k: build.autoencoder_training(config).init(k, spec), key)
+        trained = jax.eval_shape(lambda k: parts.autoencoder_training(config).init(k, spec), key)
         frozen["autoencoder"] = trained["autoencoder"]
         frozen["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
     return frozen
@@ -188,13 +188,13 @@ def _frozen(config: Any) -> Params:
 
 def denoiser_step(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the denoiser's training step, live or from cached latents."""
-    frozen, latent = _frozen(config), build_methods.uses_latents(config)
+    frozen, latent = _frozen(config), methods.uses_latents(config)
     if latent and config.data.latents == "cached":
         del frozen["autoencoder"]
     frozen = _sharded(frozen, mesh_lib.replicated(mesh))
-    inputs = build.detector_spec(config, config.train.batch_size)
+    inputs = parts.detector_spec(config, config.train.batch_size)
     name = "denoiser step" + (f" ({config.data.latents} latents)" if latent else "")
-    return name, step(build.detector(config), config, inputs, frozen, mesh, "train")
+    return name, step(parts.detector(config), config, inputs, frozen, mesh, "train")
 
 
 def step(
@@ -202,8 +202,8 @@ def step(
 ) -> Any:
     """The lowered training step of `method` with the options of a config section."""
     # Warm-up and decay are data of the program, not its shape: one epoch stands for any.
-    planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
-    tx, _ = build.optimizer(section.optim, planned)
+    planned = parts.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
+    tx, _ = parts.optimizer(section.optim, planned)
     options = trainer_lib.Options(
         stage=stage,
         steps=planned.steps,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_networks
+from madad_jax.assembly import networks, parts
 from madad_jax.checkpoints import saver
 from madad_jax.core import errors
 from madad_jax.core.types import Params
@@ -36,8 +36,8 @@ def autoencoder(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> tu
     Raises:
       UserError: no checkpoint, or one of another model.
     """
-    network = build_networks.autoencoder(config)
-    method = build.autoencoder_training(config)
+    network = networks.autoencoder(config)
+    method = parts.autoencoder_training(config)
     abstract = _abstract(config, mesh, method)
     folder = workdir / "autoencoder" / "checkpoints"
     if config.autoencoder.checkpoint:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build, build_methods
+from madad_jax.assembly import methods, parts
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.core.types import Batch, Params
 from madad_jax.data import registry as data_registry
@@ -72,7 +72,7 @@ class Run:
     def denoiser_keys(self) -> tuple[str, ...]:
         """What the trained detector depends on: the method's own section too, and nothing of
         the autoencoder where the method works on images."""
-        latent = build_methods.uses_latents(self.config)
+        latent = methods.uses_latents(self.config)
         keys = tuple(k for k in DENOISER_KEYS if latent or k != "autoencoder")
         own = self.config.method in self.config.methods
         return (*keys, f"methods.{self.config.method}") if own else keys
@@ -82,7 +82,7 @@ class Run:
     def source(self, split: str) -> Any:
         """One split, opened once."""
         if split not in self._sources:
-            self._sources[split] = build.source(self.config, split)
+            self._sources[split] = parts.source(self.config, split)
             _LOG.info("%s: %s", split, self._sources[split].describe())
         return self._sources[split]
 
@@ -164,9 +164,9 @@ class Run:
         if "unhealthy" in spec:
             data = labelled.Labelled(data, self.source(labelled.ABNORMAL_SPLIT))
             val = labelled.Labelled(val)
-        planned = build.budget(section, len(data))
-        tx, lr_fn = build.optimizer(optim_section, planned)
-        options = build.train_options(self.config, section, stage, planned.steps)
+        planned = parts.budget(section, len(data))
+        tx, lr_fn = parts.optimizer(optim_section, planned)
+        options = parts.train_options(self.config, section, stage, planned.steps)
         trainer = trainer_lib.Trainer(
             method,
             tx,
@@ -175,7 +175,7 @@ class Run:
             mesh=self.mesh,
             seed=self.config.seed,
         )
-        iterator = build.train_iterator(self.config, section, data, self.mesh)
+        iterator = parts.train_iterator(self.config, section, data, self.mesh)
         with metric_log.MetricWriter(self.trained, self.primary) as writer:
             loop.train(
                 trainer,
@@ -193,14 +193,14 @@ class Run:
 
     def _validation(self, val: Any, batch_size: int, keys: Sequence[str]) -> Any:
         limit = self.config.log.validate_batches
-        for i, batch in enumerate(build.eval_batches(self.config, val, batch_size, self.mesh)):
+        for i, batch in enumerate(parts.eval_batches(self.config, val, batch_size, self.mesh)):
             if limit and i >= limit:
                 return
             yield {k: batch[k] for k in keys}
 
     def batches_of(self, data: Any) -> Any:
         """Evaluation batches of a source."""
-        return build.eval_batches(self.config, data, self.config.eval.batch_size, self.mesh)
+        return parts.eval_batches(self.config, data, self.config.eval.batch_size, self.mesh)
 
 
 def _make_writable(workdir: epath.Path) -> None:

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import build, build_methods, build_networks, checks, latent_cache, preset, restore
+from madad_jax import checks, latent_cache, restore
+from madad_jax.assembly import methods, networks, parts, preset_changes
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, errors, json_digest, version
 from madad_jax.core.types import Params
@@ -37,7 +38,7 @@ SYNTHETIC = (
 
 def train_autoencoder(run: Run) -> None:
     """The KL autoencoder, unless a trained one is named or the method works on images."""
-    if not build_methods.uses_latents(run.config):
+    if not methods.uses_latents(run.config):
         return
     if run.config.autoencoder.checkpoint or run.complete("autoencoder", AUTOENCODER_KEYS):
         _LOG.info("autoencoder: complete")
@@ -45,10 +46,10 @@ def train_autoencoder(run: Run) -> None:
     c = run.config.autoencoder
     frozen = {}
     if c.lpips:
-        frozen["lpips"] = build_networks.lpips_weights(c.lpips)
+        frozen["lpips"] = networks.lpips_weights(c.lpips)
     else:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
-    method = build.autoencoder_training(run.config)
+    method = parts.autoencoder_training(run.config)
     spec = batch_specs.image_spec(c.train.batch_size, run.config.data.image_size)
     steps = run.train_stage("autoencoder", method, c.train, c.optim, frozen, spec=spec)
     run.mark("autoencoder", AUTOENCODER_KEYS, steps=steps)
@@ -56,8 +57,8 @@ def train_autoencoder(run: Run) -> None:
 
 def frozen_part(run: Run) -> dict[str, Any]:
     """What the method reads and does not train."""
-    frozen = build_methods.frozen(run.config)
-    return frozen | (measure_latents(run) if build_methods.uses_latents(run.config) else {})
+    frozen = methods.frozen(run.config)
+    return frozen | (measure_latents(run) if methods.uses_latents(run.config) else {})
 
 
 def measure_latents(run: Run) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def train_denoiser(run: Run) -> None:
         _LOG.info("denoiser: complete")
         return
     frozen = frozen_part(run)
-    method = build.detector(run.config)
+    method = parts.detector(run.config)
     first = _initial_weights(run, method) if run.config.denoiser.init else None
     if run.latents:
         frozen.pop("autoencoder")  # the devices keep its memory for the denoiser
@@ -127,7 +128,7 @@ def train_denoiser(run: Run) -> None:
         run.config.optim,
         frozen,
         first,
-        spec=build.detector_spec(run.config, run.config.train.batch_size),
+        spec=parts.detector_spec(run.config, run.config.train.batch_size),
         cached=run.latents,
     )
     run.mark("denoiser", run.denoiser_keys, steps=steps)
@@ -145,7 +146,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     trained = run.facts("denoiser")
     sets = {name: (run.source(name), run.healthy_source(name)) for name in run.config.eval.sets}
     frozen = frozen_part(run)
-    method = build.detector(run.config)
+    method = parts.detector(run.config)
     params = restore.denoiser(
         run.config,
         run.trained / "denoiser" / "checkpoints",
@@ -157,7 +158,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     scorer = scorer_lib.Scorer(method, params, frozen, run.mesh, c.seed)
     options = runner.Options(
         image_size=c.data.image_size,
-        sigma=build_networks.smoothing_sigma(c),
+        sigma=networks.smoothing_sigma(c),
         false_positive_rate=c.eval.false_positive_rate,
         band=c.eval.mean_image_band,
         bootstrap=c.eval.bootstrap,
@@ -172,7 +173,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     _calibrate(run, maps, brain, params)
     rows = []
     for name, (test, healthy) in sets.items():
-        extra = {"preset": preset.label(c), "name": c.name, "step": trained["steps"]}
+        extra = {"preset": preset_changes.label(c), "name": c.name, "step": trained["steps"]}
         extra |= {"modality": c.data.modality, "synthetic": c.data.source == "cohort"}
         extra |= {"run_seed": c.seed, "version": version.VERSION}
         rows += evaluation.score_set(name, test, healthy, run.workdir / "eval" / name, extra)
@@ -191,7 +192,7 @@ def _volumes(c: Any) -> runner.Volumes | None:
         return None
     spacing = tuple(float(v) for v in c.eval.spacing_mm)
     if not all(spacing):
-        preparation = build.preparation(c)
+        preparation = parts.preparation(c)
         if preparation is None:
             raise errors.UserError(
                 f"eval.spacing_mm: found {spacing}, and the slices do not say how they were made; "
@@ -206,7 +207,7 @@ def _volumes(c: Any) -> runner.Volumes | None:
 
 def _smooth_slices(c: Any) -> float:
     """`ensemble.smooth_slices` in steps of the slice number."""
-    preparation = build.preparation(c)
+    preparation = parts.preparation(c)
     return c.ensemble.smooth_slices / (preparation.geometry.level_step if preparation else 1.0)
 
 
@@ -215,7 +216,7 @@ def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> No
     if run.config.ensemble.smooth_slices > 0:
         _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
         return
-    preparation = build.preparation(run.config)
+    preparation = parts.preparation(run.config)
     if preparation is None:
         _LOG.info("no calibration for whole scans: the slices do not say where they lie")
         return
@@ -234,7 +235,7 @@ def _calibrate(run: Run, maps: dict[str, Any], brain: Any, params: Params) -> No
 
 def _keep_preparation(run: Run) -> None:
     """Says in the run how its slices were made; its data may be elsewhere when scans come."""
-    preparation = build.preparation(run.config)
+    preparation = parts.preparation(run.config)
     path = run.workdir / provenance.FILE
     if run.primary and preparation is not None and not path.exists():
         numbers: dict[str, list[int]] = {}
@@ -280,8 +281,8 @@ def write_report(run: Run) -> None:
         panels=pictures,
         curves=[*([curves] if drawn else []), *of_sets],
         config_summary={
-            "preset": preset.label(c),
-            "changed (the preset says)": "; ".join(preset.changes(c)) or "nothing",
+            "preset": preset_changes.label(c),
+            "changed (the preset says)": "; ".join(preset_changes.changes(c)) or "nothing",
             "seed": c.seed,
             "modality": c.data.modality,
             "image size": c.data.image_size,

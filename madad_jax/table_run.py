@@ -19,8 +19,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import build_methods, checks, stages
+from madad_jax import checks, stages
 from madad_jax import run as run_lib
+from madad_jax.assembly import methods
 from madad_jax.core import atomic_files, errors, signals
 from madad_jax.evaluation import paper_tables, report
 from madad_jax.runtime import stop as stop_lib
@@ -181,7 +182,7 @@ def _share_autoencoders(todo: list[Cell], root: epath.Path) -> None:
     Also where only one would: another call may add the others.
     """
     for cell in todo:
-        if build_methods.uses_latents(cell.config) and not cell.config.autoencoder.checkpoint:
+        if methods.uses_latents(cell.config) and not cell.config.autoencoder.checkpoint:
             keys = run_lib.flat(cell.config, run_lib.AUTOENCODER_KEYS)
             digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
             cell.config.autoencoder.checkpoint = os.fspath(root / _AUTOENCODERS / digest[:16])

@@ -11,7 +11,7 @@ from etils import epath
 
 from benchmarks.speed import ceilings as ceilings_lib
 from benchmarks.speed import ours, results, rival, timing
-from madad_jax import build_networks
+from madad_jax.assembly import networks as networks_lib
 from madad_jax.core import units
 
 _LOG = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def label(config: Any, network: str) -> str:
 
 def denoiser_size(config: Any) -> tuple[dict[str, Any] | None, str]:
     """(sizes of `config.denoiser` for the rival, "") or (None, why it has no such network)."""
-    size = dict(build_networks.denoiser(config).settings)
+    size = dict(networks_lib.denoiser(config).settings)
     if size.get("patch", 1) > 1 or size.get("sspcab"):
         return None, "no library has this network (patches folded into channels, or SSPCAB)"
     latent = latent_shape(config)
@@ -150,7 +150,7 @@ def denoiser_size(config: Any) -> tuple[dict[str, Any] | None, str]:
 
 def autoencoder_size(config: Any) -> tuple[dict[str, Any] | None, str]:
     """As `denoiser_size`, of `config.autoencoder`."""
-    size = build_networks.autoencoder(config).settings
+    size = networks_lib.autoencoder(config).settings
     plain = (
         size["patch"] == 1
         and size["decoder_channels"] == size["channels"]
@@ -164,7 +164,7 @@ def autoencoder_size(config: Any) -> tuple[dict[str, Any] | None, str]:
 
 def latent_shape(config: Any) -> tuple[int, int, int]:
     """(rows, columns, channels) of the config's latents."""
-    network = build_networks.autoencoder(config)
+    network = networks_lib.autoencoder(config)
     side = config.data.image_size // network.factor
     return side, side, network.latent_channels
 

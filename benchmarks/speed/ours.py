@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import timing
-from madad_jax import build, build_methods, build_networks, compile_only
+from madad_jax import compile_only
+from madad_jax.assembly import methods, networks
+from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches, jaxpr_flops
@@ -70,7 +72,7 @@ def image_batch(size: int, batch: int) -> Batch:
 
 
 def _train_batch(config: Any, batch: int) -> Batch:
-    spec = build.detector_spec(config, batch)
+    spec = parts_lib.detector_spec(config, batch)
     made = image_batch(config.data.image_size, batch)
     if "latent_mean" in spec:
         draw = np.random.default_rng(1).normal(size=spec["latent_mean"].shape)
@@ -81,10 +83,10 @@ def _train_batch(config: Any, batch: int) -> Batch:
 
 def frozen(config: Any) -> Params:
     """What the detector reads and does not train, drawn at random."""
-    parts = dict(build_methods.frozen(config))
-    if build_methods.uses_latents(config):
+    parts = dict(methods.frozen(config))
+    if methods.uses_latents(config):
         size = config.data.image_size
-        network = build_networks.autoencoder(config)
+        network = networks.autoencoder(config)
         parts["autoencoder"] = network.init(jax.random.key(0), (1, size, size, 1))
         parts["scaling_factor"] = np.float32(config.autoencoder.scaling_factor or 1.0)
     return parts
@@ -120,8 +122,8 @@ def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_only.Cos
 
 
 def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> trainer_lib.Trainer:
-    planned = build.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
-    tx, _ = build.optimizer(config.optim, planned)
+    planned = parts_lib.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
+    tx, _ = parts_lib.optimizer(config.optim, planned)
     options = trainer_lib.Options(
         stage="denoiser",
         steps=planned.steps,
@@ -129,9 +131,9 @@ def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> trainer_lib.Tr
         accum_steps=config.train.accum_steps,
         ema_decay=config.train.ema_decay,
     )
-    spec = build.detector_spec(config, batch)
+    spec = parts_lib.detector_spec(config, batch)
     return trainer_lib.Trainer(
-        build.detector(config), tx, options, batch_spec=spec, mesh=mesh, seed=0
+        parts_lib.detector(config), tx, options, batch_spec=spec, mesh=mesh, seed=0
     )
 
 
@@ -185,7 +187,7 @@ def _call(
 
 def anomaly_map(config: Any, batch: int) -> Job:
     """Image to anomaly map, as evaluation runs it."""
-    detector, size = build.detector(config), config.data.image_size
+    detector, size = parts_lib.detector(config), config.data.image_size
     key = random_keys.root_key(0)
     params = awake(detector.init(key, batch_specs.image_spec(1, size)))
     weights = frozen(config)
@@ -196,14 +198,14 @@ def anomaly_map(config: Any, batch: int) -> Job:
     arguments = (params, weights, inputs, key)
 
     def make(c: Any) -> Callable[..., Any]:
-        return build.detector(c).anomaly_map
+        return parts_lib.detector(c).anomaly_map
 
     return _call("image to anomaly map", make, config, arguments, batch, sizes)
 
 
 def autoencoder(config: Any, part: str, batch: int) -> Job:
     """`part` "encode" (image to posterior) or "decode" (latent to image)."""
-    network, size = build_networks.autoencoder(config), config.data.image_size
+    network, size = networks.autoencoder(config), config.data.image_size
     params = network.init(jax.random.key(0), (1, size, size, 1))
     side = size // network.factor
     x = image_batch(size, batch)["image"]
@@ -212,6 +214,6 @@ def autoencoder(config: Any, part: str, batch: int) -> Job:
         x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
     def make(c: Any) -> Callable[..., Any]:
-        return getattr(build_networks.autoencoder(c), part)
+        return getattr(networks.autoencoder(c), part)
 
     return _call(part, make, config, (params, x), batch, {"autoencoder": count(params)})

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import build, build_methods, preset, restore
+from madad_jax import restore
+from madad_jax.assembly import methods, parts, preset_changes
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
@@ -100,7 +101,7 @@ def load(
     """
     mesh = mesh_lib.make_mesh()
     try:
-        method = build.detector(config)
+        method = parts.detector(config)
         frozen = _frozen(config, workdir, mesh)
         preparation = _preparation(workdir, config)
         step = config.eval.checkpoint
@@ -125,7 +126,7 @@ def load(
         "run": os.fspath(workdir),
         "name": config.name,
         "method": method.name,
-        "preset": preset.label(config),
+        "preset": preset_changes.label(config),
         "modality": config.data.modality,
         "image_size": config.data.image_size,
         "denoiser": f"{config.denoiser.name} {config.denoiser.size}",
@@ -158,8 +159,8 @@ def _on_host(tree: Params) -> Params:
 
 def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params:
     """What the method reads and does not train."""
-    frozen = build_methods.frozen(config)
-    if build_methods.uses_latents(config):
+    frozen = methods.frozen(config)
+    if methods.uses_latents(config):
         _, weights = restore.autoencoder(config, workdir, mesh)
         factor = config.autoencoder.scaling_factor
         factor = np.float32(factor if factor > 0 else _measured(workdir))
@@ -169,7 +170,7 @@ def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params
 
 def _preparation(workdir: epath.Path, config: Any) -> provenance.Preparation | None:
     path = workdir / provenance.FILE
-    return provenance.read(path) if path.exists() else build.preparation(config)
+    return provenance.read(path) if path.exists() else parts.preparation(config)
 
 
 def _check_prepared_alike(workdir, preparation, calibration) -> None:

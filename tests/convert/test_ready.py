@@ -14,7 +14,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax import build, restore, stages
+from madad_jax import restore, stages
+from madad_jax.assembly import parts
 from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
@@ -69,7 +70,7 @@ def test_evaluation_finds_both_networks(converted):
     cases.same(networks.to_official("autoencoder", params), states["autoencoder"])
 
     assert run.complete("denoiser", ("denoiser",)) and run.facts("denoiser")["steps"] == 0
-    method = build.detector(config)
+    method = parts.detector(config)
     spec = batch_specs.image_spec(1, config.data.image_size)
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
     params, _ = saver.restore_ema(folder / "denoiser" / "checkpoints", shapes, "best")

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, compile_only
+from madad_jax import compile_only
+from madad_jax.assembly import parts
 from madad_jax.core import trees
 from madad_jax.devices import hlo_costs, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
@@ -41,7 +42,7 @@ def config():
 @pytest.fixture(scope="module")
 def params(config):
     """{path: shape} of the denoiser."""
-    detector, spec = build.detector(config), build.detector_spec(config, BATCH)
+    detector, spec = parts.detector(config), parts.detector_spec(config, BATCH)
     tree = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
     return {path: leaf.shape for path, leaf in trees.flatten(tree).items()}
 

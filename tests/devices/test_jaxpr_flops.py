@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import default
-from madad_jax import build, build_methods, build_networks
+from madad_jax.assembly import methods, networks, parts
 from madad_jax.devices import jaxpr_flops
 from madad_jax.training import batch_specs
 
@@ -40,10 +40,10 @@ def image_to_map(preset):
     """TFLOP of one slice at 256 pixels, convolutions as they are written."""
     config = default.get_config(preset)
     config.autoencoder.convolution = config.denoiser.convolution = "plain"
-    detector, spec = build.detector(config), batch_specs.image_spec(1, config.data.image_size)
+    detector, spec = parts.detector(config), batch_specs.image_spec(1, config.data.image_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda k: detector.init(k, spec), key)
-    network = build_networks.autoencoder(config)
+    network = networks.autoencoder(config)
     weights = jax.eval_shape(lambda k: network.init(k, spec["image"].shape), key)
     frozen = {"autoencoder": weights, "scaling_factor": shape()}
     return jaxpr_flops.of(detector.anomaly_map, params, frozen, spec, key) / 1e12
@@ -58,8 +58,8 @@ def test_image_to_map_costs_what_the_preset_promises(preset, least, most):
 
 
 def test_the_light_preset_changes_the_autoencoder_and_the_steps_alone():
-    assert build_methods.uses_latents(default.get_config("light"))
+    assert methods.uses_latents(default.get_config("light"))
     paper, light = (dict(default.get_config(name).to_dict()) for name in ("paper", "light"))
     different = {k for k in paper if paper[k] != light[k]}
     assert different == {"autoencoder", "sampler", "preset", "preset_values"}
-    assert build_networks.autoencoder(default.get_config("light")).factor == 8
+    assert networks.autoencoder(default.get_config("light")).factor == 8

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import build, checks
+from madad_jax import checks
+from madad_jax.assembly import parts
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
 from madad_jax.data import provenance
@@ -49,17 +50,17 @@ def finished(tmp_path_factory, png_root):
 def restored(config, workdir, stage="denoiser"):
     """The newest state of a stage, with its data position."""
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    run_method = build.detector(config)
+    run_method = parts.detector(config)
     section, optim_section = config.train, config.optim
     if stage == "autoencoder":
-        run_method = build.autoencoder_training(config)
+        run_method = parts.autoencoder_training(config)
         section, optim_section = config.autoencoder.train, config.autoencoder.optim
-    planned = build.budget(section, 12)
-    tx, _ = build.optimizer(optim_section, planned)
+    planned = parts.budget(section, 12)
+    tx, _ = parts.optimizer(optim_section, planned)
     trainer = trainer_lib.Trainer(
         run_method,
         tx,
-        build.train_options(config, section, stage, planned.steps),
+        parts.train_options(config, section, stage, planned.steps),
         batch_spec=batch_specs.image_spec(section.batch_size, 32),
         mesh=mesh,
         seed=0,

@@ -89,7 +89,7 @@ def untrained(tmp_path_factory):
     import jax
     import jax.numpy as jnp
 
-    from madad_jax import build
+    from madad_jax.assembly import parts
     from madad_jax.checkpoints import saver as saver_lib
     from madad_jax.training import batch_specs
     from madad_jax.training import state as state_lib
@@ -99,8 +99,8 @@ def untrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("untrained")
     spec = batch_specs.image_spec(1, 32)
     stages = {
-        "autoencoder": build.autoencoder_training(config),
-        "denoiser": build.detector(config),
+        "autoencoder": parts.autoencoder_training(config),
+        "denoiser": parts.detector(config),
     }
     for stage, method in stages.items():
         params = method.init(jax.random.key(1), spec)

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.speed import ceilings, ours, results, timing
 from benchmarks.speed import context as context_lib
-from madad_jax import build_methods
+from madad_jax.assembly import methods
 from madad_jax.core import units
 
 
@@ -22,7 +22,7 @@ def programs(
     context: context_lib.Context,
 ) -> tuple[str, dict[str, Callable[[Any, int], ours.Job]]]:
     """(network, {program: job by config and batch}) of the three hottest programs."""
-    latents = build_methods.uses_latents(context.config)
+    latents = methods.uses_latents(context.config)
     network = context.options.networks[0] if latents else "own"
     label = context_lib.label(context.config, network)
     found: dict[str, Callable[[Any, int], ours.Job]] = {
@@ -48,7 +48,7 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
 
 def _step(config: Any, batch: int) -> ours.Job:
     config.train.accum_steps = 1
-    if build_methods.uses_latents(config):
+    if methods.uses_latents(config):
         config.data.latents = "cached"
         config.synthesis.share = 0.0
     return ours.train_step(config, batch)

@@ -15,7 +15,7 @@ from etils import epath
 
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import drawn, ours, results, timing
-from madad_jax import build
+from madad_jax.assembly import parts
 from madad_jax.data.input import cached_latents
 from madad_jax.data.sources import pack
 
@@ -36,14 +36,14 @@ def _png(config: Any, folder: pathlib.Path) -> Any:
     c = config.data
     drawn.write(folder, c.modality, c.image_size, {"train": config.benchmark.slices})
     c.update(source="png_folder", root=str(folder))
-    return build.source(config, "train")
+    return parts.source(config, "train")
 
 
 def _array_record(config: Any, folder: pathlib.Path) -> Any:
     _png(config, folder / "png")
     pack.pack(str(folder / "png"), str(folder / "packed"), ["array_record"])
     config.data.update(source="array_record", root=str(folder / "packed"))
-    return build.source(config, "train")
+    return parts.source(config, "train")
 
 
 def _cached(config: Any, folder: pathlib.Path) -> cached_latents.CachedLatents:
@@ -67,7 +67,7 @@ def _measure(
     config, row = context.config.copy_and_resolve_references(), results.Row(name)
     with tempfile.TemporaryDirectory() as folder:
         data = open_(config, pathlib.Path(folder))
-        batches = build.train_iterator(config, config.train, data, ours.one_device())
+        batches = parts.train_iterator(config, config.train, data, ours.one_device())
         each = max(1, config.benchmark.slices // config.train.batch_size)
 
         def epoch() -> None:

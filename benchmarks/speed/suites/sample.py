@@ -12,20 +12,20 @@ from typing import Any
 
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import ours, results
-from madad_jax import build_methods, build_networks
+from madad_jax.assembly import methods, networks
 
 
 def rows(context: context_lib.Context) -> context_lib.Rows:
     """Networks of `benchmark.networks` at 10 and 2 steps, equal; and as the config has it."""
     found: context_lib.Rows = {}
     o = context.options
-    if build_methods.uses_latents(context.config):
+    if methods.uses_latents(context.config):
         for network in o.networks:
             label = context_lib.label(context.config, network)
             for steps in o.sampler_steps:
                 name = f"{label}, equal, {steps} steps, batch {o.sample_batch_size}"
                 found[name] = functools.partial(_equal, context, name, network, steps)
-    for network in o.networks if build_methods.uses_latents(context.config) else ("own",):
+    for network in o.networks if methods.uses_latents(context.config) else ("own",):
         label = context_lib.label(context.config, network)
         name = f"{label}, own options, batch {o.sample_batch_size}"
         found[name] = functools.partial(_own, context, name, network)
@@ -93,6 +93,6 @@ def _pair(
                 autoencoder=autoencoder,
                 steps=steps,
                 eta=0.5,
-                sigma=build_networks.smoothing_sigma(theirs),
+                sigma=networks.smoothing_sigma(theirs),
             )
     return context.pair(name, lambda: ours.anomaly_map(config, batch), request, why)

@@ -9,13 +9,13 @@ import functools
 
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import ours, results
-from madad_jax import build_methods
+from madad_jax.assembly import methods
 
 
 def rows(context: context_lib.Context) -> context_lib.Rows:
     """Every network of `benchmark.networks`, each cached and live."""
     found: context_lib.Rows = {}
-    if not build_methods.uses_latents(context.config):
+    if not methods.uses_latents(context.config):
         name = f"{context.config.method} {context.config.denoiser.name}, on images"
         found[name] = functools.partial(_images, context, name)
         return found

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from madad_jax import build_methods, build_networks
+from madad_jax.assembly import methods, networks
 from madad_jax.core import errors
 from madad_jax.core.types import Batch
 from madad_jax.data import provenance
@@ -30,7 +30,7 @@ from madad_jax.training import optimizer as optimizer_lib
 def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
     """The method that trains the autoencoder."""
     c = config.autoencoder
-    network, discriminator = build_networks.autoencoder(config), None
+    network, discriminator = networks.autoencoder(config), None
     if c.discriminator:
         discriminator = registry.discriminator(
             channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
@@ -40,13 +40,13 @@ def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
         discriminator=discriminator,
         loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
         crop=c.crop,
-        sigma=build_networks.smoothing_sigma(config),
+        sigma=networks.smoothing_sigma(config),
     )
 
 
 def detector(config: Any) -> base.Method:
     """The method whose maps are reported. Raises UserError for an unknown `config.method`."""
-    return build_methods.detector(config)
+    return methods.detector(config)
 
 
 def detector_spec(config: Any, batch_size: int) -> Batch:
@@ -54,10 +54,10 @@ def detector_spec(config: Any, batch_size: int) -> Batch:
     size = config.data.image_size
     if config.data.latents != "cached":
         spec = batch_specs.image_spec(batch_size, size)
-        if build_methods.learns_from_labels(config):
+        if methods.learns_from_labels(config):
             spec["unhealthy"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
         return spec
-    network = build_networks.autoencoder(config)
+    network = networks.autoencoder(config)
     side = size // network.factor
     return batch_specs.latent_spec(batch_size, size, (side, side, network.latent_channels))
 

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from madad_jax import build_networks
 from madad_jax.anomaly_maps import difference, fused
+from madad_jax.assembly import networks
 from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.diffusion import noise as noise_lib
@@ -72,7 +72,7 @@ def detector(config: Any) -> base.Method:
     c = config.ensemble
     if c.draws == 1 and not c.flips and c.combine == "none":
         return method
-    sigma = build_networks.smoothing_sigma(config)
+    sigma = networks.smoothing_sigma(config)
     return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
 
 
@@ -103,7 +103,7 @@ def residual(config: Any, options: Any) -> difference.Residual:
     return difference.Residual(
         difference=options.difference,
         gamma=options.gamma,
-        sigma=build_networks.smoothing_sigma(config),
+        sigma=networks.smoothing_sigma(config),
         inside_brain=config.score.inside_brain,
     )
 
@@ -119,11 +119,11 @@ def process(config: Any, predicts: str) -> partial_lib.Process:
 
 
 def _madad(config: Any) -> madad.MadAd:
-    score = config.score.to_dict() | {"sigma": build_networks.smoothing_sigma(config)}
+    score = config.score.to_dict() | {"sigma": networks.smoothing_sigma(config)}
     masking = {k: tuple(v) if isinstance(v, list) else v for k, v in config.masking.items()}
     return madad.MadAd(
-        denoiser=build_networks.denoiser(config),
-        autoencoder=build_networks.autoencoder(config),
+        denoiser=networks.denoiser(config),
+        autoencoder=networks.autoencoder(config),
         schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
         noise=config.diffusion.noise,
         synthesis=shapes.Options(**config.synthesis.to_dict()),
@@ -145,14 +145,14 @@ def reverse(options: Any) -> partial_lib.Reverse:
 def _lpips(config: Any) -> Params:
     """Weights of LPIPS where the method's section names a file."""
     path = config.methods[config.method].inference.lpips
-    return {"lpips": build_networks.lpips_weights(path)} if path else {}
+    return {"lpips": networks.lpips_weights(path)} if path else {}
 
 
 def _pixel(config: Any) -> dict[str, Any]:
     """The parts that every diffusion on images has."""
     c = config.methods[config.method]
     return {
-        "network": build_networks.pixel_unet(config),
+        "network": networks.pixel_unet(config),
         "process": process(config, c.predicts),
         "residual": residual(config, c.inference),
     }
@@ -198,7 +198,7 @@ def _itermask2(config: Any) -> itermask2.IterMask2:
     for key in ("difference", "gamma"):
         inference.pop(key)
     return itermask2.IterMask2(
-        network=build_networks.pixel_unet(config),
+        network=networks.pixel_unet(config),
         residual=residual(config, config.methods.itermask2.inference),
         options=itermask2.Options(**{**c, **inference, "sides": tuple(c["sides"])}),
     )
@@ -212,7 +212,7 @@ def _wolleb(config: Any) -> wolleb.Wolleb:
         )
     return wolleb.Wolleb(
         **_pixel(config),
-        classifier=build_networks.classifier(config, c.classifier),
+        classifier=networks.classifier(config, c.classifier),
         synthesis=shapes.Options(**config.synthesis.to_dict()),
         labels=c.labels,
         level=c.inference.start,
@@ -249,7 +249,7 @@ def _vae(config: Any) -> vae.Vae:
 def _dae(config: Any) -> dae.Dae:
     c = config.methods.dae
     return dae.Dae(
-        network=build_networks.pixel_unet(config),
+        network=networks.pixel_unet(config),
         residual=_filtered(config, c.inference),
         resolution=c.resolution,
         sigma=c.sigma,
@@ -260,7 +260,7 @@ def _dae(config: Any) -> dae.Dae:
 def _maediff(config: Any) -> maediff.MaeDiff:
     c = config.methods.maediff
     return maediff.MaeDiff(
-        network=build_networks.pixel_unet(config),
+        network=networks.pixel_unet(config),
         encoder=image_networks.masked_encoder_of(**c.network.to_dict()),
         process=process(config, "x0"),
         box=c.box,
@@ -282,8 +282,8 @@ def _deco_diff(config: Any) -> deco_diff.DecoDiff:
     c = config.methods.deco_diff
     corruption = {k: tuple(v) if isinstance(v, list) else v for k, v in c.corruption.items()}
     return deco_diff.DecoDiff(
-        denoiser=build_networks.denoiser(config),
-        autoencoder=build_networks.autoencoder(config),
+        denoiser=networks.denoiser(config),
+        autoencoder=networks.autoencoder(config),
         schedule=schedule.make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
         corruption=deco_diff.Corruption(**corruption),
         start=c.inference.start,
@@ -295,8 +295,8 @@ def _deco_diff(config: Any) -> deco_diff.DecoDiff:
 def _reflect(config: Any) -> reflect.Reflect:
     c = config.methods.reflect
     return reflect.Reflect(
-        denoiser=build_networks.denoiser(config),
-        autoencoder=build_networks.autoencoder(config),
+        denoiser=networks.denoiser(config),
+        autoencoder=networks.autoencoder(config),
         corruption=reflect.Corruption(**c.corruption.to_dict()),
         steps=c.inference.steps,
         score=_fused(config, c.inference),

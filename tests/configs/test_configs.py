@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import default, presets
-from madad_jax import build, build_methods, build_networks
+from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -63,15 +63,15 @@ def test_networks_and_optimisers_of_every_config_build(name):
         "image": jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
         "brain_mask": jax.ShapeDtypeStruct((1, size, size), jnp.bool_),
     }
-    stages = [(build.detector(config), config)]
-    if build_methods.uses_latents(config):
-        stages.append((build.autoencoder_training(config), config.autoencoder))
+    stages = [(parts.detector(config), config)]
+    if methods.uses_latents(config):
+        stages.append((parts.autoencoder_training(config), config.autoencoder))
     for made, section in stages:
         params = jax.eval_shape(lambda made=made: made.init(jax.random.key(0), spec))
         assert all(leaf.size for leaf in jax.tree.leaves(params))
-        planned = build.budget(section.train, 1000)
+        planned = parts.budget(section.train, 1000)
         assert planned.steps > 0
-        tx, rate = build.optimizer(section.optim, planned)
+        tx, rate = parts.optimizer(section.optim, planned)
         jax.eval_shape(tx.init, params)
         assert float(rate(planned.steps // 2)) > 0
 
@@ -101,7 +101,7 @@ def test_a_budget_of_nothing_is_refused():
     config = default.get_config()
     config.train.update(steps=0, epochs=0)
     with pytest.raises(errors.UserError, match=r"train.steps, train.epochs: found 0, 0"):
-        build.budget(config.train, 100)
+        parts.budget(config.train, 100)
 
 
 def test_paper_and_official_differ_in_the_listed_keys():
@@ -121,7 +121,7 @@ def test_official_numbers():
     assert (c.sampler.eta, c.score.gamma, c.score.sigma) == (0.5, 0.25, 5.0)
     assert (c.masking.probabilities, c.masking.max_ratio) == ((0.2, 0.3, 0.3, 0.2), 0.4)
     assert (c.masking.brain_cells, c.masking.brain_min_fraction) == (2, 0.9)
-    method = build.detector(c)
+    method = parts.detector(c)
     assert method.denoiser.name == "unet" and method.autoencoder.factor == 8
 
 
@@ -131,15 +131,15 @@ def test_unknown_names_are_errors():
     config = default.get_config()
     config.method = "madda"
     with pytest.raises(errors.UserError, match=r"method: found 'madda', accepted: madad"):
-        build.detector(config)
+        parts.detector(config)
 
 
 @pytest.mark.parametrize(("size", "sigma"), [(256, 5.0), (128, 2.5)])
 def test_smoothing_is_given_for_a_side_of_256(size, sigma):
     config = default.get_config()
     config.data.image_size = size
-    assert build.detector(config).score.sigma == sigma
-    assert build.autoencoder_training(config).sigma == sigma
+    assert parts.detector(config).score.sigma == sigma
+    assert parts.autoencoder_training(config).sigma == sigma
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ def test_smoothing_is_given_for_a_side_of_256(size, sigma):
 def test_budget_counts_steps_or_passes(steps, epochs, slices, expected):
     config = default.get_config()
     config.train.update(steps=steps, epochs=epochs, batch_size=8)
-    planned = build.budget(config.train, slices)
+    planned = parts.budget(config.train, slices)
     assert planned.steps == expected
     assert planned.epochs == pytest.approx(expected / planned.steps_per_epoch)
 
 
 def test_lpips_file_is_named_when_it_is_not_there(tmp_path):
     with pytest.raises(errors.UserError, match=r"autoencoder.lpips: no file .*vgg.npz"):
-        build_networks.lpips_weights(str(tmp_path / "vgg.npz"))
+        networks.lpips_weights(str(tmp_path / "vgg.npz"))
     (tmp_path / "vgg.pth").write_bytes(b"")
     with pytest.raises(errors.UserError, match=r"must end in .npz or .safetensors"):
-        build_networks.lpips_weights(str(tmp_path / "vgg.pth"))
+        networks.lpips_weights(str(tmp_path / "vgg.pth"))

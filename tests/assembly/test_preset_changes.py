@@ -2,34 +2,34 @@ import pytest
 
 from configs import default, demo
 from configs.baselines import ddpm
-from madad_jax import preset
+from madad_jax.assembly import preset_changes
 
 
 @pytest.mark.parametrize("name", ["paper", "official", "improved", "light"])
 def test_a_preset_as_it_is_carries_its_name(name):
     config = default.get_config(name)
-    assert preset.changes(config) == [] and preset.label(config) == name
+    assert preset_changes.changes(config) == [] and preset_changes.label(config) == name
 
 
 def test_a_change_is_said_with_both_values():
     config = default.get_config("paper")
     config.score.gamma = 0.4
     config.seed = 3  # no part of a preset
-    assert preset.label(config) == "paper, changed"
-    assert preset.changes(config) == ["score.gamma=0.4 (0.2)"]
+    assert preset_changes.label(config) == "paper, changed"
+    assert preset_changes.changes(config) == ["score.gamma=0.4 (0.2)"]
 
 
 def test_options_of_ours_are_changes_too():
     config = default.get_config("official")
     config.sampler.rewrite = "probability"
-    assert preset.changes(config) == ["sampler.rewrite='probability' ('threshold')"]
-    changed = {word.split("=")[0] for word in preset.changes(demo.get_config())}
+    assert preset_changes.changes(config) == ["sampler.rewrite='probability' ('threshold')"]
+    changed = {word.split("=")[0] for word in preset_changes.changes(demo.get_config())}
     assert {"optim.name", "synthesis.share", "autoencoder.patch"} <= changed
 
 
 def test_other_methods_have_published_and_small_settings():
     config = ddpm.get_config("brats:FLAIR")
-    assert preset.label(config) == "published"
+    assert preset_changes.label(config) == "published"
     config.optim.lr *= 2
-    assert preset.label(config) == "published, changed"
-    assert preset.label(ddpm.get_config("demo")) == "small"
+    assert preset_changes.label(config) == "published, changed"
+    assert preset_changes.label(ddpm.get_config("demo")) == "small"

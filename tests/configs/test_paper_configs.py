@@ -5,9 +5,9 @@ import pytest
 
 from configs import presets
 from configs.paper import all_methods, cells
-from madad_jax import build_methods
+from madad_jax.assembly import methods
 from madad_jax.evaluation import paper_tables
-from tests import test_configs
+from tests.configs import test_configs
 
 TABLES = ("table1", "table2", "table3", "table4")
 OF_ALL = [("all_methods", ""), ("all_methods", "demo")]
@@ -74,7 +74,7 @@ def test_baselines_are_their_rows_methods():
 
 def test_all_methods_have_one_budget():
     config = load("all_methods")
-    assert {c.config.method for c in config.cells.values()} == set(build_methods.METHODS)
+    assert {c.config.method for c in config.cells.values()} == set(methods.METHODS)
     for key in ("data.image_size", "train.steps", "train.batch_size", "train.ema_decay"):
         assert len({test_configs.flat(c.config)[key] for c in config.cells.values()}) == 1, key
     on_latents = [c.config for c in config.cells.values() if c.row not in all_methods.ON_PIXELS]

@@ -7,19 +7,20 @@ import pytest
 
 from configs import default, method_settings, protocols
 from configs.baselines import anoddpm, ddpm, wolleb
-from madad_jax import build, build_methods, build_networks, checks
+from madad_jax import checks
 from madad_jax import run as run_lib
+from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
 from madad_jax.methods import base
 from madad_jax.methods.wrappers import penalised
 
 
 def test_every_section_has_a_method_and_every_method_a_name_of_its_own():
-    assert set(method_settings.sections()) <= set(build_methods.METHODS)
+    assert set(method_settings.sections()) <= set(methods.METHODS)
     made = {}
     for name in method_settings.sections():
         config = importlib.import_module(f"configs.baselines.{name}").get_config()
-        made[name] = build_methods.detector(config)
+        made[name] = methods.detector(config)
         assert isinstance(made[name], base.Method)
         assert made[name].name.startswith(name)
     assert len({m.name for m in made.values()}) == len(made)
@@ -27,17 +28,17 @@ def test_every_section_has_a_method_and_every_method_a_name_of_its_own():
 
 
 def test_published_and_small_settings_arrive():
-    published = build_methods.detector(anoddpm.get_config("brats:T2"))
+    published = methods.detector(anoddpm.get_config("brats:T2"))
     assert published.process.noise.kind == "simplex"
     assert published.process.noise.frequency == 64.0
     assert published.reverse.start == 250 and published.reverse.steps == 0
     assert published.process.schedule.num_steps == 1000
     config = ddpm.get_config("demo:FLAIR")
     assert config.data.modality == "FLAIR" and config.data.source == "cohort"
-    small = build_methods.detector(config)
+    small = methods.detector(config)
     assert 0 < small.reverse.steps < 30 and small.reverse.adaptive is None
     config.methods.ddpm.inference.adaptive_limit = 0.3
-    assert build_methods.detector(config).reverse.adaptive.limit == 0.3
+    assert methods.detector(config).reverse.adaptive.limit == 0.3
 
 
 def test_cohorts_that_there_are_not_are_refused():
@@ -53,14 +54,14 @@ def test_bad_settings_of_methods_name_their_keys():
     config = wolleb.get_config()
     config.methods.wolleb.labels = "val_lesion"
     with pytest.raises(errors.UserError, match=r"methods.wolleb.labels: found 'val_lesion'"):
-        build_methods.detector(config)
+        methods.detector(config)
     config.methods.wolleb.labels = "split"
-    assert set(build.detector_spec(config, 2)) == {"image", "brain_mask", "unhealthy"}
+    assert set(parts.detector_spec(config, 2)) == {"image", "brain_mask", "unhealthy"}
     checks.check(config)
     config = ddpm.get_config()
     config.denoiser.name = "dit"
     with pytest.raises(errors.UserError, match=r"denoiser.name: found 'dit' with method=ddpm"):
-        build_methods.detector(config)
+        methods.detector(config)
     config = ddpm.get_config()
     config.data.latents = "cached"
     with pytest.raises(errors.UserError, match=r"data.latents: found 'cached' with method=ddpm"):
@@ -90,7 +91,7 @@ def test_a_folding_unet_gives_back_what_it_took():
     """One output, no mask head, squares of pixels in channels; two channels in, one out."""
     config = ddpm.get_config()
     config.denoiser.update(model_channels=8, num_groups=4)
-    network = build_networks.pixel_unet(config)
+    network = networks.pixel_unet(config)
     params = jax.eval_shape(lambda k: network.init(k, (1, 16, 16, 2)), jax.random.key(0))
     assert not any(name.startswith("mt_out") for name in params)
     assert params["out_2"]["kernel"].shape[-1] == 16
@@ -102,20 +103,20 @@ def test_a_folding_unet_gives_back_what_it_took():
 
 def test_sspcab_wraps_a_method_with_a_unet_and_is_refused_elsewhere():
     config = importlib.import_module("configs.baselines.dae").get_config()
-    assert not isinstance(build_methods.detector(config), penalised.Penalised)
+    assert not isinstance(methods.detector(config), penalised.Penalised)
     config.denoiser.sspcab = 0.1
-    made = build_methods.detector(config)
+    made = methods.detector(config)
     assert isinstance(made, penalised.Penalised) and made.weight == 0.1 and made.name == "dae"
     assert made.method.network.penalised
     config = importlib.import_module("configs.baselines.reflect").get_config()
     config.denoiser.sspcab = 0.1  # the demo's DiT
     with pytest.raises(errors.UserError, match=r"denoiser\.sspcab: unknown key"):
-        build_methods.detector(config)
+        methods.detector(config)
 
 
 def test_published_settings_of_the_reconstructions_and_corrections_arrive():
     from_config = {
-        name: build_methods.detector(
+        name: methods.detector(
             importlib.import_module(f"configs.baselines.{name}").get_config("brats:FLAIR")
         )
         for name in ("dae", "ae", "deco_diff", "reflect")
