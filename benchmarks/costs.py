@@ -22,9 +22,9 @@ import jax
 from absl import app, flags
 
 from configs import default, demo
-from madad_jax import compile_only
 from madad_jax.assembly import networks
 from madad_jax.devices import mesh
+from madad_jax.experiment import compile_report
 from madad_jax.training import batch_specs
 
 RECORD = pathlib.Path(__file__).parent / "results" / "costs.json"
@@ -49,11 +49,11 @@ def _dit(size: str) -> dict[str, Any]:
 
 
 def _step(config: Any) -> Any:
-    return compile_only.denoiser_step(config, mesh.make_mesh())[1]
+    return compile_report.denoiser_step(config, mesh.make_mesh())[1]
 
 
 def _maps(config: Any) -> Any:
-    return compile_only.image_to_map(config, mesh.make_mesh())[1]
+    return compile_report.image_to_map(config, mesh.make_mesh())[1]
 
 
 def _encode(config: Any) -> Any:
@@ -87,7 +87,7 @@ def measured(only: str = "") -> Iterator[tuple[str, dict[str, float]]]:
     """(program, {"flops", "bytes", "memory"}) of every program whose name holds `only`."""
     for name, lower in PROGRAMS.items():
         if only in name:
-            costs = compile_only.measure(name, lower())
+            costs = compile_report.measure(name, lower())
             yield (
                 name,
                 {

@@ -37,11 +37,11 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from configs import default
-    from madad_jax import compile_only
     from madad_jax.assembly import parts
     from madad_jax.core import trees
     from madad_jax.devices import mesh as mesh_lib
     from madad_jax.devices import parameter_rules
+    from madad_jax.experiment import compile_report
 
     # Of the machine code only: programs, buffers and collectives are the same.
     jax.config.update("jax_disable_most_optimizations", True)
@@ -53,7 +53,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     c.mesh.update(job["mesh"])
     mesh = mesh_lib.make_mesh(**c.mesh.to_dict())
     c.train.batch_size = PER_DEVICE * mesh_lib.batch_shards(mesh)
-    costs = compile_only.measure("step", compile_only.denoiser_step(c, mesh)[1])
+    costs = compile_report.measure("step", compile_report.denoiser_step(c, mesh)[1])
     detector, spec = parts.detector(c), parts.detector_spec(c, c.train.batch_size)
     params = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
     flat = trees.flatten(parameter_rules.param_shardings(params, mesh))

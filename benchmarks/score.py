@@ -18,12 +18,11 @@ import numpy as np
 from etils import epath
 
 from configs import default
-from madad_jax import restore, stages
-from madad_jax import run as run_lib
 from madad_jax.assembly import parts
 from madad_jax.checkpoints import saver
 from madad_jax.evaluation import across_slices
 from madad_jax.evaluation import scorer as scorer_lib
+from madad_jax.experiment import stages, trained_weights, workdir
 from madad_jax.methods.wrappers import ensemble
 from madad_jax.metrics import bootstrap, evaluator
 from madad_jax.runtime import startup
@@ -71,7 +70,7 @@ CANDIDATES = (
 class Score:
     """The run's weights, and maps of a set under any looks."""
 
-    def __init__(self, run: run_lib.Run, split: str, subjects: int):
+    def __init__(self, run: workdir.Run, split: str, subjects: int):
         self._run = run
         config = copy.deepcopy(run.config)
         if subjects:  # how many are drawn touches no other split
@@ -89,7 +88,7 @@ class Score:
             config.update_from_flattened_dict(LOOKS[looks])
             method = parts.detector(config)
             folder = self._run.trained / "denoiser" / "checkpoints"
-            params = restore.denoiser(config, folder, self._run.mesh, method)
+            params = trained_weights.denoiser(config, folder, self._run.mesh, method)
             scorer = scorer_lib.Scorer(method, params, self._frozen, self._run.mesh, config.seed)
             batches = self._run.batches_of(self._source)
             self._kept[looks] = list(scorer_lib.scored(scorer, batches, looks))
@@ -133,7 +132,7 @@ def main() -> None:
     config.update(stored)
     startup.start(distributed=False)
     with stop_lib.GracefulStop() as stop:
-        score = Score(run_lib.Run(config, flags.run, stop), flags.set, flags.subjects)
+        score = Score(workdir.Run(config, flags.run, stop), flags.set, flags.subjects)
     wanted = [c for c in CANDIDATES if not flags.only or c.name in (OWN, flags.only)]
     print("| Score | AP | Difference | Pooled max Dice† | Difference |")
     print("| --- | ---: | ---: | ---: | ---: |")

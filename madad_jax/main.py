@@ -119,16 +119,16 @@ def _run(argv: list[str]) -> int:
     config, workdir, machine = start(argv)
     import jax
 
-    from madad_jax import compile_only, stages, table_run
+    from madad_jax.experiment import compile_report, paper_table, stages
     from madad_jax.runtime import process_log, startup
     from madad_jax.runtime import stop as stop_lib
 
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", startup.device_line())
-    work = table_run if "cells" in config else stages  # a table is many runs
+    work = paper_table if "cells" in config else stages  # a table is many runs
     if work is stages and _MODE.value == "compile":
-        compile_only.report(config, machine)
+        compile_report.report(config, machine)
         return 0
     if work is stages and _MODE.value == "export":
         from madad_jax import predict
@@ -141,8 +141,8 @@ def _run(argv: list[str]) -> int:
         except stop_lib.Stopped as stopped:
             _LOG.warning("%s; the same command continues it", stopped)
             return stopped.exit_status
-    if work is table_run:
-        table_run.print_table(config, workdir)
+    if work is paper_table:
+        paper_table.print_table(config, workdir)
     elif _MODE.value in ("run", "evaluate", "report"):
         stages.print_table(workdir)
     return 0

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import timing
-from madad_jax import compile_only
 from madad_jax.assembly import methods, networks
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches, jaxpr_flops
 from madad_jax.devices import mesh as mesh_lib
+from madad_jax.experiment import compile_report
 from madad_jax.training import batch_specs
 from madad_jax.training import trainer as trainer_lib
 
@@ -40,7 +40,7 @@ class Job:
     """
 
     run: Callable[[], Any]
-    costs: compile_only.Costs
+    costs: compile_report.Costs
     flops: float
     compile_seconds: float
     samples: int
@@ -113,12 +113,12 @@ def awake(params: Params) -> Params:
     return jax.tree.map(wake, params)
 
 
-def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_only.Costs, float]:
+def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_report.Costs, float]:
     """(executable, costs, seconds) of the program that `lower()` lowers."""
     start = time.perf_counter()
     program = lower().compile()
     seconds = time.perf_counter() - start
-    return program, compile_only.costs_of(name, program), seconds
+    return program, compile_report.costs_of(name, program), seconds
 
 
 def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> trainer_lib.Trainer:

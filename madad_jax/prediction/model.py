@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import restore
 from madad_jax.assembly import methods, parts, preset_changes
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
@@ -19,6 +18,7 @@ from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibrate
 from madad_jax.evaluation import scorer as scorer_lib
+from madad_jax.experiment import trained_weights
 from madad_jax.metrics import calibration as calibration_lib
 
 
@@ -111,7 +111,7 @@ def load(
             "evaluate it with this one"
         ) from error
     folder = workdir / "denoiser" / "checkpoints"
-    params = restore.denoiser(config, folder, mesh, method, step)
+    params = trained_weights.denoiser(config, folder, mesh, method, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = mesh_lib.make_mesh(devices=jax.local_devices())
         params, frozen = _on_host((params, frozen))
@@ -161,7 +161,7 @@ def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params
     """What the method reads and does not train."""
     frozen = methods.frozen(config)
     if methods.uses_latents(config):
-        _, weights = restore.autoencoder(config, workdir, mesh)
+        _, weights = trained_weights.autoencoder(config, workdir, mesh)
         factor = config.autoencoder.scaling_factor
         factor = np.float32(factor if factor > 0 else _measured(workdir))
         frozen |= {"autoencoder": weights, "scaling_factor": factor}

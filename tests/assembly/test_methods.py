@@ -7,10 +7,9 @@ import pytest
 
 from configs import default, method_settings, protocols
 from configs.baselines import anoddpm, ddpm, wolleb
-from madad_jax import checks
-from madad_jax import run as run_lib
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
+from madad_jax.experiment import preflight, workdir
 from madad_jax.methods import base
 from madad_jax.methods.wrappers import penalised
 
@@ -57,7 +56,7 @@ def test_bad_settings_of_methods_name_their_keys():
         methods.detector(config)
     config.methods.wolleb.labels = "split"
     assert set(parts.detector_spec(config, 2)) == {"image", "brain_mask", "unhealthy"}
-    checks.check(config)
+    preflight.check(config)
     config = ddpm.get_config()
     config.denoiser.name = "dit"
     with pytest.raises(errors.UserError, match=r"denoiser.name: found 'dit' with method=ddpm"):
@@ -65,13 +64,13 @@ def test_bad_settings_of_methods_name_their_keys():
     config = ddpm.get_config()
     config.data.latents = "cached"
     with pytest.raises(errors.UserError, match=r"data.latents: found 'cached' with method=ddpm"):
-        checks.check(config)
+        preflight.check(config)
 
 
 def keys_of(config):
-    run = run_lib.Run.__new__(run_lib.Run)
+    run = workdir.Run.__new__(workdir.Run)
     run.config = config
-    return run_lib.flat(config, run.denoiser_keys)
+    return workdir.flat(config, run.denoiser_keys)
 
 
 def test_a_runs_keys_are_those_of_its_method_without_inference():

@@ -14,11 +14,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax import restore, stages
 from madad_jax.assembly import parts
 from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl, dit, networks
+from madad_jax.experiment import stages, trained_weights
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.training import batch_specs
 from tests.convert import cases
@@ -65,7 +65,7 @@ def test_evaluation_finds_both_networks(converted):
     config = configured(folder)
     with stop_lib.GracefulStop() as stop:
         run = stages.Run(config, str(folder), stop)
-    _, params = restore.autoencoder(run.config, run.workdir, run.mesh)
+    _, params = trained_weights.autoencoder(run.config, run.workdir, run.mesh)
     params = jax.tree.map(np.asarray, params)
     cases.same(networks.to_official("autoencoder", params), states["autoencoder"])
 
@@ -85,7 +85,7 @@ def test_another_run_can_name_the_folder(converted, tmp_path):
     with stop_lib.GracefulStop() as stop:
         run = stages.Run(config, str(tmp_path), stop)
     stages.train_autoencoder(run)  # nothing to do
-    _, params = restore.autoencoder(run.config, run.workdir, run.mesh)
+    _, params = trained_weights.autoencoder(run.config, run.workdir, run.mesh)
     got = networks.to_official("autoencoder", jax.tree.map(np.asarray, params))
     cases.same(got, states["autoencoder"])
 

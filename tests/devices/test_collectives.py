@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import compile_only
 from madad_jax.assembly import parts
 from madad_jax.core import trees
 from madad_jax.devices import hlo_costs, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
+from madad_jax.experiment import compile_report
 from tests.e2e import tiny_config
 
 DEPTH, WIDTH, HEADS, BATCH = 2, 64, 8, 16
@@ -49,8 +49,8 @@ def params(config):
 
 def compiled(config, **sizes):
     mesh = mesh_lib.make_mesh(**{"data": 1} | sizes)
-    lowered = compile_only.denoiser_step(config, mesh)[1]
-    return compile_only.measure("step", lowered), mesh
+    lowered = compile_report.denoiser_step(config, mesh)[1]
+    return compile_report.measure("step", lowered), mesh
 
 
 def total(collectives, what="bytes"):
@@ -102,6 +102,6 @@ def test_the_forward_pass_of_a_batch_needs_no_collective(config):
     mesh = mesh_lib.make_mesh(data=2, fsdp=4)
     config = config.copy_and_resolve_references()
     config.eval.batch_size = 8
-    *_, (name, lowered) = compile_only.programs(config, mesh)
+    *_, (name, lowered) = compile_report.programs(config, mesh)
     assert name == "image to anomaly map"
-    assert compile_only.measure(name, lowered).program.collectives == ()
+    assert compile_report.measure(name, lowered).program.collectives == ()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import stages
+from madad_jax.experiment import stages
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 

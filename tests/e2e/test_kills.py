@@ -14,7 +14,7 @@ import time
 import jax
 import pytest
 
-from madad_jax import stages
+from madad_jax.experiment import stages
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import jobs, tiny_config
 from tests.e2e.test_run import assert_same, metrics_of, restored

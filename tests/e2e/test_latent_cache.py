@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import latent_cache, restore, run, stages
 from madad_jax.core import errors
 from madad_jax.data.input import cached_latents
+from madad_jax.experiment import latent_cache, stages, trained_weights
+from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
@@ -94,8 +95,8 @@ def fill(cached, tmp_path):
 
     def call(change=None):
         with stop_lib.GracefulStop() as stop:
-            this = run.Run(cached, str(tmp_path / "run"), stop, jax.devices()[:1])
-            network, params = restore.autoencoder(this.config, this.workdir, this.mesh)
+            this = workdir_lib.Run(cached, str(tmp_path / "run"), stop, jax.devices()[:1])
+            network, params = trained_weights.autoencoder(this.config, this.workdir, this.mesh)
             return latent_cache.prepare(this, network, change(params) if change else params)
 
     return call

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import stages
 from madad_jax.evaluation import report
+from madad_jax.experiment import stages
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import jobs, tiny_config
 from tests.e2e.test_run import assert_same, metrics_of, restored

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax import checks
 from madad_jax.assembly import parts
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibrate, report
+from madad_jax.experiment import preflight
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.training import batch_specs
 from madad_jax.training import trainer as trainer_lib
@@ -36,7 +36,7 @@ class StopAfter(stop_lib.GracefulStop):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, png_root):
     """One undisturbed run, shared by the tests that only look at it."""
-    from madad_jax import stages
+    from madad_jax.experiment import stages
     from tests.e2e import tiny_config
 
     config = tiny_config.get_config()
@@ -101,7 +101,7 @@ def test_same_command_again_trains_nothing_and_changes_nothing(
     finished, tiny, execute, monkeypatch
 ):
     # Nor is it checked again.
-    monkeypatch.setattr(checks, "check", lambda config: pytest.fail("checked twice"))
+    monkeypatch.setattr(preflight, "check", lambda config: pytest.fail("checked twice"))
 
     def stamps():
         return {p: p.stat().st_mtime_ns for p in finished.rglob("*/checkpoints/**/*")}

@@ -7,8 +7,8 @@ import pytest
 from ml_collections import config_dict
 
 from configs.paper import cells
-from madad_jax import table_run
 from madad_jax.core import errors
+from madad_jax.experiment import paper_table
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 
@@ -32,7 +32,7 @@ def table(png_root):
 
 def _execute(config, workdir, mode="run"):
     with stop_lib.GracefulStop() as stop:
-        table_run.execute(config, str(workdir), mode, stop)
+        paper_table.execute(config, str(workdir), mode, stop)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import time
 import jax
 import pytest
 
-from madad_jax import stages
+from madad_jax.experiment import stages
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import jobs
 from tests.e2e.conftest import png_root, tiny  # noqa: F401 (fixtures)

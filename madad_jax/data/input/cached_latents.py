@@ -7,7 +7,7 @@
 The key is a digest of all that decides the content (autoencoder weights, data, augmentation,
 seed, size), so that a cache of something else is never found. A record holds the mean and the
 log-variance as bfloat16 (bit patterns, little endian, [h, w, c]) and the brain mask's bits, which
-still gate where noise may fall. Who fills it: `madad_jax/latent_cache.py`.
+still gate where noise may fall. Who fills it: `madad_jax/experiment/latent_cache.py`.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import default
-from madad_jax import checks
+from madad_jax.experiment import preflight
 
 
 def _config(**changes):
@@ -13,23 +13,23 @@ def _config(**changes):
 
 
 def test_a_checked_config_is_known_in_its_folder_alone(tmp_path):
-    assert not checks.passed(_config(), str(tmp_path))
-    checks.remember(_config(), str(tmp_path))
-    assert checks.passed(_config(), str(tmp_path))
-    assert not checks.passed(_config(seed=1), str(tmp_path))
-    assert not checks.passed(_config(), str(tmp_path / "other"))
+    assert not preflight.passed(_config(), str(tmp_path))
+    preflight.remember(_config(), str(tmp_path))
+    assert preflight.passed(_config(), str(tmp_path))
+    assert not preflight.passed(_config(seed=1), str(tmp_path))
+    assert not preflight.passed(_config(), str(tmp_path / "other"))
     (tmp_path / "checked.json").write_bytes(b"\xff damaged")
-    assert not checks.passed(_config(), str(tmp_path))
+    assert not preflight.passed(_config(), str(tmp_path))
 
 
 @pytest.mark.parametrize("what", ["code", "packages"])
 def test_other_code_or_packages_are_checked_anew(what, tmp_path, monkeypatch):
-    checks.remember(_config(), str(tmp_path))
+    preflight.remember(_config(), str(tmp_path))
     if what == "packages":
-        monkeypatch.setattr(checks.runtime, "package_version", lambda name: "0")
+        monkeypatch.setattr(preflight.runtime, "package_version", lambda name: "0")
     else:
         package = tmp_path / "package"
         package.mkdir()
         (package / "checks.py").write_text("another\n")
-        monkeypatch.setattr(checks, "__file__", str(package / "checks.py"))
-    assert not checks.passed(_config(), str(tmp_path))
+        monkeypatch.setattr(preflight, "__file__", str(package / "checks.py"))
+    assert not preflight.passed(_config(), str(tmp_path))

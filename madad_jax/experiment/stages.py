@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax import checks, latent_cache, restore
 from madad_jax.assembly import methods, networks, parts, preset_changes
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, errors, json_digest, version
@@ -21,8 +20,9 @@ from madad_jax.data import provenance
 from madad_jax.devices import batches
 from madad_jax.evaluation import calibrate, report, runner, tables
 from madad_jax.evaluation import scorer as scorer_lib
+from madad_jax.experiment import latent_cache, preflight, trained_weights
+from madad_jax.experiment.workdir import AUTOENCODER_KEYS, Run
 from madad_jax.metrics import scan_stacks
-from madad_jax.run import AUTOENCODER_KEYS, Run
 from madad_jax.runtime import startup
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.training import batch_specs
@@ -67,7 +67,7 @@ def measure_latents(run: Run) -> dict[str, Any]:
     A factor of 0 in the config is measured: 1 / the posterior's spread over brain cells of
     the training slices, so that the noise schedule meets latents of unit variance.
     """
-    network, params = restore.autoencoder(run.config, run.trained, run.mesh)
+    network, params = trained_weights.autoencoder(run.config, run.trained, run.mesh)
     factor = run.config.autoencoder.scaling_factor
     if factor <= 0:
         if run.complete("latents", AUTOENCODER_KEYS):
@@ -107,7 +107,7 @@ def cache_latents(run: Run) -> None:
     """Every training and validation slice encoded once, where `data.latents` asks for it."""
     if run.config.data.latents == "cached" and not run.complete("denoiser", run.denoiser_keys):
         run.latents = latent_cache.prepare(
-            run, *restore.autoencoder(run.config, run.trained, run.mesh)
+            run, *trained_weights.autoencoder(run.config, run.trained, run.mesh)
         )
 
 
@@ -136,8 +136,8 @@ def train_denoiser(run: Run) -> None:
 
 def _initial_weights(run: Run, method: Any) -> Params:
     """The averaged denoiser of the run that `denoiser.init` names."""
-    folder = restore.checkpoints_of(run.config, "denoiser", "init")
-    return restore.denoiser(run.config, folder, run.mesh, method)
+    folder = trained_weights.checkpoints_of(run.config, "denoiser", "init")
+    return trained_weights.denoiser(run.config, folder, run.mesh, method)
 
 
 def evaluate_run(run: Run) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
     sets = {name: (run.source(name), run.healthy_source(name)) for name in run.config.eval.sets}
     frozen = frozen_part(run)
     method = parts.detector(run.config)
-    params = restore.denoiser(
+    params = trained_weights.denoiser(
         run.config,
         run.trained / "denoiser" / "checkpoints",
         run.mesh,
@@ -331,14 +331,14 @@ def execute(
 
     Raises UserError for what the user can mend.
     """
-    known = mode == "report" or checks.passed(config, workdir)
+    known = mode == "report" or preflight.passed(config, workdir)
     if not known:
-        checks.check(config)
+        preflight.check(config)
     run = Run(config, workdir, stop, devices)
     if not known and run.primary:
-        checks.remember(config, workdir)
+        preflight.remember(config, workdir)
     if mode != "report":
-        checks.check_inputs(run, mode)
+        preflight.check_inputs(run, mode)
         _keep_preparation(run)
     for stage in STAGES[mode]:
         stage(run)

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from madad_jax import checks, stages
-from madad_jax import run as run_lib
 from madad_jax.assembly import methods
 from madad_jax.core import atomic_files, errors, signals
 from madad_jax.evaluation import paper_tables, report
+from madad_jax.experiment import preflight, stages
+from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _check(config: Any, todo: list[Cell]) -> None:
             continue
         seen.add(text)
         try:
-            checks.check(cell.config)
+            preflight.check(cell.config)
         except errors.UserError as error:
             raise errors.UserError(f"{cell.row}, {cell.column}: {error}") from error
 
@@ -183,7 +183,7 @@ def _share_autoencoders(todo: list[Cell], root: epath.Path) -> None:
     """
     for cell in todo:
         if methods.uses_latents(cell.config) and not cell.config.autoencoder.checkpoint:
-            keys = run_lib.flat(cell.config, run_lib.AUTOENCODER_KEYS)
+            keys = workdir_lib.flat(cell.config, workdir_lib.AUTOENCODER_KEYS)
             digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
             cell.config.autoencoder.checkpoint = os.fspath(root / _AUTOENCODERS / digest[:16])
 

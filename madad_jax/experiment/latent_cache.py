@@ -22,7 +22,7 @@ from madad_jax.data.input import augment as augment_lib
 from madad_jax.data.input import cached_latents, pipeline
 from madad_jax.data.sources import shards
 from madad_jax.devices import mesh
-from madad_jax.run import Run
+from madad_jax.experiment.workdir import Run
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.runtime import watchdog
 

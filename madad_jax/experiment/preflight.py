@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from madad_jax import latent_cache, restore
 from madad_jax.assembly import methods, parts
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.data.input import augment
 from madad_jax.devices import batches
+from madad_jax.experiment import latent_cache, trained_weights
+from madad_jax.experiment.workdir import Run
 from madad_jax.methods import base
 from madad_jax.metrics import scan_stacks
-from madad_jax.run import Run
 from madad_jax.runtime import startup
 from madad_jax.training import batch_specs
 
@@ -143,11 +143,11 @@ def check_inputs(run: Run, mode: str) -> None:
         batches.check_batch_size(*sizes, key=f"{key}.batch_size")
         parts.optimizer(section.optim, parts.budget(section.train, slices))
     if latent and c.autoencoder.checkpoint:
-        restore.checkpoints_of(c, "autoencoder", "checkpoint")
+        trained_weights.checkpoints_of(c, "autoencoder", "checkpoint")
     if c.data.latents == "cached" and mode != "train_autoencoder":
         latent_cache.folder_of(run)
     if c.denoiser.init and mode != "train_autoencoder":
-        restore.checkpoints_of(c, "denoiser", "init")
+        trained_weights.checkpoints_of(c, "denoiser", "init")
     if mode == "run" and not c.eval.sets:
         raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
     for name in c.eval.sets if mode == "run" else ():
