@@ -20,11 +20,11 @@ import time
 import nibabel as nib
 import numpy as np
 
-from madad_jax import predict
 from madad_jax.data.cohort import cohort, cohort_scan
 from madad_jax.evaluation import calibrate
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import intervals, scan_stacks
+from madad_jax.predict import api
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import registration, resample
 
@@ -40,7 +40,7 @@ Fresh = dict[calibration_lib.Key, list[calibration_lib.Scan]]
 
 def overlap(run: str, signal: str, postprocess: str) -> list[str]:
     """Dice of the mask with the truth on the scan's own grid, at the run's default rate."""
-    detector = predict.load(run, signal=signal, postprocess=postprocess, registration="affine")
+    detector = api.load(run, signal=signal, postprocess=postprocess, registration="affine")
     lines = [
         "| lesion | subject | truth in scored slices, ml | mask, ml | Dice "
         "| largest candidate hits |"
@@ -89,7 +89,7 @@ def inside(lesion: tuple[str, str], numbers, geometry) -> list[int]:
 
 def fresh_scans(run: str, count: int, seed: int) -> Fresh:
     """What healthy subjects of another seed score, slice by slice as the run was calibrated."""
-    model = predict._model(run, "")
+    model = api._model(run, "")
     config, known = model.config, model.calibration
     options = cohort.options_from_dict({**config.data.cohort.to_dict(), "test_healthy": count})
     source = cohort.Cohort(
@@ -192,7 +192,7 @@ def table(known: calibration_lib.Calibration, fresh) -> list[str]:
 def through_scans(run: str, count: int) -> list[str]:
     """Rates on healthy whole scans, which are resampled on their way, at the run's thresholds."""
     known = calibrate.load(run)
-    detector = predict.load(run, registration="affine")
+    detector = api.load(run, registration="affine")
     fresh: Fresh = {}
     for index in range(count):
         drawn = cohort_scan.draw(index, modality="T1", seed=0, grid=GRID)

@@ -131,9 +131,9 @@ def _run(argv: list[str]) -> int:
         compile_report.report(config, machine)
         return 0
     if work is stages and _MODE.value == "export":
-        from madad_jax import predict
+        from madad_jax.predict import api
 
-        print(predict.export(workdir, os.path.join(workdir, "export")))
+        print(api.export(workdir, os.path.join(workdir, "export")))
         return 0
     with stop_lib.GracefulStop() as stop:
         try:

@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from madad_jax import predict
-from madad_jax.prediction import export
+from madad_jax.predict import api, export
 
 ROOT = pathlib.Path(__file__).parents[2]
 ALONE = """
@@ -35,7 +34,7 @@ def exported(untrained):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return predict._model(str(untrained), ""), out, done.stdout
+    return api._model(str(untrained), ""), out, done.stdout
 
 
 def test_predicts_the_same_without_this_package(exported, tmp_path):

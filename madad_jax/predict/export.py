@@ -21,8 +21,8 @@ from etils import epath
 from jax import export as jax_export
 
 from madad_jax.core import atomic_files, errors, random_keys, trees
-from madad_jax.prediction import detector as detector_lib
-from madad_jax.prediction import model as model_lib
+from madad_jax.predict import detector as detector_lib
+from madad_jax.predict import model as model_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OUTPUTS = (*detector_lib.SIGNALS, "reconstruction")
@@ -43,7 +43,7 @@ def write(model: model_lib.Model, out: str) -> str:
     atomic_files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
     text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
     atomic_files.write_bytes(folder / "model.json", text.encode())
-    script = importlib.resources.files("madad_jax.prediction").joinpath("assets", "run_exported.py")
+    script = importlib.resources.files("madad_jax.predict").joinpath("assets", "run_exported.py")
     atomic_files.write_bytes(folder / "run.py", script.read_bytes())
     count = sum(a.size for a in weights.values())
     return f"{out}: {', '.join(names.values())}, weights.safetensors ({count:,} numbers), run.py"

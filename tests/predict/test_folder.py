@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.prediction import folder
-from tests.prediction import conftest
+from madad_jax.predict import folder
+from tests.predict import conftest
 
 
 @pytest.fixture

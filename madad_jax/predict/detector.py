@@ -17,9 +17,9 @@ from madad_jax.core import errors
 from madad_jax.data import provenance
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
-from madad_jax.prediction import candidates as candidates_lib
-from madad_jax.prediction import result as result_lib
-from madad_jax.prediction import scan as scan_lib
+from madad_jax.predict import candidates as candidates_lib
+from madad_jax.predict import result as result_lib
+from madad_jax.predict import scan as scan_lib
 from madad_jax.scans import slices, volumes
 
 SIGNALS = ("map", "mask_map", "latent_map")

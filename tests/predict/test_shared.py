@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from madad_jax.prediction import folder
+from madad_jax.predict import folder
 from tests.e2e import jobs
-from tests.prediction import conftest
+from tests.predict import conftest
 
 
 def _table(out):

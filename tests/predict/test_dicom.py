@@ -3,7 +3,7 @@
 import nibabel as nib
 import numpy as np
 
-from tests.prediction import conftest
+from tests.predict import conftest
 from tests.scans import test_dicom as dicom_cases
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from madad_jax.core import errors
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
-from madad_jax.prediction import detector as detector_lib
-from madad_jax.prediction import folder, operating
-from madad_jax.prediction import model as model_lib
+from madad_jax.predict import detector as detector_lib
+from madad_jax.predict import folder, operating
+from madad_jax.predict import model as model_lib
 
 FEWEST = 2
 

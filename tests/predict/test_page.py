@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.prediction import page
-from tests.prediction import browser
+from madad_jax.predict import page
+from tests.predict import browser
 
 EVIL = "</script><script>document.body.dataset.stolen=1</script><img src=x onerror=alert(1)>.nii"
 

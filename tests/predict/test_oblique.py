@@ -7,7 +7,7 @@ import pytest
 
 from madad_jax.data.cohort import cohort_scan
 from madad_jax.metrics import calibration
-from tests.prediction import conftest
+from tests.predict import conftest
 
 GRID = cohort_scan.Grid((0.9, 1.1, 2.5), (8.0, -5.0, 12.0), (12.0, -20.0, 25.0), False, True)
 

@@ -2,7 +2,7 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.metrics import calibration, scan_stacks
-from madad_jax.prediction import operating
+from madad_jax.predict import operating
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from madad_jax.core import errors
 from madad_jax.metrics import scan_stacks
 from madad_jax.scans import volumes
-from tests.prediction import conftest
+from tests.predict import conftest
 
 
 def _dice(a, b):

@@ -18,8 +18,8 @@ import tqdm
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_digest
-from madad_jax.prediction import detector as detector_lib
-from madad_jax.prediction import result as result_lib
+from madad_jax.predict import detector as detector_lib
+from madad_jax.predict import result as result_lib
 from madad_jax.scans import volumes
 
 _LOG = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from tests.prediction import conftest
+from tests.predict import conftest
 
 _TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64, np.int8, np.int64)
 

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from madad_jax import predict
 from madad_jax.core import errors
-from tests.prediction import conftest
+from madad_jax.predict import __main__, api
+from tests.predict import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def scan(tmp_path_factory):
 
 
 def _run(*flags):
-    return predict.run(["predict", *(str(f) for f in flags)])
+    return __main__.run(["predict", *(str(f) for f in flags)])
 
 
 def test_calibrates_then_predicts_at_the_rate(untrained, scan, tmp_path, capsys):
@@ -53,7 +53,7 @@ def test_calibrates_then_predicts_at_the_rate(untrained, scan, tmp_path, capsys)
     assert 0.01 < expected["voxel_fpr"] <= 0.02 and expected["healthy_scans"] == 2
     assert summary["model"]["calibrated_on"] == "2 healthy scans given by the user"
     with pytest.raises(errors.UserError, match="slices: found 4:8:2, but the calibration"):
-        predict.load(str(untrained), calibration=str(site), slices="4:8:2")
+        api.load(str(untrained), calibration=str(site), slices="4:8:2")
     # Weights that were trained on since are not those that were calibrated.
     other = tmp_path / "other"
     shutil.copytree(untrained, other)
@@ -61,7 +61,7 @@ def test_calibrates_then_predicts_at_the_rate(untrained, scan, tmp_path, capsys)
     shutil.copytree(untrained / "denoiser", other / "denoiser")
     (other / "latents" / "complete.json").write_text("{}")
     with pytest.raises(errors.UserError, match="scaling factor"):
-        predict.load(str(other), calibration=str(site))
+        api.load(str(other), calibration=str(site))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_run_that_does_not_say_where_its_slices_lie(untrained, tmp_path):
     shutil.copytree(untrained, tmp_path / "run")
     (tmp_path / "run" / "preparation.json").unlink()
     with pytest.raises(errors.UserError, match="where its training slices lie"):
-        predict.load(str(tmp_path / "run"), threshold=0.5)
+        api.load(str(tmp_path / "run"), threshold=0.5)
 
 
 def test_status_and_line_of_the_process():

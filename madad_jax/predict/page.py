@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.prediction import pictures
+from madad_jax.predict import montage
 
 _MOST_VOXELS = 12_000_000  # of the viewer's volume; larger scans are thinned for the page
 _THRESHOLDS = 150
@@ -52,9 +52,9 @@ def html(result: Any) -> str:
         "left_side": '<span class="side">left</span>',
         "point": _text(_point(point)),
         "candidates": _list(summary["candidates"], window),
-        "range": pictures.healthy_range(result.healthy, summary["scan_score"]),
+        "range": montage.healthy_range(result.healthy, summary["scan_score"]),
         "picture_alt": _text(alt),
-        "picture": base64.b64encode(pictures.montage(result)).decode(),
+        "picture": base64.b64encode(montage.montage(result)).decode(),
         "warnings": _warnings(summary["warnings"], window),
         "facts": _facts(summary),
         "license": _text(_asset("niivue_license.txt")),
@@ -70,7 +70,7 @@ def html(result: Any) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _asset(name: str) -> str:
-    return importlib.resources.files("madad_jax.prediction").joinpath("assets", name).read_text()
+    return importlib.resources.files("madad_jax.predict").joinpath("assets", name).read_text()
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ from typing import Any
 from madad_jax.core import errors
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
-from madad_jax.prediction import detector
+from madad_jax.predict import detector
 
 RATES = ("voxel_fpr", "false_positives_per_scan", "threshold")
 

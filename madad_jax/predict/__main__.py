@@ -23,7 +23,6 @@ another process of the job is gone.
 process k of n takes every n-th from the k-th, on its own devices, and process 0 writes the table.
 """
 
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -38,152 +37,6 @@ MODES = ("predict", "calibrate", "export")
 TASKS = ("files", "sample", "pixel")
 _CHANGES = ("smooth_mm", "median_mm", "erode_mm", "min_volume_ml")
 _RATES = ("voxel_fpr", "false_positives_per_scan", "threshold")
-
-
-def load(
-    checkpoint: str,
-    *,
-    voxel_fpr: float | None = None,
-    false_positives_per_scan: float | None = None,
-    threshold: float | None = None,
-    signal: str = "map",
-    postprocess: str = "none",
-    changes: dict[str, float] | None = None,
-    registration: str = "",
-    brain_mask: str = "",
-    slices: str = "",
-    calibration: str = "",
-    batch_size: int = 16,
-) -> Any:
-    """A `prediction.detector.Detector` of a run's folder.
-
-    Args:
-      checkpoint: workdir of a run.
-      voxel_fpr: share of healthy brain voxels that may lie above the threshold.
-      false_positives_per_scan: candidates that a healthy scan may have on average.
-      threshold: the threshold itself, 0 to 1. At most one of the three; without any a calibrated
-        run takes `voxel_fpr` from its config (`eval.false_positive_rate`).
-      signal: `map` (image difference), `mask_map` (mask head) or `latent_map`.
-      postprocess: `none`, `pddpm` or `dae`: published settings, see `evaluation.stacks`.
-      changes: single fields of the post-processing.
-      registration: `none` or `affine`; "" as the run was trained with.
-      brain_mask: a method of `data.prepare.brain_mask`; "" as the run was trained with.
-      slices: `first:last:step` numbers; "" those of the calibration or of training.
-      calibration: file made by `--mode=calibrate`; "" the run's own.
-      batch_size: slices on the device at a time.
-
-    Raises:
-      UserError: no run, an unknown value, or a rate without calibration.
-    """
-    from madad_jax.prediction import detector, operating
-
-    model = _model(checkpoint, calibration)
-    setting = operating.setting(
-        model.calibration,
-        where=checkpoint,
-        signal=signal,
-        postprocess=postprocess,
-        changes=changes or {},
-        rates={
-            "voxel_fpr": voxel_fpr,
-            "false_positives_per_scan": false_positives_per_scan,
-            "threshold": threshold,
-        },
-        default_rate=model.config.eval.false_positive_rate,
-    )
-    return _detector(detector, model, setting, registration, brain_mask, slices, batch_size)
-
-
-def export(checkpoint: str, output: str, calibration: str = "") -> str:
-    """Writes a run's detector as files that need none of this package's code.
-
-    Args:
-      checkpoint: workdir of a run.
-      output: folder to write, see `prediction.export`.
-      calibration: file made by `--mode=calibrate`; "" the run's own.
-
-    Returns:
-      A line that says what was written.
-
-    Raises:
-      UserError: no run, or a folder that cannot be written.
-    """
-    from madad_jax.prediction import export as export_lib
-
-    return export_lib.write(_model(checkpoint, calibration), output)
-
-
-def _model(checkpoint: str, calibration: str) -> Any:
-    """The run, restored, with its config as the one ConfigDict of this command."""
-    import jax
-    from etils import epath
-    from ml_collections import config_dict
-
-    from madad_jax.prediction import model
-
-    workdir = epath.Path(checkpoint)
-    found = model.calibration_of(workdir, calibration)
-    config = config_dict.ConfigDict(model.read_config(workdir, found))
-    if "matmul_precision" in config:
-        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    return model.load(workdir, config, found)
-
-
-def _detector(
-    detector: Any,
-    model: Any,
-    setting: Any,
-    registration: str,
-    brain_mask: str,
-    slices: str,
-    batch_size: int,
-) -> Any:
-    from madad_jax.prediction import model as model_lib
-
-    if model.preparation is None:
-        raise errors.UserError(
-            f"--checkpoint={model.where}: nobody said where its training slices lie, so that no "
-            "scan can be cut alike; put a preparation.json there, with 'geometry' and 'modality' "
-            "(see data/provenance.py), or train on slices made by madad_jax.data.prepare"
-        )
-    changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
-    preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})
-    facts = None if model.calibration is None else model.calibration.facts
-    numbers = _numbers(slices, preparation, facts)
-    if setting.healthy is not None and slices and list(facts["numbers"]) != list(numbers):
-        raise errors.UserError(
-            f"slices: found {slices}, but the calibration holds for "
-            f"{':'.join(map(str, facts['numbers']))}; leave it out, or calibrate with it"
-        )
-    first, last, step = numbers
-    return detector.Detector(
-        model.scorer,
-        preparation,
-        tuple(range(first, last + 1, step)),
-        setting,
-        batch_size=model_lib.compiled_for(model, batch_size),
-        facts=model.facts,
-    )
-
-
-def _numbers(text: str, preparation: Any, facts: dict[str, Any] | None) -> tuple[int, int, int]:
-    """(first, last, step) of the slices to score."""
-    if text:
-        try:
-            first, last, step = (int(part) for part in text.split(":"))
-        except ValueError:
-            first, last, step = 0, -1, 0
-        if step < 1 or last < first:
-            raise errors.UserError(f"slices: found '{text}', accepted: first:last:step, as 60:90:2")
-        return first, last, step
-    if facts is not None:
-        return tuple(facts["numbers"])
-    if preparation.numbers is not None:
-        return preparation.numbers
-    from madad_jax.scans import slices as slices_lib
-
-    every = slices_lib.numbers("volume", preparation.geometry)
-    return every[0], every[-1], 1
 
 
 def make_flags() -> flags.FlagValues:
@@ -249,7 +102,7 @@ def run(argv: Sequence[str]) -> int:
         raise errors.UserError(f"--distributed: found with --mode={options.mode}, which is for one")
     startup.start(distributed=options.distributed)
     if options.mode == "export":
-        print(export(options.checkpoint, options.output, options.calibration))
+        print(api.export(options.checkpoint, options.output, options.calibration))
         return 0
     with stop_lib.GracefulStop(alone=True) as stop:
         work = _calibrate if options.mode == "calibrate" else _predict
@@ -260,7 +113,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
     from etils import epath
 
-    from madad_jax.prediction import folder
+    from madad_jax.predict import folder
 
     found, single = folder.discover(options.input)
     index, count = jax.process_index(), jax.process_count()
@@ -268,7 +121,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     if options.brain_mask_file and not single:
         raise errors.UserError("--brain_mask_file belongs to one scan; give one as --input")
-    detector = load(
+    detector = api.load(
         options.checkpoint,
         **{name: options[name].value for name in _RATES},
         signal=options.signal or "map",
@@ -313,7 +166,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
 
 def _all_rows(out: Any, count: int) -> list[dict[str, Any]]:
     """The rows of all processes, once the last has ended its share; process 0 writes the table."""
-    from madad_jax.prediction import folder
+    from madad_jax.predict import folder
     from madad_jax.runtime import agreement, watchdog
 
     watchdog.wait_for_all("scans")
@@ -327,15 +180,15 @@ def _changes(options: flags.FlagValues) -> dict[str, float]:
 
 def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     """Healthy scans -> a calibration file, under every post-processing and the one asked for."""
-    from madad_jax.prediction import folder, from_scans
+    from madad_jax.predict import folder, from_scans
 
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
     found, _ = folder.discover(options.input)
-    model = _model(options.checkpoint, "")
+    model = api._model(options.checkpoint, "")
     made = from_scans.calibrate(
         model,
-        lambda setting, detector: _detector(
+        lambda setting, detector: api._detector(
             detector,
             model,
             setting,

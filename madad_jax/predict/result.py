@@ -11,7 +11,7 @@ from etils import epath
 
 from madad_jax.core import atomic_files
 from madad_jax.metrics import calibration as calibration_lib
-from madad_jax.prediction import page
+from madad_jax.predict import page
 from madad_jax.scans import registration, volumes
 
 NOT_A_DEVICE = (

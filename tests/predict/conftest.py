@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from madad_jax.data import provenance
 from madad_jax.metrics import calibration, scan_stacks
-from madad_jax.prediction import detector
+from madad_jax.predict import detector
 from madad_jax.scans import geometry, registration, volumes
 from tests.e2e import tiny_config
 
