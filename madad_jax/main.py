@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from madad_jax.core import errors
+from madad_jax.core import errors, shipped_configs
 from madad_jax.devices import machines
 from madad_jax.runtime import huge_pages
 
@@ -186,12 +186,25 @@ def _ended(status: int, message: object) -> int:
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; whatever is wrong with them or the config ends in one line, status 2."""
     try:
-        return flags.FLAGS(argv)
+        shipped_configs.make_importable()
+        return flags.FLAGS(_located(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if "--traceback" in argv:
             raise
         print(f"madad_jax: error: {_explain(error, argv)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _located(argv: list[str]) -> list[str]:
+    """The command line with the value of `--config` as a file's path."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config") and equals:
+            words[i] = f"{flag}={shipped_configs.locate(value)}"
+        elif word in ("--config", "-config") and i + 1 < len(words):
+            words[i + 1] = shipped_configs.locate(words[i + 1])
+    return words
 
 
 def _explain(error: Exception, argv: list[str]) -> str:

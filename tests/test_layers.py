@@ -206,7 +206,7 @@ def test_sizes_and_names():
             text = path.read_text()
             assert text.count("\n") <= LONGEST_FILE, f"{path.name}: too long"
             assert path.name != "utils.py", f"{path}: name what it does"
-            if path.name == "__init__.py":
+            if path.name == "__init__.py" and path.parent != ROOT / "madad_jax":
                 assert text == "", f"{path} must be empty"
 
 
@@ -236,7 +236,7 @@ BASE = {
     "madad_jax.models.networks.dit": "import flax.linen as nn",
     "madad_jax.methods": "",
     "madad_jax.methods.base": "",
-    "madad_jax.methods.madad": "import madad_jax.methods.base\nimport madad_jax.models.networks.dit",
+    "madad_jax.methods.madad": "import madad_jax.methods.base\nimport madad_jax.models.dit",
     "madad_jax.training.loop": "from madad_jax.methods import madad",
 }
 

@@ -76,7 +76,7 @@ def prepare(
     """
     start = time.monotonic()
     arguments = [
-        *(sys.executable, "-m", "madad_jax.data.prepare", "--cohort=folder"),
+        *(sys.executable, "-m", "madad_jax.prepare", "--cohort=folder"),
         *(f"--cohort_file={folder / 'table.yaml'}", f"--in={folder}", f"--out={out}"),
         *(f"--protocol={protocol}", f"--workers={workers}"),
     ]

@@ -34,7 +34,7 @@ def get_config(argument: str = ""):
         rows=rows,
         data_root="" if small else "data/ixi_atlas",
         needs="Put middle T1 slices there, train and val of IXI, test of ATLAS 2.0 with "
-        "segmentations (python -m madad_jax.data.prepare --cohort=ixi and --cohort=atlas, "
+        "segmentations (python -m madad_jax prepare --cohort=ixi and --cohort=atlas, "
         "--protocol=s1)",
         demo=small,
     )

@@ -38,7 +38,7 @@ def get_config(argument: str = ""):
 
 NEEDS = (
     "Put the slices of BraTS'21 there "
-    "(python -m madad_jax.data.prepare --cohort=brats --protocol=s2, all four modalities)"
+    "(python -m madad_jax prepare --cohort=brats --protocol=s2, all four modalities)"
 )
 
 

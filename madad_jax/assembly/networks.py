@@ -81,7 +81,7 @@ def smoothing_sigma(config: Any) -> float:
 
 
 def lpips_weights(path: str) -> Any:
-    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`models/networks/lpips.py` names keys).
+    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`networks/lpips.py` names keys).
 
     Raises UserError when the file is missing, of another kind, or lacks a weight.
     """

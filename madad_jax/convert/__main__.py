@@ -1,9 +1,9 @@
 """PyTorch weights in and out.
 
-    python -m madad_jax.convert --in=last.pt --out=runs/official
-    python -m madad_jax.convert --in=VAE-Medical-klf8.pt --out=runs/official
-    python -m madad_jax.convert --in=sd-vae.safetensors --out=runs/sd --adapt=sum
-    python -m madad_jax.convert --in=runs/mine --kind=unet --to=torch --out=mine.safetensors
+    python -m madad_jax convert --in=last.pt --out=runs/official
+    python -m madad_jax convert --in=VAE-Medical-klf8.pt --out=runs/official
+    python -m madad_jax convert --in=sd-vae.safetensors --out=runs/sd --adapt=sum
+    python -m madad_jax convert --in=runs/mine --kind=unet --to=torch --out=mine.safetensors
 
 Reads state dicts, {"model": ...}, whole pickled modules, LDM and diffusers checkpoints, as
 `.pt`, `.ckpt`, `.bin` or `.safetensors`; needs no PyTorch and runs nothing of what a file says.
@@ -120,8 +120,8 @@ def _to_torch(options: flags.FlagValues) -> int:
 
 
 def main() -> None:
-    """Entry point of `python -m madad_jax.convert`."""
-    sys.exit(command_line.status("madad_jax.convert", run, sys.argv))
+    """Entry point of `python -m madad_jax convert`."""
+    sys.exit(command_line.status("madad_jax convert", run, sys.argv))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Counted are the products: 2 m n k of `dot_general`, 2 x output x window x input channels of
 convolutions (padding counted as work), times the length of each `scan` around them. The same on
-every device; `hlo.py` counts what a compiler made of it. Of a `cond` the dearest branch counts, of
-a `while` of unknown length one run.
+every device; `hlo_costs.py` counts what was compiled. Of a `cond` the
+branch with the most FLOPs counts, of a `while` of unknown length one run.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Paired differences between rows of one or several runs on the same test set.
 
-    python -m madad_jax.evaluation.paired --run=runs/a --run=runs/b --set=test
+    python -m madad_jax compare --run=runs/a --run=runs/b --set=test
 
 Every learned row of every run is compared with the first run's first learned row (or with `--to`),
 over the same draws of subjects: AP, pooled max Dice and max Dice per slice, with 95 % bootstrap
@@ -100,5 +100,10 @@ def _run(argv: Sequence[str]) -> int:
     return 0
 
 
+def main() -> None:
+    """Entry point of `python -m madad_jax compare`."""
+    sys.exit(command_line.status("madad_jax compare", _run, sys.argv))
+
+
 if __name__ == "__main__":
-    sys.exit(command_line.status("madad_jax.evaluation.paired", _run, sys.argv))
+    main()

@@ -51,7 +51,7 @@ def remember(config: Any, workdir: str) -> None:
 
 def _identity(config: Any) -> str:
     """Of the config, our files as they are on disk, and the packages that trace."""
-    root = pathlib.Path(__file__).parent
+    root = pathlib.Path(__file__).parents[1]
     states = [(path, path.stat()) for path in sorted(root.rglob("*.py"))]
     code = [[str(p.relative_to(root)), s.st_size, s.st_mtime_ns] for p, s in states]
     packages = [startup.package_version(name) for name in startup.PACKAGES]

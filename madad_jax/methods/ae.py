@@ -7,7 +7,7 @@ Source: Baur et al. 2021 (Medical Image Analysis 69) and its public repository. 
 128 pixels, dense bottleneck of 128 numbers or a spatial one of 8 x 8 x 128, dropout 0.1, Adam 1e-4
 (beta1 0.5), batch 8; at test a 5 x 5 x 5 median filter and an eroded brain mask. What differs: the
 loss is the mean over pixels, which changes nothing under Adam; the median filter is 5 x 5 within
-a slice; GroupNorm (`models/networks/bottleneck.py`); no rule that only bright residuals count, which
+a slice; GroupNorm (`networks/bottleneck.py`); no rule that only bright residuals count, which
 suits FLAIR alone. Baur et al. stop early, here the best checkpoint by validation loss is scored.
 
 The KL autoencoder under the latent methods is no substitute: its latent keeps nearly all of a

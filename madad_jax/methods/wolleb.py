@@ -13,7 +13,7 @@ modalities, 256 pixels, ADM's network (128 channels, 2 blocks, learned variance)
 linear, lr 1e-4, batch of 10, classifier of 32 channels, L = 500, s = 100.
 
 `labels="split"` is the published setting: slices of a split of its own are labelled abnormal
-(data/sources/labelled.py). With `labels="synthetic"`, the default, since most training sets hold healthy
+(sources/labelled.py). With `labels="synthetic"`, the default, since most training sets hold healthy
 slices alone, half of each batch gets synthetic anomalies (synthesis/shapes.py) and the label
 "unhealthy": no label of a person and no real lesion is used, and the row is named so. The
 variance is not learned: DDIM does not read it.

@@ -82,7 +82,7 @@ def _images(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def reconstructor(**kwargs: Any) -> Reconstructor:
-    """A bottleneck autoencoder (`models/networks/bottleneck.py`). Defaults as published for 128 pixels.
+    """A bottleneck autoencoder (`networks/bottleneck.py`). Defaults as published for 128 pixels.
 
     kind="dense" ("spatial"), variational=False, levels=4, channels=32, max_channels=128,
     latent=128, dropout=0.1, num_groups=8, dtype="float32".

@@ -25,7 +25,7 @@ def denoiser(name: str = "dit", **kwargs: Any) -> interfaces.Denoiser:
     "dit": size ("S/2"), patch_size, hidden_size, depth, num_heads, mlp_ratio, dropout,
     attention, remat, scan, residual_x0, dtype. A number overrides what the size name says.
     "unet": size ("XS" to "XL"), model_channels, num_heads, channel_mult, num_res_blocks,
-    attention_rates, num_groups, dropout, attention, convolution ("auto"; models/layers/convolution.py),
+    attention_rates, num_groups, dropout, attention, convolution ("auto"; layers/convolution.py),
     remat, residual_x0, out_channels (0: as the input), mask_head (True), patch (1; squares of
     pixels folded into channels), sspcab, dtype.
 

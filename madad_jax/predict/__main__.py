@@ -1,17 +1,17 @@
 """Scans in, anomaly maps in the scanner's own space out.
 
-    python -m madad_jax.predict --checkpoint=runs/x --input=scan.nii.gz --output=out/
-    python -m madad_jax.predict --checkpoint=runs/x --input=folder/ --output=out/ --voxel_fpr=0.005
-    python -m madad_jax.predict --checkpoint=runs/x --mode=calibrate --input=healthy/ \
+    python -m madad_jax predict --checkpoint=runs/x --input=scan.nii.gz --output=out/
+    python -m madad_jax predict --checkpoint=runs/x --input=folder/ --output=out/ --voxel_fpr=0.005
+    python -m madad_jax predict --checkpoint=runs/x --mode=calibrate --input=healthy/ \
         --output=site.npz
-    python -m madad_jax.predict --checkpoint=runs/x --mode=export --output=model/
-    python -m madad_jax.predict --checkpoint=runs/x --task=pixel --input=in/ --output=out/  (MOOD)
+    python -m madad_jax predict --checkpoint=runs/x --mode=export --output=model/
+    python -m madad_jax predict --checkpoint=runs/x --task=pixel --input=in/ --output=out/  (MOOD)
 
 Per scan: anomaly.nii.gz, anomaly_mask.nii.gz, reconstruction.nii.gz, summary.json, report.html.
 In Python:
 
-    from madad_jax import predict
-    detector = predict.load("runs/x")
+    import madad_jax
+    detector = madad_jax.load("runs/x")
     result = detector(nibabel.load("scan.nii.gz"))
     result.anomaly_image, result.mask_image, result.score, result.candidates
 
@@ -31,6 +31,7 @@ from typing import Any
 from absl import flags
 
 from madad_jax.core import atomic_files, command_line, errors
+from madad_jax.predict import api
 from madad_jax.runtime import huge_pages
 
 MODES = ("predict", "calibrate", "export")
@@ -185,10 +186,10 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
     found, _ = folder.discover(options.input)
-    model = api._model(options.checkpoint, "")
+    model = api.open_run(options.checkpoint, "")
     made = from_scans.calibrate(
         model,
-        lambda setting, detector: api._detector(
+        lambda setting, detector: api.build_detector(
             detector,
             model,
             setting,
@@ -214,14 +215,14 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
 
 
 def main() -> None:
-    """Entry point of `python -m madad_jax.predict`."""
+    """Entry point of `python -m madad_jax predict`."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("madad_jax")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    status = command_line.status("madad_jax.predict", run, sys.argv)
+    status = command_line.status("madad_jax predict", run, sys.argv)
     if status == 2 and "jax" in sys.modules:
         from madad_jax.runtime import watchdog
 

@@ -27,19 +27,19 @@ def load(
     calibration: str = "",
     batch_size: int = 16,
 ) -> Any:
-    """A `prediction.detector.Detector` of a run's folder.
+    """A `predict.detector.Detector` of a run's folder.
 
     Args:
       checkpoint: workdir of a run.
       voxel_fpr: share of healthy brain voxels that may lie above the threshold.
       false_positives_per_scan: candidates that a healthy scan may have on average.
-      threshold: the threshold itself, 0 to 1. At most one of the three; without any a calibrated
-        run takes `voxel_fpr` from its config (`eval.false_positive_rate`).
+      threshold: the threshold itself, 0 to 1. At most one of the three; without any a
+        calibrated run takes `voxel_fpr` from its config (`eval.false_positive_rate`).
       signal: `map` (image difference), `mask_map` (mask head) or `latent_map`.
-      postprocess: `none`, `pddpm` or `dae`: published settings, see `evaluation.stacks`.
+      postprocess: `none`, `pddpm` or `dae`: published settings, see `metrics.scan_stacks`.
       changes: single fields of the post-processing.
       registration: `none` or `affine`; "" as the run was trained with.
-      brain_mask: a method of `data.prepare.brain_mask`; "" as the run was trained with.
+      brain_mask: a method of `scans.brain_mask`; "" as the run was trained with.
       slices: `first:last:step` numbers; "" those of the calibration or of training.
       calibration: file made by `--mode=calibrate`; "" the run's own.
       batch_size: slices on the device at a time.
@@ -50,7 +50,7 @@ def load(
     from madad_jax.predict import detector as detector_lib
     from madad_jax.predict import operating
 
-    model = _model(checkpoint, calibration)
+    model = open_run(checkpoint, calibration)
     setting = operating.setting(
         model.calibration,
         where=checkpoint,
@@ -64,7 +64,9 @@ def load(
         },
         default_rate=model.config.eval.false_positive_rate,
     )
-    return _detector(detector_lib, model, setting, registration, brain_mask, slices, batch_size)
+    return build_detector(
+        detector_lib, model, setting, registration, brain_mask, slices, batch_size
+    )
 
 
 def export(checkpoint: str, output: str, calibration: str = "") -> str:
@@ -72,7 +74,7 @@ def export(checkpoint: str, output: str, calibration: str = "") -> str:
 
     Args:
       checkpoint: workdir of a run.
-      output: folder to write, see `prediction.export`.
+      output: folder to write, see `predict.export`.
       calibration: file made by `--mode=calibrate`; "" the run's own.
 
     Returns:
@@ -83,10 +85,10 @@ def export(checkpoint: str, output: str, calibration: str = "") -> str:
     """
     from madad_jax.predict import export as export_lib
 
-    return export_lib.write(_model(checkpoint, calibration), output)
+    return export_lib.write(open_run(checkpoint, calibration), output)
 
 
-def _model(checkpoint: str, calibration: str) -> Any:
+def open_run(checkpoint: str, calibration: str) -> Any:
     """The run, restored, with its config as the one ConfigDict of this command."""
     import jax
     from etils import epath
@@ -102,7 +104,7 @@ def _model(checkpoint: str, calibration: str) -> Any:
     return model_lib.load(workdir, config, found)
 
 
-def _detector(
+def build_detector(
     detector: Any,
     model: Any,
     setting: Any,
@@ -111,13 +113,24 @@ def _detector(
     slices: str,
     batch_size: int,
 ) -> Any:
+    """A `Detector` of a run that is open.
+
+    Args:
+      detector: the module `predict.detector`, which commands import late.
+      model: from `open_run`.
+      setting: signal, post-processing and operating point.
+      registration, brain_mask, slices, batch_size: as in `load`.
+
+    Raises:
+      UserError: nobody said where the training slices lie, or a value that is not accepted.
+    """
     from madad_jax.predict import model as model_lib
 
     if model.preparation is None:
         raise errors.UserError(
             f"--checkpoint={model.where}: nobody said where its training slices lie, so that no "
             "scan can be cut alike; put a preparation.json there, with 'geometry' and 'modality' "
-            "(see data/provenance.py), or train on slices made by madad_jax.data.prepare"
+            "(see data/provenance.py), or train on slices made by madad_jax.prepare"
         )
     changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
     preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})

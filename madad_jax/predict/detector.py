@@ -59,7 +59,7 @@ class Detector:
         batch_size: int,
         facts: dict[str, Any],
     ):
-        """Takes the parts; `predict.load` puts them together.
+        """Takes the parts; `predict.api.load` puts them together.
 
         Args:
           score: batch number and batch (`image` [b,H,W,1] in [-1,1], `brain_mask`) -> maps.

@@ -1,9 +1,9 @@
 """The brain mask of a head scan, by the networks of deepbet run through JAX.
 
     pip install --no-deps deepbet          # 10 MB: weights, MIT licence; PyTorch is not needed
-    python -m madad_jax.predict.extract_brain --in=scan.nii.gz --out=mask.nii.gz
+    python -m madad_jax extract-brain --in=scan.nii.gz --out=mask.nii.gz
 
-Two passes of one small network (models/networks/brain_extraction.py): the whole volume at 128^3 finds a
+Two passes of one small network (networks/brain_extraction.py): the whole volume at 128^3 finds a
 box, the box at 256^3 finds the brain; then the largest component, its holes filled. Method and
 weights: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845. Any contrast that shows the head
 does; it was trained on T1.
@@ -146,10 +146,8 @@ def _answer(line: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m madad_jax.predict.extract_brain`; 0 done, 2 bad input in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m madad_jax.predict.extract_brain", description=__doc__
-    )
+    """Entry point of `python -m madad_jax extract-brain`; 0 done, 2 bad input in one line."""
+    parser = argparse.ArgumentParser(prog="python -m madad_jax extract-brain", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--in", dest="source", help="NIfTI file or folder of a DICOM series")
     parser.add_argument("--out", help="NIfTI mask to write, on the scan's own grid")
@@ -167,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mask = find(volume.data)
         volumes.write_nifti(options.out, mask, like=volume)
     except errors.UserError as error:
-        print(f"madad_jax.predict.extract_brain: error: {error}", file=sys.stderr)
+        print(f"madad_jax extract-brain: error: {error}", file=sys.stderr)
         return 2
     print(f"{options.out}: brain of {mask.sum() * volume.voxel_ml:.0f} ml")
     return 0

@@ -82,14 +82,14 @@ def _how_to_calibrate(calibration, where: str, signal: str, options: scan_stacks
             f"{where} has no calibration, so that no rate of false positives can be promised; "
             "evaluate it on slices that say where they lie (python -m madad_jax.main "
             f"--mode=evaluate --config=... --workdir={where}), or calibrate it with healthy scans "
-            f"(python -m madad_jax.predict --mode=calibrate --checkpoint={where} --input=FOLDER "
+            f"(python -m madad_jax predict --mode=calibrate --checkpoint={where} --input=FOLDER "
             f"--output={where}/calibration.npz), or choose a --threshold yourself"
         )
     have = ", ".join(f"{s} with {p}" for s, p in sorted(calibration.healthy))
     changed = ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(options).items() if v)
     return (
         f"signal '{signal}' with {changed or 'no post-processing'} has no calibration (found: "
-        f"{have}); calibrate these options with healthy scans (python -m madad_jax.predict "
+        f"{have}); calibrate these options with healthy scans (python -m madad_jax predict "
         f"--mode=calibrate --checkpoint={where} --input=FOLDER --output=FILE.npz and the same "
         "options, then --calibration=FILE.npz), or choose a --threshold yourself"
     )

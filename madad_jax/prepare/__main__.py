@@ -1,9 +1,9 @@
 """From the scanner to slices.
 
-    python -m madad_jax.data.prepare --cohort=ixi --in=IXI-T1 --out=data/ixi --modality=T1
-    python -m madad_jax.data.prepare --cohort=brats --in=BraTS2021 --out=data/brats21 \\
+    python -m madad_jax prepare --cohort=ixi --in=IXI-T1 --out=data/ixi --modality=T1
+    python -m madad_jax prepare --cohort=brats --in=BraTS2021 --out=data/brats21 \\
         --modality=T1,T1CE,T2,FLAIR --protocol=s2 --workers=8
-    python -m madad_jax.data.prepare --cohort=folder --cohort_file=ours.yaml --in=scans \\
+    python -m madad_jax prepare --cohort=folder --cohort_file=ours.yaml --in=scans \\
         --out=data/ours
 
 Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152,
@@ -192,10 +192,10 @@ def _terminate(*_):
 
 
 def main() -> None:
-    """Entry point of `python -m madad_jax.data.prepare`."""
+    """Entry point of `python -m madad_jax prepare`."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = command_line.status("madad_jax.data.prepare", run, sys.argv)
+        status = command_line.status("madad_jax prepare", run, sys.argv)
     except (KeyboardInterrupt, _Terminated) as stop:
         print("\nstopped; the same command continues", file=sys.stderr)
         status = 130 if isinstance(stop, KeyboardInterrupt) else 143

@@ -1,7 +1,7 @@
 """The preparation's scans as an Apache Beam pipeline, for folders that one machine cannot do.
 
-    python -m madad_jax.data.prepare ... --runner=DirectRunner
-    python -m madad_jax.data.prepare ... --in=gs://scans --out=gs://out --runner=DataflowRunner \\
+    python -m madad_jax prepare ... --runner=DirectRunner
+    python -m madad_jax prepare ... --in=gs://scans --out=gs://out --runner=DataflowRunner \\
         --beam_options="--project=p --region=r --temp_location=gs://tmp --setup_file=./setup.py"
 
 One element is one scan: a worker holds one at a time and writes it itself, by the very function

@@ -138,7 +138,7 @@ z = {geometry["first_level"]:g} + k * {geometry["level_step"]:g} mm of ICBM152 (
 {", after N4" if options["n4"] else ""}; **protocol**: {options["protocol"]}.
 - **Splits by person**: {by}. No slice with a lesion is in train or val.
 
-Made by `python -m madad_jax.data.prepare` (pixels of version {settings["version"]}). \
+Made by `python -m madad_jax prepare` (pixels of version {settings["version"]}). \
 `dataset.json` has every option, `manifest.jsonl` a line for each picture, `transforms/` the way \
 back to each scan's own space. Look at `contact_sheet.png` before you train on this.
 """

@@ -1,6 +1,6 @@
 """The built-in brain extraction, in a process of its own that is started once and kept.
 
-The network runs in JAX, which nothing here may load: `madad_jax/predict/extract_brain.py` does it, and
+The network runs in JAX, which nothing here may load: `predict/extract_brain.py` does it, and
 takes and gives volumes as `.npy` files in a folder that goes away with this process.
 """
 
@@ -28,7 +28,7 @@ class _Child:
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="madad_brain_")
-        root = pathlib.Path(__file__).parents[3]  # also where the package is not installed
+        root = pathlib.Path(__file__).parents[2]  # also where the package is not installed
         self.process = subprocess.Popen(
             _COMMAND,
             stdin=subprocess.PIPE,

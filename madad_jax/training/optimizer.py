@@ -87,8 +87,8 @@ def make_optimizer(
     Raises:
       UserError: for an unknown name or numbers that make no sense together.
     """
-    schedules._check("name", name, OPTIMIZERS)
-    schedules._check("decay_mask", decay_mask, DECAY_MASKS)
+    schedules.check_choice("name", name, OPTIMIZERS)
+    schedules.check_choice("decay_mask", decay_mask, DECAY_MASKS)
     rate = schedules.make_schedule(
         schedule,
         lr=lr,

@@ -1,4 +1,4 @@
-r"""Optimisers and learning-rate schedules.
+r"""Learning-rate schedules.
 
 `warmup_cosine` (per step s, warm-up w, total n, final ratio r):
 
@@ -11,9 +11,6 @@ does not fall to 0 because the cosine is stretched to 1.2 E):
 
     lr(e) = lr e/W                                           for e < W
     lr(e) = lr (1 + cos(pi (e-W)/(1.2 E - W))) / 2           otherwise
-
-AdamW is the decoupled one of arXiv 1711.05101, p <- p - lr (m/(sqrt(v)+eps) + wd p), which is
-what PyTorch computes too.
 """
 
 from collections.abc import Callable
@@ -29,7 +26,8 @@ Schedule = Callable[[Any], Any]
 SCHEDULES = ("warmup_cosine", "official_epochs", "constant")
 
 
-def _check(key: str, value: Any, accepted: tuple[str, ...]) -> None:
+def check_choice(key: str, value: Any, accepted: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of the accepted, naming `config.optim.<key>`."""
     if value not in accepted:
         raise errors.UserError(
             f"config.optim.{key}: found {value!r}, accepted are {', '.join(accepted)}"
@@ -81,7 +79,7 @@ def make_schedule(
     Raises:
       UserError: for an unknown name or numbers that make no schedule.
     """
-    _check("schedule", name, SCHEDULES)
+    check_choice("schedule", name, SCHEDULES)
     if lr < 0:
         raise errors.UserError(f"config.optim.lr: found {lr}, must not be negative")
     if name == "constant":

@@ -1,6 +1,6 @@
 """What a training run carries from step to step, and nothing else.
 
-Random keys are not part of it: they are folded from the seed and `step` (rng.py).
+Random keys are not part of it: they are folded from the seed and `step` (core/random_keys.py).
 """
 
 import dataclasses

@@ -195,7 +195,7 @@ with checkpoint.Checkpointer(sys.argv[1], best_metric="val/loss") as saver:
 def test_killed_at_random_moments(tmp_path):
     """Twenty kills while saving without pause: always a whole step, never an older one."""
     rng = random.Random(3)
-    root = str(pathlib.Path(__file__).parents[1])
+    root = str(pathlib.Path(__file__).parents[2])
     last = 0
     for _ in range(20):
         process = subprocess.Popen(

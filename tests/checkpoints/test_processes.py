@@ -65,7 +65,7 @@ with checkpoint.Checkpointer(folder) as saver:
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes(tmp_path):
-    root = str(pathlib.Path(__file__).parents[1])
+    root = str(pathlib.Path(__file__).parents[2])
     env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=1")
     port = str(20000 + os.getpid() % 20000)
     command = [sys.executable, "-c", _WORKER, str(tmp_path / "c"), port]

@@ -9,7 +9,7 @@ from configs import default, presets
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FILES = [
     path.relative_to(ROOT).with_suffix("")
     for path in sorted((ROOT / "configs").rglob("*.py"))

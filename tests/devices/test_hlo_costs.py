@@ -9,7 +9,7 @@ import pytest
 
 from madad_jax.devices import hlo_costs
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 PROGRAM = (FIXTURES / "collectives.hlo").read_text()
 
 

@@ -26,10 +26,10 @@ def test_a_checked_config_is_known_in_its_folder_alone(tmp_path):
 def test_other_code_or_packages_are_checked_anew(what, tmp_path, monkeypatch):
     preflight.remember(_config(), str(tmp_path))
     if what == "packages":
-        monkeypatch.setattr(preflight.runtime, "package_version", lambda name: "0")
+        monkeypatch.setattr(preflight.startup, "package_version", lambda name: "0")
     else:
-        package = tmp_path / "package"
-        package.mkdir()
-        (package / "checks.py").write_text("another\n")
-        monkeypatch.setattr(preflight, "__file__", str(package / "checks.py"))
+        package = tmp_path / "package" / "experiment"
+        package.mkdir(parents=True)
+        (package / "preflight.py").write_text("another\n")
+        monkeypatch.setattr(preflight, "__file__", str(package / "preflight.py"))
     assert not preflight.passed(_config(), str(tmp_path))

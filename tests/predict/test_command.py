@@ -105,7 +105,7 @@ def test_status_and_line_of_the_process():
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == "madad_jax.predict: error: --output is missing; see --help\n"
+    assert done.stderr == "madad_jax predict: error: --output is missing; see --help\n"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from madad_jax.prepare import job as job_lib
 from madad_jax.scans import geometry
 from tests.scans import cases
 
-COMMAND = (sys.executable, "-m", "madad_jax.data.prepare")
+COMMAND = (sys.executable, "-m", "madad_jax.prepare")
 TABLE = """
 title: Test scans
 licence: none

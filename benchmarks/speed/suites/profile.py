@@ -91,7 +91,7 @@ def by_kind(
     events: Iterable[tuple[str, float]], contents: Mapping[str, frozenset[str]]
 ) -> dict[str, float]:
     """{kind: seconds}, largest first, of (operation, seconds), by what operations hold
-    (`hlo.contents`)."""
+    (`hlo_costs.contents`)."""
     spent: dict[str, float] = collections.defaultdict(float)
     for operation, seconds in events:
         held = contents.get(operation, frozenset())

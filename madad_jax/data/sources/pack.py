@@ -1,6 +1,6 @@
 """A folder of PNG slices as ArrayRecord shards or as a TFDS data set.
 
-    python -m madad_jax.data.sources.pack --in=data/brats --format=array_record,tfds
+    python -m madad_jax pack --in=data/brats --format=array_record,tfds
 
 Every split and modality of the folder is packed; the same command again does what is not done.
 Training reads all three with `data.source=png_folder|array_record|tfds` and `data.root`: the same
@@ -78,10 +78,8 @@ def _copy_geometry(root: epath.Path, folder: epath.Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m madad_jax.data.sources.pack`; 0 done, 2 bad input in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m madad_jax.data.sources.pack", description=__doc__
-    )
+    """Entry point of `python -m madad_jax pack`; 0 done, 2 bad input in one line."""
+    parser = argparse.ArgumentParser(prog="python -m madad_jax pack", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--in", dest="root", required=True, help="folder of PNG slices")
     parser.add_argument("--out", default="", help="local folder; default: beside the slices")
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in pack(options.root, options.out or options.root, options.format.split(",")):
             print(line)
     except errors.UserError as error:
-        print(f"madad_jax.data.sources.pack: error: {error}", file=sys.stderr)
+        print(f"madad_jax pack: error: {error}", file=sys.stderr)
         return 2
     return 0
 

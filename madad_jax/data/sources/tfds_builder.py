@@ -1,6 +1,6 @@
 """Slices as a TensorFlow Datasets data set, and the reader of one. TensorFlow is not needed.
 
-    python -m madad_jax.data.sources.pack --in=data/brats --out=data/brats_tfds --format=tfds
+    python -m madad_jax pack --in=data/brats --out=data/brats_tfds --format=tfds
     tfds build madad_jax/data/sources/tfds_builder.py --config=uint8 --file_format=array_record \\
         --manual_dir=data/brats --data_dir=data/brats_tfds     # the same; asks for TensorFlow
 
@@ -159,7 +159,7 @@ class TfdsFolder:
         if missing:
             raise errors.UserError(
                 f"'{self._folder}' has no feature {', '.join(sorted(missing))}; accepted: what "
-                "madad_jax.data.sources.pack --format=tfds writes"
+                "madad_jax pack --format=tfds writes"
             )
         self._data = builder.as_data_source(split, decoders=_ENCODED)
         self._order, self.records = self._read_records()

@@ -1,4 +1,4 @@
-"""Any method whose network holds a block with a loss of its own (SSPCAB, `models/layers/sspcab.py`).
+"""Any method whose network holds a block with a loss of its own (`layers/sspcab.py`).
 
     L = L_method + lambda mean_k L_k,   k over the network's calls in one loss
 

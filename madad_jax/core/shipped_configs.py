@@ -1,0 +1,42 @@
+"""Experiments of `configs/`, found by path or by name, in a checkout and in an installed package.
+
+A wheel carries them as `madad_jax.configs`; a checkout has them beside the package.
+"""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+def folder() -> pathlib.Path:
+    """Where the experiments lie."""
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def locate(argument: str) -> str:
+    """`FILE[:ARGUMENT]` of `--config=`, with FILE where it is.
+
+    A file that exists is taken as it stands. Else `configs/brats.py` and `brats` name an
+    experiment that comes with the package. What is neither stays as it was, for the error that
+    names it.
+    """
+    name, colon, rest = argument.partition(":")
+    if pathlib.Path(name).exists():
+        return argument
+    stem = name.removeprefix("configs/").removesuffix(".py")
+    file = folder() / f"{stem}.py"
+    return f"{file}{colon}{rest}" if file.is_file() else argument
+
+
+def make_importable() -> None:
+    """Lets experiments import `configs`, as they do in a checkout, where no such package is."""
+    try:
+        found = importlib.util.find_spec("configs.default")
+    except ModuleNotFoundError:
+        found = None
+    if found is None and (_PACKAGE / "configs").is_dir():
+        sys.modules["configs"] = importlib.import_module("madad_jax.configs")
