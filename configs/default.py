@@ -5,7 +5,7 @@ The argument picks a preset: `--config=configs/default.py:official`.
 
 from ml_collections import config_dict
 
-from configs import method_settings, presets
+from configs.parts import method_settings, presets
 
 
 def get_config(preset: str = "paper"):
@@ -17,7 +17,7 @@ def get_config(preset: str = "paper"):
     c.note = ""  # a sentence for the report (hardware, budget)
     c.data = _data()
     c.autoencoder = _autoencoder()
-    c.method = "madad"  # or one of configs/method_settings.py, which has their sections
+    c.method = "madad"  # or one of configs/parts/method_settings.py, which has their sections
     c.methods = method_settings.sections()
     c.denoiser = _denoiser()
     c.diffusion = config_dict.create(

@@ -2,12 +2,12 @@
 
     python -m madad_jax.main --config=configs/baselines/ae.py --workdir=runs/ae
 
-The argument is a cohort of configs/protocols.py. Published settings: Baur et al. 2021 and its
+The argument is a cohort of parts/protocols.py. Published settings: Baur et al. 2021 and its
 repository (128 pixels, batch of 8; epochs until the validation loss stops falling, here 100).
 `--config.methods.ae.network.kind=spatial` is their other bottleneck.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.BAUR
 SMALL = pixels.SMALL_BAUR | {

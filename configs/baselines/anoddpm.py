@@ -2,10 +2,10 @@
 
     python -m madad_jax.main --config=configs/baselines/anoddpm.py --workdir=runs/anoddpm
 
-The argument is a cohort of configs/protocols.py. Published: 256 pixels, batch of 1, 3,000 epochs.
+The argument is a cohort of parts/protocols.py. Published: 256 pixels, batch of 1, 3,000 epochs.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.WYATT | {"diffusion.noise": "simplex"}
 SMALL = pixels.SMALL | {

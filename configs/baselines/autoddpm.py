@@ -2,10 +2,10 @@
 
     python -m madad_jax.main --config=configs/baselines/autoddpm.py --workdir=runs/autoddpm
 
-The argument is a cohort of configs/protocols.py. Published: 128 pixels, batch of 16, 3,000 epochs.
+The argument is a cohort of parts/protocols.py. Published: 128 pixels, batch of 16, 3,000 epochs.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.THOR | {"train.epochs": 3000}
 SMALL = pixels.SMALL | {

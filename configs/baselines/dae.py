@@ -2,11 +2,11 @@
 
     python -m madad_jax.main --config=configs/baselines/dae.py --workdir=runs/dae
 
-The argument is a cohort of configs/protocols.py. Published settings: Kascenas et al. 2022 and its
+The argument is a cohort of parts/protocols.py. Published settings: Kascenas et al. 2022 and its
 repository (128 pixels, 2,100 epochs of 32 batches of 16).
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = {
     "data.image_size": 128,

@@ -2,11 +2,11 @@
 
     python -m madad_jax.main --config=configs/baselines/ddpm.py --workdir=runs/ddpm
 
-The argument is a cohort of configs/protocols.py. Published:
+The argument is a cohort of parts/protocols.py. Published:
 AnoDDPM's repository, its Gaussian run (256 pixels, batch of 1, 3,000 epochs).
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.WYATT
 SMALL = pixels.SMALL | {

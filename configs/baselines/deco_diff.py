@@ -2,11 +2,11 @@
 
     python -m madad_jax.main --config=configs/baselines/deco_diff.py --workdir=runs/deco_diff
 
-The argument is a cohort of configs/protocols.py. Published settings: Beizaee et al., CVPR 2025
+The argument is a cohort of parts/protocols.py. Published settings: Beizaee et al., CVPR 2025
 (256 pixels, batch of 128, 800 epochs).
 """
 
-from configs import latents, protocols
+from configs.parts import latents, protocols
 
 PUBLISHED = {
     "train.epochs": 800,

@@ -2,10 +2,10 @@
 
     python -m madad_jax.main --config=configs/baselines/itermask2.py --workdir=runs/itermask2
 
-The argument is a cohort of configs/protocols.py. Published: 128 pixels, batch of 32, 150,000 steps.
+The argument is a cohort of parts/protocols.py. Published: 128 pixels, batch of 32, 150,000 steps.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.WYATT | {
     "data.image_size": 128,

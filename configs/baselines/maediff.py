@@ -2,12 +2,12 @@
 
     python -m madad_jax.main --config=configs/baselines/maediff.py --workdir=runs/maediff
 
-The argument is a cohort of configs/protocols.py. Published settings as far as they are known: those
+The argument is a cohort of parts/protocols.py. Published settings as far as they are known: those
 of pDDPM (96 pixels, batch of 32, 1,600 epochs, dim 128, simplex noise); methods/maediff.py says
 what was chosen here.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.WYATT | {
     "data.image_size": 96,

@@ -2,10 +2,10 @@
 
     python -m madad_jax.main --config=configs/baselines/pddpm.py --workdir=runs/pddpm
 
-The argument is a cohort of configs/protocols.py. Published: 96 pixels, batch of 32, 1,600 epochs.
+The argument is a cohort of parts/protocols.py. Published: 96 pixels, batch of 32, 1,600 epochs.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.WYATT | {
     "data.image_size": 96,

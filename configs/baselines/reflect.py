@@ -2,11 +2,11 @@
 
     python -m madad_jax.main --config=configs/baselines/reflect.py --workdir=runs/reflect
 
-The argument is a cohort of configs/protocols.py. Published settings: Beizaee et al., MICCAI 2025
+The argument is a cohort of parts/protocols.py. Published settings: Beizaee et al., MICCAI 2025
 (256 pixels, U-Net L, batch of 96, 200 epochs, learning rate 5e-4 in the paper).
 """
 
-from configs import latents, protocols
+from configs.parts import latents, protocols
 
 PUBLISHED = {
     "train.epochs": 200,

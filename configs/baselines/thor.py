@@ -2,11 +2,11 @@
 
     python -m madad_jax.main --config=configs/baselines/thor.py --workdir=runs/thor
 
-The argument is a cohort of configs/protocols.py. Published:
+The argument is a cohort of parts/protocols.py. Published:
 128 pixels, batch of 16, 1,500 epochs, its simplex row.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.THOR | {"diffusion.noise": "simplex", "train.epochs": 1500}
 SMALL = pixels.SMALL | {

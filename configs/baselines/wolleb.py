@@ -2,11 +2,11 @@
 
     python -m madad_jax.main --config=configs/baselines/wolleb.py --workdir=runs/wolleb
 
-The argument is a cohort of configs/protocols.py. Published:
+The argument is a cohort of parts/protocols.py. Published:
 256 pixels, batch of 10, about 80,000 steps.
 """
 
-from configs import pixels, protocols
+from configs.parts import pixels, protocols
 
 PUBLISHED = pixels.WYATT | {
     "optim.name": "adam",

@@ -7,7 +7,7 @@ The argument picks rows, modalities and a preset: `:FLAIR`, `:official`; `demo` 
 cohort at small scale (T1).
 """
 
-from configs.paper import variants
+from configs.parts import table_variants
 
 VARIANTS = {
     "10 steps": {"sampler.steps": 10},
@@ -20,7 +20,9 @@ VARIANTS = {
 
 
 def get_config(argument: str = ""):
-    return variants.table(4, "DDIM steps and clipping: S2, max Dice", argument, VARIANTS, _changed)
+    return table_variants.table(
+        4, "DDIM steps and clipping: S2, max Dice", argument, VARIANTS, _changed
+    )
 
 
 def _changed(config, row):

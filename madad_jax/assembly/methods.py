@@ -3,7 +3,7 @@
 `METHODS` is the table: one line a method. A builder reads the shared sections (denoiser,
 diffusion, score) and the method's own, `config.methods.<name>`, whose `inference` part holds what
 may change after training. A new method is a file in methods/, a builder and a line here, a section
-in configs/method_settings.py and a file in configs/baselines/.
+in configs/parts/method_settings.py and a file in configs/baselines/.
 """
 
 import dataclasses

@@ -5,8 +5,9 @@ import importlib
 import jax
 import pytest
 
-from configs import default, method_settings, protocols
+from configs import default
 from configs.baselines import anoddpm, ddpm, wolleb
+from configs.parts import method_settings, protocols
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
 from madad_jax.experiment import preflight, workdir

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import default, presets
+from configs import default
+from configs.parts import presets
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
 

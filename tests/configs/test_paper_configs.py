@@ -3,8 +3,8 @@ import itertools
 
 import pytest
 
-from configs import presets
-from configs.paper import all_methods, cells
+from configs.paper import all_methods
+from configs.parts import presets, table_cells
 from madad_jax.assembly import methods
 from madad_jax.evaluation import paper_tables
 from tests.configs import test_configs
@@ -66,10 +66,10 @@ def test_variants_of_inference_share_one_training():
 
 
 def test_baselines_are_their_rows_methods():
-    for row, module in cells.BASELINES.items():
-        config = cells.baseline(row, "demo:T1")
+    for row, module in table_cells.BASELINES.items():
+        config = table_cells.baseline(row, "demo:T1")
         assert config.method == module.__name__.rpartition(".")[2]
-    assert cells.baseline("Cycl. UNet", "demo:T1") is None
+    assert table_cells.baseline("Cycl. UNet", "demo:T1") is None
 
 
 def test_all_methods_have_one_budget():

@@ -1,4 +1,4 @@
-"""Shared settings of methods that work on images, as flat tables for configs/protocols.py."""
+"""Shared settings of methods that work on images, as flat tables for configs/parts/protocols.py."""
 
 # The U-Net, optimiser and diffusion of AnoDDPM (Wyatt et al. 2022).
 WYATT = {

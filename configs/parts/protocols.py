@@ -9,7 +9,8 @@ A modality may follow a second colon. `demo` and `slices` shrink networks and bu
 (`SMALL` of each file); `brats` and `atlas` keep what was published.
 """
 
-from configs import atlas, brats, demo, presets, slices_cpu
+from configs import atlas, brats, demo, slices_cpu
+from configs.parts import presets
 
 MODALITIES = {
     "demo": ("T1", "T2", "FLAIR"),
