@@ -5,7 +5,6 @@ order of their floors, so every name on the right stands further up on the left.
 """
 
 import ast
-import json
 import pathlib
 
 import pytest
@@ -39,8 +38,6 @@ ROOMS = {
     "main": "core runtime devices data prepare evaluation convert experiment predict",
 }
 ALLOWED = {room: {room, *names.split()} for room, names in ROOMS.items()}
-_PLAN = ROOT / "tests" / "planned_rooms.json"  # {module: where it will lie}, while rooms move
-PLANNED = json.loads(_PLAN.read_text()) if _PLAN.exists() else {}
 NEVER = {"torch", "torchvision", "tensorflow", "keras"}
 METRICS = {"numpy", "scipy", "sklearn", "jaxtyping", "madad_jax"}
 NO_JAX = ("scans", "metrics", "data", "prepare")
@@ -75,7 +72,7 @@ def tree():
 
 def room(module):
     """The room of a module; files in the package's root belong to `main`."""
-    parts = PLANNED.get(module, module).split(".")
+    parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "main"
 
 
@@ -148,8 +145,8 @@ def test_every_room_stands_on_rooms_above_it_in_the_table():
 
 
 def test_every_module_has_a_room():
-    found = {m for m in tree() if room(m) == "main" and PLANNED.get(m, m) == m}
-    assert found - set(PLANNED) <= {"madad_jax", "madad_jax.__main__", "madad_jax.main"}
+    found = {module for module in tree() if room(module) == "main"}
+    assert found == {"madad_jax", "madad_jax.__main__", "madad_jax.main"}
 
 
 def test_imports_run_down():
