@@ -26,16 +26,19 @@ ROOMS = {
     "prepare": "core scans data",
     "training": "core runtime devices checkpoints methods",
     "evaluation": "core runtime devices scans metrics methods data",
-    "assembly": "core devices diffusion synthesis anomaly_maps models methods data training",
+    "assembly": (
+        "core devices metrics diffusion synthesis anomaly_maps models methods data training "
+        "evaluation"
+    ),
     "convert": "core checkpoints models training",
     "experiment": (
-        "core runtime devices checkpoints metrics methods data training evaluation assembly"
+        "core runtime devices checkpoints models methods data training evaluation assembly"
     ),
     "predict": (
         "core runtime devices checkpoints scans metrics models data evaluation assembly convert "
         "experiment"
     ),
-    "main": "core runtime devices data prepare evaluation convert experiment predict",
+    "main": ("core runtime devices data prepare evaluation assembly convert experiment predict"),
 }
 ALLOWED = {room: {room, *names.split()} for room, names in ROOMS.items()}
 NEVER = {"torch", "torchvision", "tensorflow", "keras"}

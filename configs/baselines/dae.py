@@ -31,13 +31,13 @@ PUBLISHED = {
     "optim.warmup_epochs": 0.0,
     "optim.weight_decay": 1e-5,
     "optim.final_lr_ratio": 0.0,
-    "score.sigma": 0.0,  # a median filter does the smoothing
+    "map.sigma": 0.0,  # a median filter does the smoothing
     "synthesis.share": 0.0,  # what the demo sets for MAD-AD
 }
 SMALL = pixels.SMALL | {
     "methods.dae.inference.median": 3,
     "methods.dae.inference.erosion": 0,
-    "score.sigma": 5.0,  # as for every other row of the cohort
+    "map.sigma": 5.0,  # as for every other row of the cohort
 }
 
 

@@ -10,12 +10,12 @@ cohort at small scale (T1).
 from configs.parts import table_variants
 
 VARIANTS = {
-    "10 steps": {"sampler.steps": 10},
-    "5 steps": {"sampler.steps": 5},
-    "2 steps": {"sampler.steps": 2},
-    "gamma 0.2": {"score.gamma": 0.2},
-    "gamma 0.4": {"score.gamma": 0.4},
-    "no clipping": {"score.gamma": 0.0},
+    "10 steps": {"methods.madad.inference.sampler.steps": 10},
+    "5 steps": {"methods.madad.inference.sampler.steps": 5},
+    "2 steps": {"methods.madad.inference.sampler.steps": 2},
+    "gamma 0.2": {"methods.madad.inference.score.gamma": 0.2},
+    "gamma 0.4": {"methods.madad.inference.score.gamma": 0.4},
+    "no clipping": {"methods.madad.inference.score.gamma": 0.0},
 }
 
 
@@ -26,6 +26,6 @@ def get_config(argument: str = ""):
 
 
 def _changed(config, row):
-    config.sampler.steps = 10
+    config.methods.madad.inference.sampler.steps = 10
     config.update_from_flattened_dict(VARIANTS[row])
     return "map"

@@ -1,4 +1,4 @@
-"""The own sections of all methods but MAD-AD, with their published values: `config.methods.<name>`.
+"""The own sections of all methods, with their published values: `config.methods.<name>`.
 
 A section's `inference` part may change after training; everything else in it is part of what was
 trained. What methods share (network, diffusion, optimiser, budget, image size) are the shared
@@ -11,6 +11,7 @@ from ml_collections import config_dict
 def sections():
     """One section a method."""
     return config_dict.create(
+        madad=_madad(),
         ddpm=_ddpm(),
         anoddpm=_anoddpm(),
         pddpm=_pddpm(),
@@ -24,6 +25,40 @@ def sections():
         maediff=_maediff(),
         deco_diff=_deco_diff(),
         reflect=_reflect(),
+    )
+
+
+def _madad():
+    return dict(
+        masking=dict(
+            max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
+            sides=(1, 2, 4, 8),  # block sides in latent cells
+            probabilities=(0.2, 0.3, 0.3, 0.2),
+            per="batch",  # batch | sample: how often the block sides are drawn
+            brain_cells=2,  # squares of so many latent cells are gated together
+            brain_min_fraction=0.9,  # never noised below this share of brain; 0 gates nothing
+        ),
+        loss=dict(
+            mask="bce",  # bce | mse
+            mask_weight=1e-3,  # lambda
+            region="all",  # all | noised: where the clean latent's error is taken
+        ),
+        inference=dict(
+            sampler=dict(
+                steps=10,  # 1 .. diffusion.timesteps
+                spacing="official",  # official | trailing
+                eta=0.0,  # 0 deterministic .. 1
+                threshold=0.5,  # rewritten where P(visible) is below
+                rewrite="threshold",  # threshold | probability
+                inside_brain=False,  # never rewrite a cell that training never noised
+            ),
+            score=dict(
+                difference="l2",  # l1 | l2
+                reference="input",  # input | autoencoded
+                gamma=0.2,  # clip of the difference; 0 leaves it
+                latent_gamma=1.0,  # clip of the latent difference, above 0
+            ),
+        ),
     )
 
 

@@ -81,12 +81,17 @@ def learns_from_labels(config: Any) -> bool:
     return config.method == "wolleb" and config.methods.wolleb.labels == "split"
 
 
-def uses_latents(config: Any) -> bool:
+def stands_on_latents(config: Any) -> bool:
     """Whether the method stands on the autoencoder's latents."""
     return _entry(config).latent
 
 
-def frozen(config: Any) -> Params:
+def title(config: Any) -> str:
+    """The method's name as reports write it."""
+    return "MAD-AD" if config.method == "madad" else config.method
+
+
+def read_weights(config: Any) -> Params:
     """Weights beside the autoencoder's that the method reads and does not train."""
     return _entry(config).frozen(config)
 
@@ -99,12 +104,12 @@ def _entry(config: Any) -> Entry:
 
 def residual(config: Any, options: Any) -> difference.Residual:
     """How a reconstruction becomes a map: `difference` and `gamma` of the method's `inference`
-    part, smoothing and brain mask as for every row (`config.score`)."""
+    part, smoothing and brain mask as for every row (`config.map`)."""
     return difference.Residual(
         difference=options.difference,
         gamma=options.gamma,
         sigma=networks.smoothing_sigma(config),
-        inside_brain=config.score.inside_brain,
+        inside_brain=config.map.inside_brain,
     )
 
 
@@ -119,8 +124,13 @@ def process(config: Any, predicts: str) -> partial_lib.Process:
 
 
 def _madad(config: Any) -> madad.MadAd:
-    score = config.score.to_dict() | {"sigma": networks.smoothing_sigma(config)}
-    masking = {k: tuple(v) if isinstance(v, list) else v for k, v in config.masking.items()}
+    c = config.methods.madad
+    masking = {k: tuple(v) if isinstance(v, list) else v for k, v in c.masking.items()}
+    score = madad.Score(
+        **c.inference.score.to_dict(),
+        sigma=networks.smoothing_sigma(config),
+        inside_brain=config.map.inside_brain,
+    )
     return madad.MadAd(
         denoiser=networks.denoiser(config),
         autoencoder=networks.autoencoder(config),
@@ -128,9 +138,9 @@ def _madad(config: Any) -> madad.MadAd:
         noise=config.diffusion.noise,
         synthesis=shapes.Options(**config.synthesis.to_dict()),
         masking=madad.Masking(**masking),
-        loss_options=madad.Loss(**config.loss.to_dict()),
-        sampler=madad.Sampler(**config.sampler.to_dict()),
-        score=madad.Score(**score),
+        loss_options=madad.Loss(**c.loss.to_dict()),
+        sampler=madad.Sampler(**c.inference.sampler.to_dict()),
+        score=score,
     )
 
 
@@ -145,7 +155,7 @@ def reverse(options: Any) -> partial_lib.Reverse:
 def _lpips(config: Any) -> Params:
     """Weights of LPIPS where the method's section names a file."""
     path = config.methods[config.method].inference.lpips
-    return {"lpips": networks.lpips_weights(path)} if path else {}
+    return {"lpips": networks.read_lpips_weights(path)} if path else {}
 
 
 def _pixel(config: Any) -> dict[str, Any]:
@@ -275,7 +285,7 @@ def _fused(config: Any, options: Any) -> fused.FusedScore:
     """Widths are given in pixels and cells of the published sizes, and used as they are."""
     keys = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
     chosen = {k: options[k] for k in keys}
-    return fused.FusedScore(**chosen, inside_brain=config.score.inside_brain)
+    return fused.FusedScore(**chosen, inside_brain=config.map.inside_brain)
 
 
 def _deco_diff(config: Any) -> deco_diff.DecoDiff:

@@ -7,6 +7,7 @@ import safetensors.numpy
 from etils import epath
 
 from madad_jax.core import errors
+from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.models import interfaces, registry
 from madad_jax.models.networks import lpips
 
@@ -68,6 +69,22 @@ def pixel_unet(config: Any, out_channels: int = 1) -> interfaces.Denoiser:
     return denoiser(config, mask_head=False, out_channels=out_channels)
 
 
+def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
+    """The method that trains the autoencoder."""
+    c, discriminator = config.autoencoder, None
+    if c.discriminator:
+        discriminator = registry.discriminator(
+            channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
+        )
+    return autoencoder_method.KLAutoencoder(
+        autoencoder=autoencoder(config),
+        discriminator=discriminator,
+        loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
+        crop=c.crop,
+        sigma=smoothing_sigma(config),
+    )
+
+
 def classifier(config: Any, section: Any) -> interfaces.Classifier:
     """The classifier of `section` for images, computed in the denoiser's type."""
     c = section.to_dict()
@@ -76,11 +93,11 @@ def classifier(config: Any, section: Any) -> interfaces.Classifier:
 
 
 def smoothing_sigma(config: Any) -> float:
-    """`score.sigma` is given in pixels of a 256 image, whatever the size in use."""
-    return config.score.sigma * config.data.image_size / 256.0
+    """`map.sigma` is given in pixels of a 256 image, whatever the size in use."""
+    return config.map.sigma * config.data.image_size / 256.0
 
 
-def lpips_weights(path: str) -> Any:
+def read_lpips_weights(path: str) -> Any:
     """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`networks/lpips.py` names keys).
 
     Raises UserError when the file is missing, of another kind, or lacks a weight.

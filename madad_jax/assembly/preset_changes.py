@@ -7,7 +7,7 @@ preset says (`preset_values`, "key=value" words); whatever has another value is 
 from typing import Any
 
 
-def changes(config: Any) -> list[str]:
+def list_changes(config: Any) -> list[str]:
     """Keys of the preset that have another value, as "optim.lr=0.002 (0.0005)"."""
     found = []
     for word in config.preset_values:
@@ -24,4 +24,4 @@ def changes(config: Any) -> list[str]:
 
 def label(config: Any) -> str:
     """The preset's name, with "changed" where it is not quite that."""
-    return f"{config.preset}, changed" if changes(config) else config.preset
+    return f"{config.preset}, changed" if list_changes(config) else config.preset

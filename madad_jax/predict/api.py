@@ -62,7 +62,7 @@ def load(
             "false_positives_per_scan": false_positives_per_scan,
             "threshold": threshold,
         },
-        default_rate=model.config.eval.false_positive_rate,
+        default_rate=model.parts.evaluation.false_positive_rate,
     )
     return build_detector(
         detector_lib, model, setting, registration, brain_mask, slices, batch_size
@@ -90,17 +90,17 @@ def export(checkpoint: str, output: str, calibration: str = "") -> str:
 
 def open_run(checkpoint: str, calibration: str) -> Any:
     """The run, restored, with its config as the one ConfigDict of this command."""
-    import jax
     from etils import epath
     from ml_collections import config_dict
 
+    from madad_jax.assembly import process
     from madad_jax.predict import model as model_lib
 
     workdir = epath.Path(checkpoint)
     found = model_lib.calibration_of(workdir, calibration)
     config = config_dict.ConfigDict(model_lib.read_config(workdir, found))
     if "matmul_precision" in config:
-        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+        process.set_precision(config)
     return model_lib.load(workdir, config, found)
 
 

@@ -65,7 +65,7 @@ def calibrate(
     first, last = detector.numbers[0], detector.numbers[-1]
     step = detector.numbers[1] - first if len(detector.numbers) > 1 else 1
     facts = {
-        "config": model.config.to_dict(),
+        "config": model.parts.record,
         "weights": model.weights,
         "preparation": detector.preparation.to_dict(),
         "source": f"{len(names)} healthy scans given by the user",

@@ -10,16 +10,18 @@ from configs.baselines import anoddpm, ddpm, wolleb
 from configs.parts import method_settings, protocols
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.core import errors
-from madad_jax.experiment import preflight, workdir
+from madad_jax.experiment import preflight
 from madad_jax.methods import base
 from madad_jax.methods.wrappers import penalised
 
 
 def test_every_section_has_a_method_and_every_method_a_name_of_its_own():
-    assert set(method_settings.sections()) <= set(methods.METHODS)
+    assert set(method_settings.sections()) == set(methods.METHODS)
     made = {}
     for name in method_settings.sections():
-        config = importlib.import_module(f"configs.baselines.{name}").get_config()
+        config = default.get_config()
+        if name != "madad":  # its experiments are those of configs/ itself
+            config = importlib.import_module(f"configs.baselines.{name}").get_config()
         made[name] = methods.detector(config)
         assert isinstance(made[name], base.Method)
         assert made[name].name.startswith(name)
@@ -56,8 +58,9 @@ def test_bad_settings_of_methods_name_their_keys():
     with pytest.raises(errors.UserError, match=r"methods.wolleb.labels: found 'val_lesion'"):
         methods.detector(config)
     config.methods.wolleb.labels = "split"
-    assert set(parts.detector_spec(config, 2)) == {"image", "brain_mask", "unhealthy"}
-    preflight.check(config)
+    made = parts.assemble(config)
+    assert set(made.train_spec(2)) == {"image", "brain_mask", "unhealthy"}
+    preflight.check_programs(made)
     config = ddpm.get_config()
     config.denoiser.name = "dit"
     with pytest.raises(errors.UserError, match=r"denoiser.name: found 'dit' with method=ddpm"):
@@ -65,13 +68,11 @@ def test_bad_settings_of_methods_name_their_keys():
     config = ddpm.get_config()
     config.data.latents = "cached"
     with pytest.raises(errors.UserError, match=r"data.latents: found 'cached' with method=ddpm"):
-        preflight.check(config)
+        parts.assemble(config)
 
 
 def keys_of(config):
-    run = workdir.Run.__new__(workdir.Run)
-    run.config = config
-    return workdir.flat(config, run.denoiser_keys)
+    return parts.assemble(config).stage_record("denoiser")
 
 
 def test_a_runs_keys_are_those_of_its_method_without_inference():
@@ -84,7 +85,8 @@ def test_a_runs_keys_are_those_of_its_method_without_inference():
     changed = keys_of(config)
     assert [k for k in changed if changed[k] != before[k]] == ["methods.ddpm.predicts"]
     latent = keys_of(default.get_config())
-    assert "autoencoder.channels" in latent and not any(k.startswith("methods") for k in latent)
+    assert "autoencoder.channels" in latent and "methods.madad.loss.mask" in latent
+    assert not any(k.startswith("methods.madad.inference") for k in latent)
 
 
 def test_a_folding_unet_gives_back_what_it_took():

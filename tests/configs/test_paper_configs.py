@@ -59,9 +59,9 @@ def test_variants_of_inference_share_one_training():
     config = load("table4", "T2")
     trained = [c.trained for c in config.cells.values()]
     assert trained.count("") == 1 and len(trained) == 6
-    gammas = {c.row: c.config.score.gamma for c in config.cells.values()}
+    gammas = {c.row: c.config.methods.madad.inference.score.gamma for c in config.cells.values()}
     assert (gammas["gamma 0.4"], gammas["no clipping"], gammas["2 steps"]) == (0.4, 0.0, 0.2)
-    steps = {c.row: c.config.sampler.steps for c in config.cells.values()}
+    steps = {c.row: c.config.methods.madad.inference.sampler.steps for c in config.cells.values()}
     assert (steps["2 steps"], steps["gamma 0.4"]) == (2, 10)
 
 

@@ -5,7 +5,6 @@ import pytest
 from configs import default
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.devices import jaxpr_flops
-from madad_jax.training import batch_specs
 
 
 def shape(*lengths):
@@ -40,7 +39,8 @@ def image_to_map(preset):
     """TFLOP of one slice at 256 pixels, convolutions as they are written."""
     config = default.get_config(preset)
     config.autoencoder.convolution = config.denoiser.convolution = "plain"
-    detector, spec = parts.detector(config), batch_specs.image_spec(1, config.data.image_size)
+    made = parts.assemble(config)
+    detector, spec = made.method, made.image_spec()
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda k: detector.init(k, spec), key)
     network = networks.autoencoder(config)

@@ -27,7 +27,7 @@ def table(png_root):
     first = table_cells.add(c, rows[0], "T1", tiny_config.get_config())
     table_cells.add(c, rows[1], "T1", tiny_config.get_config(), signal="latent_map", trained=first)
     variant = tiny_config.get_config()
-    variant.sampler.steps = 5
+    variant.methods.madad.inference.sampler.steps = 5
     table_cells.add(c, rows[2], "T1", variant, trained=first)
     return c
 
