@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from ml_collections import config_dict
 
 from madad_jax.data import provenance
 from madad_jax.data import registry as data_registry
@@ -111,7 +112,7 @@ class DataPlan:
         )
 
 
-def data_plan(config: Any) -> DataPlan:
+def data_plan(config: config_dict.ConfigDict) -> DataPlan:
     """The plan of `config.data`."""
     c = config.data
     return DataPlan(

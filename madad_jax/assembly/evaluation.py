@@ -1,7 +1,8 @@
 """How a trained method is judged, from the config's section."""
 
 import dataclasses
-from typing import Any
+
+from ml_collections import config_dict
 
 from madad_jax.assembly import networks
 from madad_jax.core import errors
@@ -67,7 +68,7 @@ class EvaluationPlan:
         return runner.Volumes(spacing, scan_stacks.PRESETS[self.postprocess])
 
 
-def evaluation_plan(config: Any) -> EvaluationPlan:
+def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
     """The plan of `config.eval`, with the smoothing of `config.map`."""
     c = config.eval
     slices, rows, columns = c.spacing_mm

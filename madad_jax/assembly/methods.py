@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ml_collections import config_dict
+
 from madad_jax.anomaly_maps import difference, fused
 from madad_jax.assembly import networks
 from madad_jax.core import errors
@@ -39,7 +41,7 @@ from madad_jax.models import image_networks
 from madad_jax.synthesis import shapes
 
 
-def _no_weights(config: Any) -> Params:
+def _no_weights(config: config_dict.ConfigDict) -> Params:
     del config
     return {}
 
@@ -60,7 +62,7 @@ class Entry:
     frozen: Callable[[Any], Params] = _no_weights
 
 
-def detector(config: Any) -> base.Method:
+def detector(config: config_dict.ConfigDict) -> base.Method:
     """The method whose maps are reported, with `config.ensemble` around it where that is on.
 
     Raises UserError for an unknown `config.method`.
@@ -76,33 +78,33 @@ def detector(config: Any) -> base.Method:
     return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
 
 
-def learns_from_labels(config: Any) -> bool:
+def learns_from_labels(config: config_dict.ConfigDict) -> bool:
     """Whether the detector trains on slices that somebody labelled abnormal."""
     return config.method == "wolleb" and config.methods.wolleb.labels == "split"
 
 
-def stands_on_latents(config: Any) -> bool:
+def stands_on_latents(config: config_dict.ConfigDict) -> bool:
     """Whether the method stands on the autoencoder's latents."""
     return _entry(config).latent
 
 
-def title(config: Any) -> str:
+def title(config: config_dict.ConfigDict) -> str:
     """The method's name as reports write it."""
     return "MAD-AD" if config.method == "madad" else config.method
 
 
-def read_weights(config: Any) -> Params:
+def read_weights(config: config_dict.ConfigDict) -> Params:
     """Weights beside the autoencoder's that the method reads and does not train."""
     return _entry(config).frozen(config)
 
 
-def _entry(config: Any) -> Entry:
+def _entry(config: config_dict.ConfigDict) -> Entry:
     if config.method not in METHODS:
         raise errors.UserError(f"method: found {config.method!r}, accepted: {', '.join(METHODS)}")
     return METHODS[config.method]
 
 
-def residual(config: Any, options: Any) -> difference.Residual:
+def residual(config: config_dict.ConfigDict, options: Any) -> difference.Residual:
     """How a reconstruction becomes a map: `difference` and `gamma` of the method's `inference`
     part, smoothing and brain mask as for every row (`config.map`)."""
     return difference.Residual(
@@ -113,7 +115,7 @@ def residual(config: Any, options: Any) -> difference.Residual:
     )
 
 
-def process(config: Any, predicts: str) -> partial_lib.Process:
+def process(config: config_dict.ConfigDict, predicts: str) -> partial_lib.Process:
     """The diffusion of `config.diffusion` on whole images."""
     c = config.diffusion
     return partial_lib.Process(
@@ -123,7 +125,7 @@ def process(config: Any, predicts: str) -> partial_lib.Process:
     )
 
 
-def _madad(config: Any) -> madad.MadAd:
+def _madad(config: config_dict.ConfigDict) -> madad.MadAd:
     c = config.methods.madad
     masking = {k: tuple(v) if isinstance(v, list) else v for k, v in c.masking.items()}
     score = madad.Score(
@@ -152,13 +154,13 @@ def reverse(options: Any) -> partial_lib.Reverse:
     return partial_lib.Reverse(options.start, options.steps, options.eta, adaptive)
 
 
-def _lpips(config: Any) -> Params:
+def _lpips(config: config_dict.ConfigDict) -> Params:
     """Weights of LPIPS where the method's section names a file."""
     path = config.methods[config.method].inference.lpips
     return {"lpips": networks.read_lpips_weights(path)} if path else {}
 
 
-def _pixel(config: Any) -> dict[str, Any]:
+def _pixel(config: config_dict.ConfigDict) -> dict[str, Any]:
     """The parts that every diffusion on images has."""
     c = config.methods[config.method]
     return {
@@ -168,20 +170,20 @@ def _pixel(config: Any) -> dict[str, Any]:
     }
 
 
-def _ddpm(config: Any) -> ddpm.Ddpm:
+def _ddpm(config: config_dict.ConfigDict) -> ddpm.Ddpm:
     return ddpm.Ddpm(**_pixel(config), reverse=reverse(config.methods.ddpm.inference))
 
 
-def _anoddpm(config: Any) -> anoddpm.AnoDdpm:
+def _anoddpm(config: config_dict.ConfigDict) -> anoddpm.AnoDdpm:
     return anoddpm.AnoDdpm(**_pixel(config), reverse=reverse(config.methods.anoddpm.inference))
 
 
-def _pddpm(config: Any) -> pddpm.PatchedDdpm:
+def _pddpm(config: config_dict.ConfigDict) -> pddpm.PatchedDdpm:
     c = config.methods.pddpm
     return pddpm.PatchedDdpm(**_pixel(config), box=c.box, stride=c.stride, start=c.inference.start)
 
 
-def _autoddpm(config: Any) -> autoddpm.AutoDdpm:
+def _autoddpm(config: config_dict.ConfigDict) -> autoddpm.AutoDdpm:
     c = config.methods.autoddpm.inference
     return autoddpm.AutoDdpm(
         **_pixel(config),
@@ -192,7 +194,7 @@ def _autoddpm(config: Any) -> autoddpm.AutoDdpm:
     )
 
 
-def _thor(config: Any) -> thor.Thor:
+def _thor(config: config_dict.ConfigDict) -> thor.Thor:
     c = config.methods.thor.inference
     return thor.Thor(
         **_pixel(config),
@@ -202,7 +204,7 @@ def _thor(config: Any) -> thor.Thor:
     )
 
 
-def _itermask2(config: Any) -> itermask2.IterMask2:
+def _itermask2(config: config_dict.ConfigDict) -> itermask2.IterMask2:
     c = config.methods.itermask2.to_dict()
     inference = c.pop("inference")
     for key in ("difference", "gamma"):
@@ -214,7 +216,7 @@ def _itermask2(config: Any) -> itermask2.IterMask2:
     )
 
 
-def _wolleb(config: Any) -> wolleb.Wolleb:
+def _wolleb(config: config_dict.ConfigDict) -> wolleb.Wolleb:
     c = config.methods.wolleb
     if c.labels not in wolleb.LABELS:
         raise errors.UserError(
@@ -231,7 +233,7 @@ def _wolleb(config: Any) -> wolleb.Wolleb:
     )
 
 
-def _filtered(config: Any, options: Any) -> difference.Residual:
+def _filtered(config: config_dict.ConfigDict, options: Any) -> difference.Residual:
     """`residual` with the median filter and the eroded brain mask of some methods."""
     return dataclasses.replace(
         residual(config, options), median=options.median, erosion=options.erosion
@@ -242,12 +244,12 @@ def _reconstructor(options: Any, variational: bool) -> image_networks.Reconstruc
     return image_networks.reconstructor(**options.network.to_dict(), variational=variational)
 
 
-def _ae(config: Any) -> ae.Ae:
+def _ae(config: config_dict.ConfigDict) -> ae.Ae:
     c = config.methods.ae
     return ae.Ae(network=_reconstructor(c, False), residual=_filtered(config, c.inference))
 
 
-def _vae(config: Any) -> vae.Vae:
+def _vae(config: config_dict.ConfigDict) -> vae.Vae:
     c = config.methods.vae
     return vae.Vae(
         network=_reconstructor(c, True),
@@ -256,7 +258,7 @@ def _vae(config: Any) -> vae.Vae:
     )
 
 
-def _dae(config: Any) -> dae.Dae:
+def _dae(config: config_dict.ConfigDict) -> dae.Dae:
     c = config.methods.dae
     return dae.Dae(
         network=networks.pixel_unet(config),
@@ -267,7 +269,7 @@ def _dae(config: Any) -> dae.Dae:
     )
 
 
-def _maediff(config: Any) -> maediff.MaeDiff:
+def _maediff(config: config_dict.ConfigDict) -> maediff.MaeDiff:
     c = config.methods.maediff
     return maediff.MaeDiff(
         network=networks.pixel_unet(config),
@@ -281,14 +283,14 @@ def _maediff(config: Any) -> maediff.MaeDiff:
     )
 
 
-def _fused(config: Any, options: Any) -> fused.FusedScore:
+def _fused(config: config_dict.ConfigDict, options: Any) -> fused.FusedScore:
     """Widths are given in pixels and cells of the published sizes, and used as they are."""
     keys = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
     chosen = {k: options[k] for k in keys}
     return fused.FusedScore(**chosen, inside_brain=config.map.inside_brain)
 
 
-def _deco_diff(config: Any) -> deco_diff.DecoDiff:
+def _deco_diff(config: config_dict.ConfigDict) -> deco_diff.DecoDiff:
     c = config.methods.deco_diff
     corruption = {k: tuple(v) if isinstance(v, list) else v for k, v in c.corruption.items()}
     return deco_diff.DecoDiff(
@@ -302,7 +304,7 @@ def _deco_diff(config: Any) -> deco_diff.DecoDiff:
     )
 
 
-def _reflect(config: Any) -> reflect.Reflect:
+def _reflect(config: config_dict.ConfigDict) -> reflect.Reflect:
     c = config.methods.reflect
     return reflect.Reflect(
         denoiser=networks.denoiser(config),

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from etils import epath
+from ml_collections import config_dict
 
 from madad_jax.core import errors
 from madad_jax.methods import autoencoder as autoencoder_method
@@ -17,7 +18,7 @@ _UNET_NUMBERS = (
 )
 
 
-def autoencoder(config: Any) -> interfaces.Autoencoder:
+def autoencoder(config: config_dict.ConfigDict) -> interfaces.Autoencoder:
     """The KL autoencoder of `config.autoencoder`."""
     c = config.autoencoder
     optional = {
@@ -44,7 +45,7 @@ def autoencoder(config: Any) -> interfaces.Autoencoder:
     )
 
 
-def denoiser(config: Any, **more: Any) -> interfaces.Denoiser:
+def denoiser(config: config_dict.ConfigDict, **more: Any) -> interfaces.Denoiser:
     """The network of `config.denoiser`; `more` are settings that a method decides for it."""
     c = {k: v for k, v in config.denoiser.to_dict().items() if k != "init"}
     # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
@@ -56,7 +57,7 @@ def denoiser(config: Any, **more: Any) -> interfaces.Denoiser:
     return registry.denoiser(**c, **more)
 
 
-def pixel_unet(config: Any, out_channels: int = 1) -> interfaces.Denoiser:
+def pixel_unet(config: config_dict.ConfigDict, out_channels: int = 1) -> interfaces.Denoiser:
     """The U-Net of `config.denoiser` for images: one output and no mask head.
 
     Raises UserError for another network.
@@ -69,7 +70,7 @@ def pixel_unet(config: Any, out_channels: int = 1) -> interfaces.Denoiser:
     return denoiser(config, mask_head=False, out_channels=out_channels)
 
 
-def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
+def autoencoder_training(config: config_dict.ConfigDict) -> autoencoder_method.KLAutoencoder:
     """The method that trains the autoencoder."""
     c, discriminator = config.autoencoder, None
     if c.discriminator:
@@ -85,14 +86,14 @@ def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
     )
 
 
-def classifier(config: Any, section: Any) -> interfaces.Classifier:
+def classifier(config: config_dict.ConfigDict, section: Any) -> interfaces.Classifier:
     """The classifier of `section` for images, computed in the denoiser's type."""
     c = section.to_dict()
     c["channel_mult"] = tuple(c["channel_mult"])
     return registry.classifier(**c, dtype=config.denoiser.dtype)
 
 
-def smoothing_sigma(config: Any) -> float:
+def smoothing_sigma(config: config_dict.ConfigDict) -> float:
     """`map.sigma` is given in pixels of a 256 image, whatever the size in use."""
     return config.map.sigma * config.data.image_size / 256.0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import config_dict
 
 from madad_jax.assembly import data as data_lib
 from madad_jax.assembly import evaluation as evaluation_lib
@@ -138,7 +139,7 @@ class Parts:
         return record_lib.flatten(self.record, self.stage_keys[stage])
 
 
-def assemble(config: Any, *, plain_convolutions: bool = False) -> Parts:
+def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False) -> Parts:
     """Reads a config once.
 
     Args:
@@ -179,7 +180,7 @@ def assemble(config: Any, *, plain_convolutions: bool = False) -> Parts:
     )
 
 
-def _with_plain_convolutions(config: Any) -> Any:
+def _with_plain_convolutions(config: config_dict.ConfigDict) -> Any:
     config = config.copy_and_resolve_references()
     for section in (config.autoencoder, config.denoiser):
         if section.convolution == "auto":
@@ -187,7 +188,7 @@ def _with_plain_convolutions(config: Any) -> Any:
     return config
 
 
-def _autoencoder_parts(config: Any) -> AutoencoderParts:
+def _autoencoder_parts(config: config_dict.ConfigDict) -> AutoencoderParts:
     c = config.autoencoder
     return AutoencoderParts(
         network=networks.autoencoder(config),
@@ -201,7 +202,7 @@ def _autoencoder_parts(config: Any) -> AutoencoderParts:
     )
 
 
-def _summary(config: Any) -> dict[str, Any]:
+def _summary(config: config_dict.ConfigDict) -> dict[str, Any]:
     """What of the config a reader of the report asks for first."""
     own = config.methods[config.method].to_dict()
     inference = own.pop("inference", {})

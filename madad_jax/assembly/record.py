@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_collections import config_dict
+
 AUTOENCODER_KEYS = ("seed", "data", "autoencoder", "log", "mesh", "matmul_precision")
 # How latents reach the denoiser is no matter of the autoencoder's: both ways share one.
 _LATENT_KEYS = ("data.latents", "data.latent_draws")
@@ -37,12 +39,12 @@ RENAMED = {
 }
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: config_dict.ConfigDict) -> dict[str, Any]:
     """A ConfigDict as what comes back from its JSON."""
     return json.loads(config.to_json())
 
 
-def stage_keys(config: Any, on_latents: bool) -> dict[str, tuple[str, ...]]:
+def stage_keys(config: config_dict.ConfigDict, on_latents: bool) -> dict[str, tuple[str, ...]]:
     """{stage: keys that its result depends on}.
 
     The trained detector depends on its method's own section too, and on nothing of the

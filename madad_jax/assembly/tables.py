@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from etils import epath
+from ml_collections import config_dict
 
 from madad_jax.assembly import methods
 from madad_jax.assembly import parts as parts_lib
@@ -42,7 +43,7 @@ class Cell:
     signal: str
     trained: str
     seed: int
-    config: Any
+    config: config_dict.ConfigDict
     folder: epath.Path
     shared_autoencoder: epath.Path | None
     missing_data: str | None
@@ -98,12 +99,12 @@ class Table:
     cells: tuple[Cell, ...]
 
 
-def is_table(config: Any) -> bool:
+def is_table(config: config_dict.ConfigDict) -> bool:
     """Whether a config is a table of runs and not a run."""
     return "cells" in config
 
 
-def assemble_table(config: Any, folder: epath.PathLike) -> Table:
+def assemble_table(config: config_dict.ConfigDict, folder: epath.PathLike) -> Table:
     """Reads a table config.
 
     Args:
@@ -131,7 +132,7 @@ def assemble_table(config: Any, folder: epath.PathLike) -> Table:
     )
 
 
-def _cells(config: Any, root: epath.Path, seed: int) -> list[Cell]:
+def _cells(config: config_dict.ConfigDict, root: epath.Path, seed: int) -> list[Cell]:
     """The cells of one seed."""
     cells = []
     for key, section in config.cells.items():

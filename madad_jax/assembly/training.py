@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optax
+from ml_collections import config_dict
 
 from madad_jax.core import errors
 from madad_jax.training import optimizer, trainer
@@ -101,7 +102,7 @@ class StagePlan:
         )
 
 
-def stage_plan(config: Any, stage: str) -> StagePlan:
+def stage_plan(config: config_dict.ConfigDict, stage: str) -> StagePlan:
     """The plan of a stage; the denoiser's sections stand at the top of the config."""
     section = config.autoencoder if stage == "autoencoder" else config
     return StagePlan(

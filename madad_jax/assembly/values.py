@@ -1,6 +1,6 @@
 """Values of a config that no builder looks at before hours are spent."""
 
-from typing import Any
+from ml_collections import config_dict
 
 from madad_jax.assembly import methods
 from madad_jax.core import errors
@@ -25,7 +25,7 @@ _CHOICES = {
 }
 
 
-def check_values(config: Any) -> None:
+def check_values(config: config_dict.ConfigDict) -> None:
     """Raises UserError for the first key whose value cannot be."""
     values = config.to_dict()
     for key in _AT_LEAST_ONE:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from ml_collections import config_dict
 
 from madad_jax.assembly import tables
 from madad_jax.core import atomic_files, errors, signals
@@ -26,7 +27,9 @@ _DONE = "cell.json"
 MODES = ("run", "report")
 
 
-def execute(config: Any, workdir: str, mode: str, stop: stop_lib.GracefulStop) -> None:
+def execute(
+    config: config_dict.ConfigDict, workdir: str, mode: str, stop: stop_lib.GracefulStop
+) -> None:
     """Runs what is not done (`mode` run) and writes the table (also `report`).
 
     Raises UserError for missing data, an option that does not fit, or another mode.
@@ -185,7 +188,7 @@ def _markdown(table: tables.Table, made: list[paper_tables.Entry], results: list
     return "\n".join(out).rstrip() + "\n"
 
 
-def print_table(config: Any, workdir: str) -> None:
+def print_table(config: config_dict.ConfigDict, workdir: str) -> None:
     """The table's Markdown on standard output."""
     if not jax.process_index():
         name = tables.assemble_table(config, workdir).name

@@ -5,11 +5,11 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import config_dict
 
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import errors
@@ -46,7 +46,7 @@ MODES = {
 
 
 def execute(
-    config: Any,
+    config: config_dict.ConfigDict,
     folder: str,
     mode: str,
     stop: stop_lib.GracefulStop,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import config_dict
 
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.assembly import record
@@ -91,7 +92,9 @@ def calibration_of(workdir: epath.Path, path: str) -> calibration_lib.Calibratio
 
 
 def load(
-    workdir: epath.Path, config: Any, calibration: calibration_lib.Calibration | None
+    workdir: epath.Path,
+    config: config_dict.ConfigDict,
+    calibration: calibration_lib.Calibration | None,
 ) -> Model:
     """Restores the weights and puts the parts together.
 
