@@ -14,7 +14,8 @@ import tokenize
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "madad_jax"
-READERS = ("assembly", "experiment")  # rooms that may read keys: all of them, and names alone
+# What `experiment` may read beside `assembly`, which reads everything.
+NAMES_AND_FOLDERS = ("config.name",)
 # Methods of a ConfigDict, which are no keys.
 _METHODS = {
     "copy_and_resolve_references",
@@ -61,7 +62,9 @@ def key_reads(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         value = getattr(node, "value", None)
-        if not (isinstance(value, ast.Name) and value.id == "config"):
+        named = isinstance(value, ast.Name) and value.id == "config"
+        held = isinstance(value, ast.Attribute) and value.attr == "config"  # run.config.data
+        if not (named or held):
             continue
         if isinstance(node, ast.Attribute) and node.attr not in _METHODS:
             found.append(f"config.{node.attr}")
@@ -71,17 +74,18 @@ def key_reads(source: str) -> list[str]:
 
 
 def config_readers(root: pathlib.Path = ROOT) -> dict[str, list[str]]:
-    """{file: keys} outside the rooms that may read them.
+    """{file: keys} that are read outside `assembly`, names and folders in `experiment` aside.
 
     Not counted are the tables that converters infer from somebody's weights, which are named
     config there and are no ConfigDict.
     """
     found = {}
     for path in files(root):
-        if room(path, root) not in (*READERS, "convert"):
-            reads = key_reads(path.read_text())
-            if reads:
-                found[str(path.relative_to(root))] = reads
+        reads = key_reads(path.read_text())
+        if room(path, root) == "experiment":
+            reads = [key for key in reads if key not in NAMES_AND_FOLDERS]
+        if reads and room(path, root) not in ("assembly", "convert"):
+            found[str(path.relative_to(root))] = reads
     return found
 
 
@@ -147,11 +151,10 @@ def main() -> None:
     print(f"files: {len(files(root))}, lines: {total:,}")
     for name, count in sorted(lines.items(), key=lambda item: -item[1]):
         share = comment_share(root, name)
-        print(
-            f"  {name or '(root)':14} {count:6,} {100 * count / total:5.1f} %  {share:4.1f} comments"
-        )
+        part = 100 * count / total
+        print(f"  {name or '(root)':14} {count:6,} {part:5.1f} %  {share:4.1f} comments")
     readers = config_readers(root)
-    print(f"files that read config keys outside {' and '.join(READERS)}: {len(readers)}")
+    print(f"files that read config keys outside assembly: {len(readers)}")
     for file, keys in readers.items():
         print(f"  {file}: {', '.join(sorted(set(keys)))}")
     print(f"parameters named config typed Any: {len(untyped_configs(root))}")

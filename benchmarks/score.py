@@ -19,8 +19,8 @@ import numpy as np
 from etils import epath
 
 from configs import default
+from madad_jax.assembly import config_record
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.assembly import record
 from madad_jax.checkpoints import saver
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import across_slices
@@ -135,7 +135,7 @@ def main() -> None:
     flags = parser.parse_args()
     stored = saver.read_config(epath.Path(flags.run) / "denoiser" / "checkpoints")
     config = default.get_config()
-    config.update(record.rename(stored))
+    config.update(config_record.rename(stored))
     startup.start(distributed=False)
     score = Score(config, flags.run, flags.set, flags.subjects)
     wanted = [c for c in CANDIDATES if not flags.only or c.name in (OWN, flags.only)]

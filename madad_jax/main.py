@@ -104,17 +104,17 @@ def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]
         hang_timeout=_HANG.value,
         cache_dir=cache_dir,
     )
-    from madad_jax.assembly import process
+    from madad_jax.assembly import process_settings
 
-    process.set_precision(config)
-    return config, _WORKDIR.value or process.default_workdir(config), machine
+    process_settings.set_precision(config)
+    return config, _WORKDIR.value or process_settings.default_workdir(config), machine
 
 
 def _run(argv: list[str]) -> int:
     config, workdir, machine = start(argv)
     import jax
 
-    from madad_jax.assembly import parts, tables
+    from madad_jax.assembly import cells, parts
     from madad_jax.experiment import compile_report, paper_table, report_stage, stages
     from madad_jax.runtime import process_log, startup
     from madad_jax.runtime import stop as stop_lib
@@ -122,7 +122,7 @@ def _run(argv: list[str]) -> int:
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", startup.device_line())
-    work = paper_table if tables.is_table(config) else stages  # a table is many runs
+    work = paper_table if cells.is_table(config) else stages  # a table is many runs
     if work is stages and _MODE.value == "compile":
         made = parts.assemble(config, plain_convolutions=machine is not None)
         compile_report.report(made, machine)

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_dict
 
+from madad_jax.assembly import config_record, methods, networks, preset_changes, values
 from madad_jax.assembly import data as data_lib
 from madad_jax.assembly import evaluation as evaluation_lib
-from madad_jax.assembly import methods, networks, preset_changes, values
-from madad_jax.assembly import record as record_lib
 from madad_jax.assembly import training as training_lib
 from madad_jax.core.types import Batch, Params
 from madad_jax.methods import autoencoder as autoencoder_method
@@ -136,7 +135,7 @@ class Parts:
 
     def stage_record(self, stage: str) -> dict[str, Any]:
         """{dotted key: value} of what the stage's result depends on."""
-        return record_lib.flatten(self.record, self.stage_keys[stage])
+        return config_record.flatten(self.record, self.stage_keys[stage])
 
 
 def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False) -> Parts:
@@ -175,8 +174,8 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         preset=preset_changes.label(config),
         preset_changes=preset_changes.list_changes(config),
         summary=_summary(config),
-        record=record_lib.plain(config),
-        stage_keys=record_lib.stage_keys(config, on_latents),
+        record=config_record.plain(config),
+        stage_keys=config_record.stage_keys(config, on_latents),
     )
 
 

@@ -17,14 +17,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax.convert import networks
+from madad_jax.convert import conversion
 from madad_jax.core import errors
 from madad_jax.models import registry
 
 _Outputs = dict[str, jax.Array]
 
 
-def largest_errors(converted: networks.Converted, path: epath.PathLike) -> dict[str, float]:
+def largest_errors(converted: conversion.Converted, path: epath.PathLike) -> dict[str, float]:
     """{array: largest absolute difference}; nan where either side is not finite.
 
     Raises:
@@ -57,7 +57,7 @@ def largest_errors(converted: networks.Converted, path: epath.PathLike) -> dict[
 
 
 def _groups(
-    converted: networks.Converted,
+    converted: conversion.Converted,
 ) -> list[tuple[dict[str, int], tuple[str, ...], Callable[..., _Outputs]]]:
     """(inputs and their channels, outputs, function of parameters and NHWC inputs)."""
     if converted.kind == "autoencoder":

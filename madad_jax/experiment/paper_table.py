@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from ml_collections import config_dict
 
-from madad_jax.assembly import tables
+from madad_jax.assembly import cells
 from madad_jax.core import atomic_files, errors, signals
 from madad_jax.evaluation import paper_tables, report
 from madad_jax.experiment import preflight, report_stage, stages
@@ -34,7 +34,7 @@ def execute(
 
     Raises UserError for missing data, an option that does not fit, or another mode.
     """
-    table, root = tables.assemble_table(config, workdir), epath.Path(workdir)
+    table, root = cells.assemble_table(config, workdir), epath.Path(workdir)
     if mode not in MODES:
         raise errors.UserError(
             f"--mode={mode}: {table.name} is a table; accepted: {', '.join(MODES)}"
@@ -49,7 +49,7 @@ def execute(
     _write(table, root)
 
 
-def _check(table: tables.Table) -> None:
+def _check(table: cells.Table) -> None:
     """Every cell's options and data before the first is trained."""
     seen = set()
     for cell in table.cells:
@@ -68,7 +68,7 @@ def _check(table: tables.Table) -> None:
             raise errors.UserError(f"{cell.row}, {cell.column}: {error}") from error
 
 
-def _run(cell: tables.Cell, table: tables.Table, stop: stop_lib.GracefulStop) -> None:
+def _run(cell: cells.Cell, table: cells.Table, stop: stop_lib.GracefulStop) -> None:
     marker = cell.folder / _DONE
     digest = cell.digest()
     if marker.exists() and json.loads(marker.read_text())["digest"] == digest:
@@ -87,7 +87,7 @@ def _run(cell: tables.Cell, table: tables.Table, stop: stop_lib.GracefulStop) ->
     _store(cell, None, digest)
 
 
-def _same_figures(cell: tables.Cell, table: tables.Table) -> tables.Cell | None:
+def _same_figures(cell: cells.Cell, table: cells.Table) -> cells.Cell | None:
     """A finished cell that has scored the same weights in the same way."""
     for other in table.cells:
         if other.key == cell.key or other.seed != cell.seed:
@@ -99,7 +99,7 @@ def _same_figures(cell: tables.Cell, table: tables.Table) -> tables.Cell | None:
     return None
 
 
-def _store(cell: tables.Cell, rows: list[dict[str, Any]] | None, digest: str) -> None:
+def _store(cell: cells.Cell, rows: list[dict[str, Any]] | None, digest: str) -> None:
     if jax.process_index():
         return
     for row in rows or ():
@@ -110,7 +110,7 @@ def _store(cell: tables.Cell, rows: list[dict[str, Any]] | None, digest: str) ->
 # The table.
 
 
-def _results(cell: tables.Cell) -> list[paper_tables.Result]:
+def _results(cell: cells.Cell) -> list[paper_tables.Result]:
     """The cell's own row under the table's name, and the rows that learn nothing beside it."""
     if not (cell.folder / _DONE).exists():
         return []
@@ -130,7 +130,7 @@ def _results(cell: tables.Cell) -> list[paper_tables.Result]:
     return out
 
 
-def _write(table: tables.Table, root: epath.Path) -> None:
+def _write(table: cells.Table, root: epath.Path) -> None:
     if jax.process_index():
         return
     results, seen = [], set()
@@ -149,7 +149,7 @@ def _write(table: tables.Table, root: epath.Path) -> None:
     _LOG.info("table: %s", root / f"{table.name}.md")
 
 
-def _legend(table: tables.Table) -> str:
+def _legend(table: cells.Table) -> str:
     seeds = len(table.seeds)
     over = f"mean ± half of Student's 95 % interval over {seeds} seeds"
     if seeds == 1:
@@ -158,7 +158,7 @@ def _legend(table: tables.Table) -> str:
     return f"Percent: {over}{beside}. {table.thresholds}"
 
 
-def _markdown(table: tables.Table, made: list[paper_tables.Entry], results: list) -> str:
+def _markdown(table: cells.Table, made: list[paper_tables.Entry], results: list) -> str:
     synthetic = any(r.result.get("synthetic") for r in results)
     number = f"Table {table.number}: " if table.number else ""
     out = [f"# {number}{table.title}", ""]
@@ -191,5 +191,5 @@ def _markdown(table: tables.Table, made: list[paper_tables.Entry], results: list
 def print_table(config: config_dict.ConfigDict, workdir: str) -> None:
     """The table's Markdown on standard output."""
     if not jax.process_index():
-        name = tables.assemble_table(config, workdir).name
+        name = cells.assemble_table(config, workdir).name
         print((epath.Path(workdir) / f"{name}.md").read_text())

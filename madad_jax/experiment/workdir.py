@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from madad_jax.assembly import config_record
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.assembly import record
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.core import json_digest as json_digest_lib
 from madad_jax.runtime import agreement
@@ -68,7 +68,7 @@ class Workdir:
     def _is_complete(self, stage: str) -> bool:
         marker, now = self.trained / stage / _MARKER, self._records[stage]
         if marker.exists():
-            then = record.rename_flat(json.loads(marker.read_text()))
+            then = config_record.rename_flat(json.loads(marker.read_text()))
             differ = [k for k in now if k not in then or then[k] != now[k]]
             if differ:
                 shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])

@@ -93,14 +93,14 @@ def open_run(checkpoint: str, calibration: str) -> Any:
     from etils import epath
     from ml_collections import config_dict
 
-    from madad_jax.assembly import process
+    from madad_jax.assembly import process_settings
     from madad_jax.predict import model as model_lib
 
     workdir = epath.Path(checkpoint)
     found = model_lib.calibration_of(workdir, calibration)
     config = config_dict.ConfigDict(model_lib.read_config(workdir, found))
     if "matmul_precision" in config:
-        process.set_precision(config)
+        process_settings.set_precision(config)
     return model_lib.load(workdir, config, found)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 from ml_collections import config_dict
 
+from madad_jax.assembly import config_record
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.assembly import record
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
@@ -66,14 +66,14 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
             "that was trained"
         )
     if calibration is not None and "config" in calibration.facts:
-        return record.rename(calibration.facts["config"])
+        return config_record.rename(calibration.facts["config"])
     config = saver.read_config(workdir / "denoiser" / "checkpoints")
     if "data" not in config:
         raise errors.UserError(
             f"--checkpoint={workdir}: converted weights carry no config; run python -m "
             "madad_jax.main --mode=evaluate on them first, which keeps it"
         )
-    return record.rename(config)
+    return config_record.rename(config)
 
 
 def calibration_of(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from ml_collections import config_dict
 
-from madad_jax.assembly import parts, record
+from madad_jax.assembly import config_record, parts
 from madad_jax.core import errors
 from madad_jax.evaluation import report
 from madad_jax.experiment import stages
@@ -80,13 +80,13 @@ def test_its_own_config_opens_for_prediction(older):
 
 
 def test_renaming_leaves_what_is_of_today():
-    now = record.plain(tiny_config.get_config())
-    assert record.rename(now) == now
+    now = config_record.plain(tiny_config.get_config())
+    assert config_record.rename(now) == now
     flat = {"score.sigma": 1.0, "score.gamma": 2.0, "scores": 3, "autoencoder.loss.kl_weight": 4}
-    assert record.rename_flat(flat) == {
+    assert config_record.rename_flat(flat) == {
         "map.sigma": 1.0,
         "methods.madad.inference.score.gamma": 2.0,
         "scores": 3,
         "autoencoder.loss.kl_weight": 4,
     }
-    assert json.dumps(record.rename({"converted_from": "x", "kind": {}}))
+    assert json.dumps(config_record.rename({"converted_from": "x", "kind": {}}))

@@ -12,9 +12,8 @@ from typing import Any
 from etils import epath
 from ml_collections import config_dict
 
-from madad_jax.assembly import methods
+from madad_jax.assembly import config_record, methods
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.assembly import record as record_lib
 from madad_jax.core import errors, json_digest
 
 _AUTOENCODERS = "autoencoders"
@@ -61,7 +60,7 @@ class Cell:
 
     def digest(self, *, seed: bool = True) -> str:
         """Of everything that decides the cell's figures; where files lie does not."""
-        plain = record_lib.plain(self.config)
+        plain = config_record.plain(self.config)
         for key in ("root", "cache_dir", "latents_dir", "num_threads"):
             plain["data"].pop(key)
         plain["eval"].pop("run")
@@ -170,7 +169,7 @@ def _share_autoencoder(c: Any, root: epath.Path) -> epath.Path | None:
     """
     if not methods.stands_on_latents(c) or c.autoencoder.checkpoint:
         return None
-    keys = record_lib.flatten(record_lib.plain(c), record_lib.AUTOENCODER_KEYS)
+    keys = config_record.flatten(config_record.plain(c), config_record.AUTOENCODER_KEYS)
     # Not `json_digest`, whose text differs: folders of tables that were begun keep their names.
     digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
     folder = root / _AUTOENCODERS / digest[:16]
