@@ -91,7 +91,7 @@ class Score:
             params = trained_weights.denoiser(config, folder, self._run.mesh, method)
             scorer = scorer_lib.Scorer(method, params, self._frozen, self._run.mesh, config.seed)
             batches = self._run.batches_of(self._source)
-            self._kept[looks] = list(scorer_lib.scored(scorer, batches, looks))
+            self._kept[looks] = list(scorer_lib.score_batches(scorer, batches, looks))
         return [(batch, dict(out)) for batch, out in self._kept[looks]]
 
     def evaluate(self, candidate: Candidate) -> tuple[dict, dict]:
@@ -107,7 +107,7 @@ class Score:
                 out["map"] = out[candidate.signal]
         if candidate.smooth:
             sigma = candidate.smooth / self._step
-            pairs = across_slices.across_slices(pairs, self._source.records, sigma)
+            pairs = across_slices.smooth(pairs, self._source.records, sigma)
         ev = evaluator.Evaluator(draws=1000)
         for batch, out in pairs:
             ev.add(

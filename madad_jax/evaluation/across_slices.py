@@ -10,7 +10,7 @@ from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
 
 
-def across_slices(
+def smooth(
     pairs: Iterable[tuple[Batch, dict[str, np.ndarray]]],
     records: Sequence[record_lib.Record],
     sigma: float,
@@ -28,10 +28,10 @@ def across_slices(
             one = {k: v[i : i + 1].copy() for k, v in batch.items()}
             waiting.setdefault(subject, []).append((one, {k: v[i : i + 1] for k, v in out.items()}))
             if len(waiting[subject]) == sizes[subject]:
-                yield _smoothed(waiting.pop(subject), records, sigma)
+                yield _smooth_scan(waiting.pop(subject), records, sigma)
 
 
-def _smoothed(
+def _smooth_scan(
     parts: list[tuple[Batch, dict[str, np.ndarray]]],
     records: Sequence[record_lib.Record],
     sigma: float,

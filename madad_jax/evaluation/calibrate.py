@@ -42,7 +42,7 @@ def from_slices(
       options: post-processing by name; the published ones when None.
     """
     options = dict(scan_stacks.PRESETS if options is None else options)
-    scans = scans_of(records)
+    scans = group_by_scan(records)
     numbers = [[records[i].slice for i in order] for order in scans.values()]
     first, last, step = stack_numbers(numbers)
     spacing = (step * geometry.level_step, geometry.pixel, geometry.pixel)
@@ -58,7 +58,7 @@ def from_slices(
     return calibration_lib.Calibration(healthy, options, facts)
 
 
-def scans_of(records: Sequence[Any]) -> dict[str, list[int]]:
+def group_by_scan(records: Sequence[Any]) -> dict[str, list[int]]:
     """Places of each subject's slices, in the order of their numbers."""
     scans: dict[str, list[int]] = {}
     for i in sorted(range(len(records)), key=lambda i: (records[i].subject, records[i].slice)):
@@ -76,7 +76,7 @@ def stack_numbers(numbers: Sequence[Sequence[int]]) -> tuple[int, int, int]:
 
 
 def save(workdir: epath.PathLike, calibration: calibration_lib.Calibration) -> None:
-    """Writes `<workdir>/calibration.npz`, whole or not at all."""
+    """Writes `<workdir>/calibration.npz`, in one atomic write."""
     atomic_files.write_bytes(epath.Path(workdir) / FILE, calibration_lib.to_bytes(calibration))
 
 

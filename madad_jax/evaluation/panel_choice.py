@@ -7,7 +7,7 @@ from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
 
 
-class Shown:
+class PanelChoice:
     """Slices for the panels: of each subject the one with the most lesion, then spread evenly
     over the subjects. Never picked by score."""
 
@@ -25,7 +25,7 @@ class Shown:
             if batch["has_segmentation"][i] and not truth.any():
                 continue
             subject = self._source.records[index].subject
-            if not self._wanted(subject):
+            if not self._keeps_subject(subject):
                 continue
             item = {
                 "image": batch["image"][i],
@@ -38,7 +38,7 @@ class Shown:
                 # Copies: a view would keep the whole batch.
                 self._best[subject] = (*entry[:2], {k: v.copy() for k, v in item.items()})
 
-    def _wanted(self, subject: str) -> bool:
+    def _keeps_subject(self, subject: str) -> bool:
         """Keeps every `_stride`-th subject, so that memory does not grow with their number."""
         if subject not in self._subjects:
             self._subjects[subject] = len(self._subjects) % self._stride == 0

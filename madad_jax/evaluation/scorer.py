@@ -26,9 +26,9 @@ class Scorer:
         mesh: jax.sharding.Mesh,
         seed: int,
     ):
-        whole = mesh_lib.replicated(mesh)
+        replicated = mesh_lib.replicated(mesh)
         self._mesh = mesh
-        self._weights = jax.device_put((params, frozen), whole)
+        self._weights = jax.device_put((params, frozen), replicated)
         self._key = random_keys.stream(random_keys.root_key(seed), "evaluate")
         self._fn = jax.jit(method.anomaly_map)
         self.name = method.name
@@ -51,7 +51,7 @@ def gather(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def scored(
+def score_batches(
     scorer: Scorer, batches: Iterable[Batch], what: str
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """(batch, maps) pairs without their padding."""
@@ -59,11 +59,11 @@ def scored(
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
         watchdog.progress(f"{what}: batch {i}")
         out = scorer(i, batch)
-        batch = whole(batch)
+        batch = gather_batch(batch)
         yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}
 
 
-def whole(batch: Batch) -> Batch:
+def gather_batch(batch: Batch) -> Batch:
     """The global batch without its padding, in the order of its rows, on every process.
 
     Sorted by index because processes that share rows (a `tensor` axis over hosts) hold them

@@ -168,7 +168,7 @@ def evaluate_run(run: Run) -> list[dict[str, Any]]:
         smooth_slices=_smooth_slices(c),
     )
     evaluation = runner.Evaluation(scorer, options, run.batches_of)
-    evaluation.fit_floor(run.source("train"))
+    evaluation.fit_baselines(run.source("train"))
     maps, brain = evaluation.choose_thresholds(run.source("val"))
     _calibrate(run, maps, brain, params)
     rows = []
