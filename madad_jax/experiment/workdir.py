@@ -182,12 +182,10 @@ class Run:
                 frozen,
                 iterator,
                 lambda: self._validation(val, section.batch_size, tuple(spec)),
-                directory=self.trained / stage,
-                first=first,
-                config=json.loads(self.config.to_json()),
-                writer=writer,
+                loop.Outputs(self.trained / stage, json.loads(self.config.to_json()), writer),
                 lr_fn=lr_fn,
                 stop=self.stop,
+                first=first,
             )
         return planned.steps
 
