@@ -264,8 +264,7 @@ def _census(row: Mapping[str, Any]) -> str:
         parts.append(f"{row['n_healthy_slices']} healthy slices for false alarms")
     if row.get("n_unknown"):
         parts.append(f"{row['n_unknown']} without a segmentation, left out of all figures")
-    scored = "brain pixels only" if row.get("pixels") == "brain" else "all pixels scored"
-    return "; ".join([*parts, scored]) + "."
+    return "; ".join([*parts, "all pixels scored"]) + "."
 
 
 def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

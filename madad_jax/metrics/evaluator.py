@@ -54,7 +54,6 @@ class Evaluator:
         self,
         *,
         image_size: int | None = None,
-        pixels: str = "all",
         healthy_threshold: float | None = None,
         alarm_pixels: int = 1,
         rates: Mapping[float, float] | None = None,
@@ -65,7 +64,6 @@ class Evaluator:
 
         Args:
           image_size: side that maps must have; `None` accepts any.
-          pixels: "all" scores every pixel (as the official code does), "brain" those in the mask.
           healthy_threshold: chosen on healthy validation slices (`thresholds`); see the module
             docstring.
           alarm_pixels: pixels above the threshold that make a slice an alarm.
@@ -73,14 +71,8 @@ class Evaluator:
             rates that healthy slices of this set have are reported beside.
           max_exact_pixels: how many pixels are kept for exact figures.
           draws: bootstrap draws; 0 for no intervals.
-
-        Raises:
-          UserError: another value of `pixels`.
         """
-        if pixels not in ("all", "brain"):
-            raise errors.UserError(f"pixels: found '{pixels}', accepted: 'all', 'brain'")
         self._image_size = image_size
-        self._pixels = pixels
         self._threshold = healthy_threshold
         self._alarm_pixels = alarm_pixels
         self._limit = max_exact_pixels
@@ -122,10 +114,10 @@ class Evaluator:
             maps, segmentations, brain_masks = (
                 a[known] for a in (maps, segmentations, brain_masks)
             )
-        kept = brain_masks if self._pixels == "brain" else np.ones_like(brain_masks)
-        truth = segmentations & kept
+        # Every pixel is scored, also outside the brain, as in the official code.
+        everywhere = np.ones_like(brain_masks)
         for one in slice_scores.measure(
-            maps, truth, kept, brain_masks, [records[i] for i in known]
+            maps, segmentations, everywhere, brain_masks, [records[i] for i in known]
         ):
             fine = np.stack([histogram.fine(one.positive), histogram.fine(one.negative)])
             coarse = np.stack([histogram.fold(part) for part in fine])
@@ -298,7 +290,7 @@ class Evaluator:
             "n_healthy_slices": sums.alarms.slices,
             "n_subjects": len(self.subjects.sums),
             "n_regions": lesions.regions,
-            "pixels": self._pixels,
+            "pixels": "all",
             "exact": self._totals is None,
         }
 

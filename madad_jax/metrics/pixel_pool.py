@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 _F1_EPS = 1e-10
+# Pixels of the first block, 4 MiB: small beside a program, and 20 doublings from any set.
 _FIRST_BLOCK = 1 << 20
 
 
@@ -45,9 +46,10 @@ class Pool:
     memory costs more than sorting it, so blocks are sorted where they lie and never joined.
     """
 
-    def __init__(self):
+    def __init__(self, first_block: int = _FIRST_BLOCK):
+        """`first_block` in pixels; further blocks double what is there."""
         self._positive: list[np.ndarray] = []
-        self._blocks = [np.empty(_FIRST_BLOCK, np.float32)]
+        self._blocks = [np.empty(first_block, np.float32)]
         self._used = 0  # of the last block
         self._zeros = 0
 

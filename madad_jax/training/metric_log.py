@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import tensorboardX
 from etils import epath
 
@@ -98,15 +97,6 @@ class MetricWriter:
             if board := self._board(stage, split):
                 for name, value in values.items():
                     board.add_scalar(name, value, int(step))
-                board.flush()
-
-    def image(self, stage: str, split: str, step: int, name: str, image: np.ndarray) -> None:
-        """An image [H, W, 1 or 3] (uint8, or float in [0, 1]) to TensorBoard."""
-        if not self.is_primary:
-            return
-        with self._explain():
-            if board := self._board(stage, split):
-                board.add_image(name, np.asarray(image), int(step), dataformats="HWC")
                 board.flush()
 
     def truncate_after(self, stage: str, step: int) -> None:

@@ -158,18 +158,6 @@ def test_no_lesion_at_all_gives_none():
     assert evaluator.Evaluator().result()["max_dice"] is None
 
 
-def test_brain_pixels_only():
-    maps, truth, brain, records = make_set()
-    maps = np.where(brain, maps, np.float32(0.9))  # scores outside that would spoil everything
-    row = _filled((maps, truth, brain, records), pixels="brain").result(healthy_threshold=0.28)
-    exact = pixel_pool.pooled(maps[brain], truth[brain])
-    assert row["ap"] == pytest.approx(exact.ap)
-    spoiled = _filled((maps, truth, brain, records)).result()
-    assert spoiled["ap"] < 0.5 * row["ap"]
-    with pytest.raises(errors.UserError, match="pixels: found 'skull'"):
-        evaluator.Evaluator(pixels="skull")
-
-
 def test_streaming_keeps_its_bounds_and_the_counts():
     data = make_set(24, size=64, healthy=6)
     exact = _filled(data).result(healthy_threshold=0.28, alarm_pixels=2)
