@@ -9,16 +9,13 @@ Stored as one `.npz` of plain arrays and one JSON text; reading it runs nothing.
 """
 
 import dataclasses
-import io
-import json
-import zipfile
-import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, intervals, scan_stacks
+from madad_jax.metrics import archives, bootstrap, intervals, scan_stacks
 from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
@@ -213,10 +210,7 @@ def to_bytes(calibration: Calibration) -> bytes:
         "options": {k: dataclasses.asdict(v) for k, v in calibration.options.items()},
         "facts": calibration.facts,
     }
-    content = io.BytesIO()
-    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-    np.savez_compressed(content, meta=text, **arrays)
-    return content.getvalue()
+    return archives.to_bytes(meta, arrays)
 
 
 def from_bytes(content: bytes, name: str) -> Calibration:
@@ -225,31 +219,24 @@ def from_bytes(content: bytes, name: str) -> Calibration:
     Raises:
       UserError: damaged, or of another format.
     """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            meta = json.loads(bytes(file["meta"]))
-            if meta["format"] != FORMAT:
-                raise errors.UserError(
-                    f"{name}: calibration format {meta['format']}, this version reads {FORMAT}"
-                )
-            healthy = {
-                (entry["signal"], entry["postprocess"]): _healthy(file, i, entry["subjects"])
-                for i, entry in enumerate(meta["entries"])
-            }
+    with archives.open_bytes(content, name, "a readable calibration") as (meta, arrays):
+        if meta["format"] != FORMAT:
+            raise errors.UserError(
+                f"{name}: calibration format {meta['format']}, this version reads {FORMAT}"
+            )
+        healthy = {
+            (entry["signal"], entry["postprocess"]): _read_healthy(arrays, i, entry["subjects"])
+            for i, entry in enumerate(meta["entries"])
+        }
         options = {k: scan_stacks.Options(**v) for k, v in meta["options"].items()}
         return Calibration(healthy, options, meta["facts"])
-    except (
-        *(OSError, EOFError, KeyError, TypeError, ValueError, IndexError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
-        raise errors.UserError(f"{name}: not a readable calibration: {error}") from error
 
 
-def _healthy(file: Any, i: int, subjects: list[str]) -> Healthy:
-    ends = file[f"ends_{i}"].tolist()
+def _read_healthy(arrays: Mapping[str, np.ndarray], i: int, subjects: list[str]) -> Healthy:
+    ends = arrays[f"ends_{i}"].tolist()
     starts = [0, *ends[:-1]]
-    levels, counts = file[f"levels_{i}"], file[f"counts_{i}"]
-    scores, histograms = file[f"scores_{i}"], file[f"histograms_{i}"]
+    levels, counts = arrays[f"levels_{i}"], arrays[f"counts_{i}"]
+    scores, histograms = arrays[f"scores_{i}"], arrays[f"histograms_{i}"]
     if not len(subjects) == len(ends) == len(scores) == len(histograms) > 0:
         raise ValueError("entries of different lengths")
     return Healthy(

@@ -239,17 +239,7 @@ class Evaluator:
             **{f"image_auroc_{name}": sums.image_auroc(name)[0] for name in ("max", "mean")},
             "by_size": self._groups(sums, "size", threshold_counts.SIZE_GROUPS, at),
             "by_kind": self._groups(sums, "kind", sorted({k for _, k in sums.groups} - {""}), at),
-            "intervals": bootstrap.intervals(
-                list(self.subjects.sums.values()),
-                draws=self._draws if lesions.slices else 0,
-                seed=seed,
-            ),
-            "bootstrap": {
-                "unit": "bundle of subjects" if self.subjects.bundled else "subject",
-                "draws": self._draws,
-                "level": 0.95,
-                "seed": seed,
-            },
+            **self._uncertainty(lesions, seed),
             "rates": self._rates.table(draws=self._draws, seed=seed),
             "oracle": list(ORACLE),
         }
@@ -292,6 +282,21 @@ class Evaluator:
             "n_regions": lesions.regions,
             "pixels": "all",
             "exact": self._totals is None,
+        }
+
+    def _uncertainty(self, lesions: running_totals.Group, seed: int) -> dict[str, Any]:
+        """Intervals over people, and how they were drawn."""
+        # Without a lesion no figure exists, and none of the draws would have one.
+        draws = self._draws if lesions.slices else 0
+        people = list(self.subjects.sums.values())
+        return {
+            "intervals": bootstrap.intervals(people, draws=draws, seed=seed),
+            "bootstrap": {
+                "unit": "bundle of subjects" if self.subjects.bundled else "subject",
+                "draws": self._draws,
+                "level": 0.95,
+                "seed": seed,
+            },
         }
 
     def _pooled(self, everything: running_totals.Group) -> tuple[dict[str, Any], dict[str, float]]:

@@ -8,9 +8,6 @@ Past `MAX_UNITS` subjects memory must not grow: people are then gathered, by a d
 name, into so many bundles, and a bundle is what the bootstrap draws.
 """
 
-import io
-import json
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, threshold_counts
+from madad_jax.metrics import archives, bootstrap, threshold_counts
 
 MAX_UNITS = 2048
 FORMAT = 1
@@ -105,10 +102,7 @@ def to_bytes(methods: Mapping[str, Sums], facts: Mapping[str, Any]) -> bytes:
             parts = [getattr(sums[name], field) for name in names]
             arrays[f"{field}_{i}"] = np.array(parts).reshape(len(names), *shape)
     meta = {"format": FORMAT, "entries": entries, "facts": dict(facts)}
-    content = io.BytesIO()
-    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-    np.savez_compressed(content, meta=text, **arrays)
-    return content.getvalue()
+    return archives.to_bytes(meta, arrays)
 
 
 def from_bytes(content: bytes, name: str) -> tuple[dict[str, Sums], dict[str, Any]]:
@@ -117,31 +111,23 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, Sums], dict[str, An
     Raises:
       UserError: damaged, or of another format.
     """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            meta = json.loads(bytes(file["meta"]))
-            if meta["format"] != FORMAT:
-                raise errors.UserError(
-                    f"{name}: per-subject sums of format {meta['format']}, this version reads "
-                    f"{FORMAT}"
-                )
-            out = {}
-            for i, entry in enumerate(meta["entries"]):
-                scores, dice, slices = (file[f"{f}_{i}"] for f in ("scores", "dice", "slices"))
-                names = entry["subjects"]
-                if (
-                    scores.shape != (len(names), 2, bootstrap.N_BINS)
-                    or dice.shape != (len(names), threshold_counts.N_THRESHOLDS)
-                    or slices.shape != (len(names),)
-                ):
-                    raise ValueError("entries of different lengths")
-                out[entry["method"]] = {
-                    n: bootstrap.SubjectSums(scores[k], dice[k], int(slices[k]))
-                    for k, n in enumerate(names)
-                }
-            return out, meta["facts"]
-    except (
-        *(OSError, EOFError, KeyError, TypeError, ValueError, IndexError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
-        raise errors.UserError(f"{name}: not readable per-subject sums: {error}") from error
+    with archives.open_bytes(content, name, "readable per-subject sums") as (meta, arrays):
+        if meta["format"] != FORMAT:
+            raise errors.UserError(
+                f"{name}: per-subject sums of format {meta['format']}, this version reads {FORMAT}"
+            )
+        out = {}
+        for i, entry in enumerate(meta["entries"]):
+            scores, dice, slices = (arrays[f"{f}_{i}"] for f in ("scores", "dice", "slices"))
+            names = entry["subjects"]
+            if (
+                scores.shape != (len(names), 2, bootstrap.N_BINS)
+                or dice.shape != (len(names), threshold_counts.N_THRESHOLDS)
+                or slices.shape != (len(names),)
+            ):
+                raise ValueError("entries of different lengths")
+            out[entry["method"]] = {
+                n: bootstrap.SubjectSums(scores[k], dice[k], int(slices[k]))
+                for k, n in enumerate(names)
+            }
+        return out, meta["facts"]

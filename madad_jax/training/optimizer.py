@@ -68,14 +68,14 @@ def make_optimizer(
         matrices and convolution kernels, those as matrices of inputs by outputs, AdamW with
         Nesterov momentum for all else; learns a small transformer in about half the steps).
       lr: peak learning rate.
-      schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant".
-      warmup_steps: of `warmup_cosine`, as are `total_steps` (optimiser steps of the run) and
-        `final_lr_ratio` (last rate / peak rate).
-      total_steps: see `warmup_steps`.
-      final_lr_ratio: see `warmup_steps`.
-      steps_per_epoch: of `official_epochs`, as are `warmup_epochs` and `epochs`.
-      warmup_epochs: see `steps_per_epoch`.
-      epochs: see `steps_per_epoch`.
+      schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant"; the
+        numbers of the other schedules are not looked at.
+      warmup_steps: optimiser steps over which `warmup_cosine` rises to the peak.
+      total_steps: optimiser steps of the run, at which `warmup_cosine` has fallen.
+      final_lr_ratio: rate at the end of `warmup_cosine` over the peak rate, 0 to 1.
+      steps_per_epoch: optimiser steps for which `official_epochs` keeps one rate.
+      warmup_epochs: epochs over which `official_epochs` rises to the peak.
+      epochs: epochs of the run, over which `official_epochs` stretches its cosine.
       weight_decay: decoupled, multiplied by the rate of the step.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
