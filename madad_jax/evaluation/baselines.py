@@ -6,7 +6,7 @@ import numpy as np
 
 from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
-from madad_jax.metrics import no_learning
+from madad_jax.metrics import baseline_maps
 
 # Directions of an intensity row by its name; a report shows the best of the three.
 INTENSITIES = {
@@ -25,7 +25,7 @@ class Baselines:
     def __init__(self, *, sigma: float, band: int = 0):
         """`sigma` in pixels; `band` in slice numbers (0: one mean image for all)."""
         self._sigma = sigma
-        self._mean = no_learning.MeanImage(band)
+        self._mean = baseline_maps.MeanImage(band)
 
     def add_training(self, batch: Batch, records: Sequence[record_lib.Record]) -> None:
         """Adds healthy training slices to the mean image; `records` of the whole source."""
@@ -39,7 +39,7 @@ class Baselines:
         """
         images, brain = batch["image"][..., 0], batch["brain_mask"]
         intensities = {
-            row: no_learning.intensity(images, brain, direction=direction, sigma=self._sigma)
+            row: baseline_maps.intensity(images, brain, direction=direction, sigma=self._sigma)
             for row, direction in INTENSITIES.items()
         }
         numbers = _slice_numbers(batch, records)

@@ -20,6 +20,23 @@ from madad_jax.evaluation import tables
 
 AVERAGE = "Avg"
 _SIZES = ("small", "medium", "large")
+_CSV_COLUMNS = (
+    "row",
+    "column",
+    "figure",
+    "learns",
+    "preset",
+    "seeds",
+    "mean",
+    "seed_interval_low",
+    "seed_interval_high",
+    "subject_interval_low",
+    "subject_interval_high",
+    "published",
+    "difference",
+    "by_seed",
+    "source",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,21 +130,21 @@ def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None, 
 def entries(
     results: Iterable[Result], rows: Sequence[str], columns: Sequence[Column], table: str
 ) -> list[Entry]:
-    """Every place of the table in reading order; rows that learn nothing first, then `rows`.
+    """Every place of the table in reading order; baselines first, then `rows`.
 
     With several cell columns whose last is `AVERAGE`, that one is the mean over the others of the
     same seed, where all of them are there.
     """
     results = list(results)
     published = read_published(table)
-    floor = [r.row for r in results if not r.result["learns"]]
+    baselines = [r.row for r in results if not r.result["learns"]]
     out = []
-    for row in [*dict.fromkeys(floor), *rows]:
+    for row in [*dict.fromkeys(baselines), *rows]:
         mine = [r for r in results if r.row == row]
         for column in columns:
             values = _values(mine, column, columns)
             mean, low, high = seed_interval(list(values.values()))
-            if row in floor and len(set(values.values())) == 1:
+            if row in baselines and len(set(values.values())) == 1:
                 low = high = None  # no seed was drawn, so that there is no spread to state
             here = [r for r in mine if r.column == column.cell]
             known = published.get((row, column.published or column.label), (None, ""))
@@ -137,7 +154,7 @@ def entries(
                     row=row,
                     column=column.label,
                     figure=column.figure,
-                    learns=row not in floor,
+                    learns=row not in baselines,
                     values=values,
                     mean=mean,
                     low=low,
@@ -221,13 +238,7 @@ def csv_text(found: Sequence[Entry]) -> str:
     """One line a place, full precision, every seed's figure, and where the published one stands."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        (
-            *("row", "column", "figure", "learns", "preset", "seeds", "mean"),
-            *("seed_interval_low", "seed_interval_high", "subject_interval_low"),
-            *("subject_interval_high", "published", "difference", "by_seed", "source"),
-        )
-    )
+    writer.writerow(_CSV_COLUMNS)
     for e in found:
         by_seed = " ".join(f"{seed}:{value!r}" for seed, value in e.values.items())
         line = [e.row, e.column, e.figure, e.learns, " ".join(e.presets), len(e.values), e.mean]
@@ -237,7 +248,7 @@ def csv_text(found: Sequence[Entry]) -> str:
 
 
 def verdicts(found: Sequence[Entry]) -> list[str]:
-    """One sentence a learned row: where it is not above every row that learns nothing."""
+    """One sentence a learned row: where it is not above every baseline."""
     out = []
     for row in dict.fromkeys(e.row for e in found if e.learns):
         ahead, behind = [], []

@@ -1,7 +1,7 @@
 """Pictures: anomaly panels, training curves, Dice over thresholds. PNG, no display needed.
 
 Dark ground, because the eye reads grey brains and a heat map against black as a radiologist
-does. Files are written whole or not at all.
+does. Every file is one atomic write.
 """
 
 import io

@@ -1,8 +1,8 @@
 """Result rows to `results.jsonl` and `report.md`.
 
 The report states what a reader would otherwise have to work out: whether the data is synthetic,
-whether the detector beats the rows that learn nothing, and which figures looked at the truth.
-Files are written whole or not at all.
+whether the detector beats the baselines, and which figures looked at the truth.
+Every file is one atomic write.
 """
 
 import json
@@ -110,29 +110,29 @@ def write_report(
     atomic_files.write_text(path, "\n".join(out).rstrip() + "\n")
 
 
-def floor_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that learn nothing before the others; the order is kept otherwise."""
+def put_baselines_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Baselines before the other rows; the order is kept otherwise."""
     return sorted((dict(r) for r in rows), key=lambda r: bool(r.get("learns", True)))
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence a learned row: does it beat every row that learns nothing, in AP and Dice?"""
-    floor = [r for r in rows if not r.get("learns", True)]
+    """One sentence a learned row: does it beat every baseline, in AP and Dice?"""
+    baselines = [r for r in rows if not r.get("learns", True)]
     out = []
     for row in rows:
-        if not row.get("learns", True) or not floor:
+        if not row.get("learns", True) or not baselines:
             continue
         if all(row.get(key) is None for key, _ in _JUDGED):
             out.append(f"No lesion with a known outline was scored for {row['method']}.")
             continue
-        out.append(_verdict(row, floor))
+        out.append(_verdict(row, baselines))
     return out
 
 
-def _verdict(row: Mapping[str, Any], floor: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(row: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]) -> str:
     won, lost = [], []
     for key, label in _JUDGED:
-        rivals = [r for r in floor if r.get(key) is not None]
+        rivals = [r for r in baselines if r.get(key) is not None]
         if row.get(key) is None or not rivals:
             continue
         best = max(rivals, key=lambda r: r[key])
@@ -165,7 +165,7 @@ def _interval_words(row: Mapping[str, Any], best: Mapping[str, Any], key: str) -
 
 
 def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = floor_first(rows)
+    rows = put_baselines_first(rows)
     out = [_census(rows[0]), "", tables.markdown(rows, tables.MAIN)]
     for sentence in verdicts(rows):
         out += [sentence, ""]

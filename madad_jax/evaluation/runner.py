@@ -29,8 +29,8 @@ from madad_jax.evaluation import (
 )
 from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import (
+    baseline_maps,
     disk_arrays,
-    no_learning,
     scan_figures,
     scan_stacks,
     subject_sums,
@@ -220,7 +220,7 @@ def _choose_threshold(
     # Post-processing moves scores: whole scans need a threshold of their own.
     parts = disk_arrays.DiskArray()
     for rows in calibrate.group_by_scan(records).values():
-        stack, inside = scan_stacks.processed(
+        stack, inside = scan_stacks.process_stack(
             maps[rows], brain[rows], volumes.spacing, volumes.postprocess
         )
         parts.append(stack[inside])
@@ -279,7 +279,7 @@ def _result_rows(
             intensities.append((row, sums))
         else:
             entries.append((row, sums))
-    best = no_learning.best_intensity([row for row, _ in intensities])
+    best = baseline_maps.best_intensity([row for row, _ in intensities])
     sums = next(sums for row, sums in intensities if row["direction"] == best["direction"])
     entries.insert(0, (best, sums))
     subject_sums.add_differences(entries, draws=options.bootstrap, seed=options.seed)

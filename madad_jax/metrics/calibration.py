@@ -49,7 +49,7 @@ def measure(
     options: scan_stacks.Options,
 ) -> Scan:
     """A healthy scan's entry; maps float32 and brain bool [z, h, w]."""
-    maps, inside = scan_stacks.processed(maps, brain, spacing, options)
+    maps, inside = scan_stacks.process_stack(maps, brain, spacing, options)
     bins = histogram_lib.bin_of(maps[inside], N_BINS)
     levels, counts = scan_stacks.count_curve(maps, spacing, options)
     return Scan(
@@ -141,12 +141,12 @@ class Healthy:
         shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
         out["voxel_fpr"] = float(shares.mean())
-        out["voxel_fpr_interval"] = intervals.of_mean(shares, at_most=1.0)
+        out["voxel_fpr_interval"] = intervals.mean_interval(shares, at_most=1.0)
         out["false_positives_per_scan"] = out["false_positives_per_scan_interval"] = None
         # Below the curves' reach the number is not known, and is not guessed.
         if threshold >= self._reach():
             out["false_positives_per_scan"] = float(np.mean(counts))
-            out["false_positives_per_scan_interval"] = intervals.of_mean(
+            out["false_positives_per_scan_interval"] = intervals.mean_interval(
                 np.array(counts, np.float64)
             )
         return out

@@ -119,7 +119,9 @@ class Evaluator:
         for one in slice_scores.measure(
             maps, segmentations, everywhere, brain_masks, [records[i] for i in known]
         ):
-            fine = np.stack([histogram.fine(one.positive), histogram.fine(one.negative)])
+            fine = np.stack(
+                [histogram.count_fine(one.positive), histogram.count_fine(one.negative)]
+            )
             coarse = np.stack([histogram.fold(part) for part in fine])
             self.subjects.add(one.subject, coarse, one.dice)
             self._scored += 1
@@ -167,7 +169,7 @@ class Evaluator:
         out = running_totals.Totals(threshold, alarm_pixels, fine=fine)
         for one in self._kept:
             parts = (one.positive, one.negative)
-            out.add(one, np.stack([histogram.fine(p) for p in parts]) if fine else None)
+            out.add(one, np.stack([histogram.count_fine(p) for p in parts]) if fine else None)
         for one in self._kept_healthy:
             out.add_healthy(one)
         return out
@@ -210,7 +212,7 @@ class Evaluator:
           healthy_threshold: defaults to the constructor's; without it the figures that need it
             are `None`.
           alarm_pixels: defaults to the constructor's.
-          learns: false for rows that learn nothing (`no_learning`).
+          learns: false for baselines (`baseline_maps`).
           seed: of the bootstrap.
           **extra: further JSON-able entries (set, seed of the run, checkpoint step, ...).
 

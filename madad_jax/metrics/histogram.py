@@ -49,7 +49,7 @@ def fine_bins(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     return np.where(scores <= 0.0, 0, np.where(scores >= 1.0, N_BINS - 1, inner))
 
 
-def fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
+def count_fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
     """How many scores fall in each of `fine_bins`, in a quarter of the time of asking that first:
     zeros, which all is outside the brain, are counted as the rest."""
     some = scores[scores > 0.0]

@@ -20,7 +20,7 @@ from scipy import special
 LEVEL = 0.95
 
 
-def of_mean(
+def mean_interval(
     values: Float[np.ndarray, "people"], at_most: float = math.inf
 ) -> tuple[float, float] | None:
     """95 % interval of the mean of values of at least 0; None for fewer than two people.
@@ -44,7 +44,7 @@ def of_mean(
     return float(mean * math.exp(-reach)), float(min(mean * math.exp(reach), at_most))
 
 
-def of_fresh_mean(
+def fresh_mean_interval(
     fresh: Float[np.ndarray, "people"], known: Float[np.ndarray, "others"]
 ) -> tuple[float, float] | None:
     """95 % interval for the mean of `fresh` people above a threshold that `known` people chose.

@@ -17,7 +17,7 @@ _HALF = 1 << 16
 _SIGN = np.uint32(1 << 31)
 
 
-def exceeded_by(chunks: Chunks, shares: Sequence[float]) -> list[np.float32]:
+def upper_quantiles(chunks: Chunks, shares: Sequence[float]) -> list[np.float32]:
     """For each share the smallest number that at most this share of all numbers lie above.
 
     Args:

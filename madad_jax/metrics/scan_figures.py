@@ -117,7 +117,7 @@ class Scans:
         entries = sorted(entries, key=lambda e: e[0])
         known = all(e[1] for e in entries)
         maps, truth, brain = (np.stack([e[k] for e in entries]) for k in (2, 3, 4))
-        maps, inside = scan_stacks.processed(maps, brain, self._spacing, self._options)
+        maps, inside = scan_stacks.process_stack(maps, brain, self._spacing, self._options)
         limit = np.float32(self._threshold)
         lesions, dice = [], None
         if known and truth.any():
@@ -267,6 +267,7 @@ def _lesions(maps: np.ndarray, truth: np.ndarray, voxel_ml: float) -> list[tuple
 def _dice_curve(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Dice of P = (A >= lower edge of each bin), lowest first."""
     hits, false = (
-        histogram.fold(histogram.fine(part))[::-1].cumsum()[::-1] for part in (positive, negative)
+        histogram.fold(histogram.count_fine(part))[::-1].cumsum()[::-1]
+        for part in (positive, negative)
     )
     return 2.0 * hits / (hits + false + len(positive))

@@ -58,7 +58,7 @@ PRESETS = {
 }
 
 
-def processed(
+def process_stack(
     maps: Float32[np.ndarray, "z h w"],
     brain: Bool[np.ndarray, "z h w"],
     spacing: Spacing,
@@ -80,19 +80,19 @@ def processed(
         maps = ndimage.gaussian_filter(maps, sigma, mode="nearest")
         maps = np.where(brain, maps / np.maximum(weight, 1e-6), 0.0).astype(np.float32)
     if options.median_mm:
-        size = [_odd(options.median_mm / step) for step in spacing]
+        size = [_odd_size(options.median_mm / step) for step in spacing]
         if options.median_in_slice:
             size[0] = 1
         # Around the brain alone: what lies further off is 0 and is not read from inside it.
-        near = _around(brain, [n // 2 for n in size])
+        near = _box_around(brain, [n // 2 for n in size])
         maps[near] = ndimage.median_filter(maps[near], size=size, mode="nearest")
     inside = brain
     if options.erode_mm:
-        inside = np.stack([_eroded(b, spacing[1:], options.erode_mm) for b in brain])
+        inside = np.stack([_erode(b, spacing[1:], options.erode_mm) for b in brain])
     return np.where(inside, np.clip(maps, 0.0, 1.0), np.float32(0.0)), inside
 
 
-def _around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
+def _box_around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
     """The box of the brain with so many voxels more on each side, where the array has them."""
     box = ndimage.find_objects(brain.astype(np.uint8))
     if not box:
@@ -100,12 +100,12 @@ def _around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
     return tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box[0], reach, strict=True))
 
 
-def _odd(voxels: float) -> int:
+def _odd_size(voxels: float) -> int:
     """The odd number of voxels nearest to a length."""
     return max(1, 2 * round((voxels - 1) / 2) + 1)
 
 
-def _eroded(brain: np.ndarray, spacing: tuple[float, ...], depth: float) -> np.ndarray:
+def _erode(brain: np.ndarray, spacing: tuple[float, ...], depth: float) -> np.ndarray:
     # The border of the image is outside; the first and last slice are not an end of the brain.
     ring = np.pad(brain, 1)
     return ndimage.distance_transform_edt(ring, sampling=spacing)[1:-1, 1:-1] > depth
@@ -166,10 +166,10 @@ def count_curve(
     if not len(order):
         return np.zeros(0, np.float32), np.zeros(0, np.int64)
     heights, n = values[order], len(order)
-    early, late = _joins(order, np.array(maps.shape) + 2)
+    early, late = _find_joins(order, np.array(maps.shape) + 2)
     least = min_voxels(spacing, options)
     changes = np.zeros(n, np.int64) + (least == 1)
-    np.add.at(changes, late, _after_joins(n, early, late, least))
+    np.add.at(changes, late, _count_changes(n, early, late, least))
     count_after = changes.cumsum()
     ends = np.append(np.flatnonzero(heights[1:] < heights[:-1]), n - 1)  # of ties
     counts = count_after[ends]
@@ -178,7 +178,7 @@ def count_curve(
     return heights[ends][new], counts[new]
 
 
-def _after_joins(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any:
+def _count_changes(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any:
     """By how much each join changes the number of components of at least `least` voxels."""
     if least == 1:
         return -1  # every join makes one of two
@@ -197,7 +197,7 @@ def _after_joins(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any
     return np.array(changes, np.int64)
 
 
-def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (earlier, later) of places in `order` that join components, by the later one.
 
     Of all pairs of neighbours those of a minimum spanning forest, weighted by the later place,

@@ -72,15 +72,15 @@ def rows(sums: Sums) -> list[dict[str, Any]]:
 def add_differences(
     entries: Sequence[tuple[dict[str, Any], Sums]], *, draws: int = 200, seed: int = 0
 ) -> None:
-    """Adds to each learned row its paired difference to the best no-learning row by AP, in place.
+    """Adds to each learned row its paired difference to the best baseline by AP, in place.
 
     `row["difference"] = {"to": name, "ap": [low, high], ...}`: 95 % intervals of the row's figure
     minus the other's, over the same draws of subjects. Nothing is added where either is missing.
     """
-    floor = [e for e in entries if not e[0]["learns"] and e[0]["ap"] is not None]
-    if not floor:
+    baselines = [e for e in entries if not e[0]["learns"] and e[0]["ap"] is not None]
+    if not baselines:
         return
-    best, theirs = max(floor, key=lambda e: e[0]["ap"])
+    best, theirs = max(baselines, key=lambda e: e[0]["ap"])
     for row, mine in entries:
         if row["learns"] and row["ap"] is not None:
             found = bootstrap.paired_difference(mine, theirs, draws=draws, seed=seed)

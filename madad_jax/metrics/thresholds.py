@@ -58,7 +58,7 @@ def at_rates(
                 )
             yield scores
 
-    found = order_statistics.exceeded_by(chunks, rates)
+    found = order_statistics.upper_quantiles(chunks, rates)
     if not found:
         raise errors.UserError(
             f"healthy threshold: found {len(maps)} validation slices with no brain pixel, "
@@ -110,13 +110,3 @@ def alarm_pixels(
     above = pixels_above(maps, brain_masks, threshold)
     allowed = int(slice_rate * above.size + 1e-9)
     return int(np.sort(above)[above.size - 1 - allowed]) + 1
-
-
-def alarm(
-    maps: Float32[np.ndarray, "n H W"],
-    brain_masks: Bool[np.ndarray, "n H W"],
-    threshold: float,
-    min_pixels: int = 1,
-) -> Bool[np.ndarray, "n"]:
-    """Whether each slice holds at least `min_pixels` brain pixels above the threshold."""
-    return pixels_above(maps, brain_masks, threshold) >= min_pixels

@@ -32,7 +32,7 @@ def decay_matrices(params: Any) -> Any:
 _MATRIX_AXES = {2: ((0,), (1,)), 3: ((0,), (1, 2)), 4: ((0, 1, 2), (3,))}
 
 
-def _matrices(params: Any) -> Any:
+def _matrix_dimensions(params: Any) -> Any:
     """How muon reads each kernel as one matrix of inputs by outputs."""
 
     def numbers(path: tuple[Any, ...], p: Any) -> Any:
@@ -115,7 +115,7 @@ def make_optimizer(
         tx = optax.contrib.muon(
             lambda step: muon_lr_ratio * rate(step),
             adam_learning_rate=rate,
-            muon_weight_dimension_numbers=_matrices,
+            muon_weight_dimension_numbers=_matrix_dimensions,
             weight_decay=weight_decay,
             adam_weight_decay=weight_decay,
             adam_b1=beta1,

@@ -231,11 +231,11 @@ def test_slice_scores_are_of_the_brain():
     )
 
 
-def test_differences_are_paired_with_the_best_floor_row():
-    floor, better = make_set(24, strength=0.1), make_set(24, strength=0.13)
-    worse = (floor[0] * 0, *floor[1:])
+def test_differences_are_paired_with_the_best_baseline():
+    weak, better = make_set(24, strength=0.1), make_set(24, strength=0.13)
+    worse = (weak[0] * 0, *weak[1:])
     entries = []
-    for name, data, learns in (("w", worse, False), ("f", floor, False), ("m", better, True)):
+    for name, data, learns in (("w", worse, False), ("f", weak, False), ("m", better, True)):
         ev = _filled(data)
         entries.append((ev.result(method=name, learns=learns), ev.subjects.sums))
     subject_sums.add_differences(entries)

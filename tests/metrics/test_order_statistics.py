@@ -13,7 +13,7 @@ _NUMBERS = hnp.arrays(
 
 @hypothesis.given(_NUMBERS, st.lists(st.floats(0.0, 0.99), min_size=1, max_size=4))
 def test_it_is_the_number_that_a_sort_finds(values, shares):
-    found = order_statistics.exceeded_by(lambda: np.array_split(values, 3), shares)
+    found = order_statistics.upper_quantiles(lambda: np.array_split(values, 3), shares)
     order = np.sort(values)
     for share, value in zip(shares, found, strict=True):
         assert value == order[values.size - 1 - int(share * values.size + 1e-9)]
@@ -22,8 +22,8 @@ def test_it_is_the_number_that_a_sort_finds(values, shares):
 
 def test_ties_zeros_of_both_signs_and_nothing():
     values = np.array([0.0, -0.0, 1.0, 1.0, -3.0], np.float32)
-    assert order_statistics.exceeded_by(lambda: [values], [0.0, 0.4, 0.8]) == [1.0, 0.0, -3.0]
-    assert order_statistics.exceeded_by(lambda: [], [0.1]) == []
+    assert order_statistics.upper_quantiles(lambda: [values], [0.0, 0.4, 0.8]) == [1.0, 0.0, -3.0]
+    assert order_statistics.upper_quantiles(lambda: [], [0.1]) == []
 
 
 def test_spilled_maps_give_the_thresholds_of_those_in_memory():

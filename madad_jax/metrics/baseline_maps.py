@@ -1,4 +1,4 @@
-"""Detectors that learn nothing, or nothing but an average: the floor every report shows.
+"""Detectors that learn nothing, or nothing but an average: the baselines of every report.
 
 Each slice is first brought to z-scores inside its brain, so that brightness means brighter than
 this brain's own mean.
@@ -25,7 +25,7 @@ from madad_jax.metrics import postprocess
 
 DIRECTIONS = ("bright", "dark", "absolute")
 # Of the z-score's variance: keeps a pixel where all training brains agree from dominating.
-_SPREAD_FLOOR = 0.05
+_LEAST_VARIANCE = 0.05
 _MIN_BRAINS = 10
 
 
@@ -153,7 +153,7 @@ def _spread(sums: _Sums) -> np.ndarray:
     mean = sums.z / count
     variance = np.maximum(sums.z2 / count - mean**2, 0.0)
     # Too few brains reach the pixel for a spread of their own: the z-score's unit.
-    return np.sqrt(np.where(sums.brain >= _MIN_BRAINS, variance, 1.0) + _SPREAD_FLOOR)
+    return np.sqrt(np.where(sums.brain >= _MIN_BRAINS, variance, 1.0) + _LEAST_VARIANCE)
 
 
 def best_intensity(rows: Sequence[dict[str, Any]], *, by: str = "ap") -> dict[str, Any]:
