@@ -20,11 +20,14 @@ def smooth(
     `sigma` in steps of the slice number; a gap weighs as much as it is wide, and the ends of a
     scan are no dark slices: weights add up to 1 everywhere. Holds the scans that are under way.
     """
+    # Batches may cut a scan anywhere and a padded batch may end one, so that only the number of
+    # its slices tells when a scan is complete.
     sizes = collections.Counter(r.subject for r in records)
     waiting: dict[str, list[tuple[Batch, dict[str, np.ndarray]]]] = {}
     for batch, out in pairs:
         for i, index in enumerate(batch["index"]):
             subject = records[index].subject
+            # A copy: a view would keep the whole batch in memory for as long as its slowest scan.
             one = {k: v[i : i + 1].copy() for k, v in batch.items()}
             waiting.setdefault(subject, []).append((one, {k: v[i : i + 1] for k, v in out.items()}))
             if len(waiting[subject]) == sizes[subject]:

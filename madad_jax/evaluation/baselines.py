@@ -42,6 +42,7 @@ class Baselines:
             row: baseline_maps.intensity(images, brain, direction=direction, sigma=self._sigma)
             for row, direction in INTENSITIES.items()
         }
+        # With bands a slice is compared with the mean of its own levels of the head.
         numbers = _slice_numbers(batch, records)
         distances = {
             row: self._mean.maps(

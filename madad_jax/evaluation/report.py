@@ -37,7 +37,10 @@ def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
       UserError: the file holds a line that is not a JSON object, or cannot be written.
     """
     path = epath.Path(path)
+    # The file is small and written anew: evaluating a run again must not leave two rows of one
+    # method, of which a reader could take the older.
     kept = [old for old in read_results(path) if _identity(old) != _identity(row)]
+    # NaN is no JSON: other readers would refuse the line.
     lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in [*kept, dict(row)]]
     atomic_files.write_text(path, "".join(lines))
 
@@ -122,6 +125,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if not row.get("learns", True) or not baselines:
             continue
+        # A set of healthy slices alone judges nobody.
         if all(row.get(key) is None for key, _ in _JUDGED):
             out.append(f"No lesion with a known outline was scored for {row['method']}.")
             continue
@@ -135,6 +139,7 @@ def _verdict(row: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]) -> 
         rivals = [r for r in baselines if r.get(key) is not None]
         if row.get(key) is None or not rivals:
             continue
+        # The best baseline of each figure, even if they are two: the detector has to beat both.
         best = max(rivals, key=lambda r: r[key])
         words = f"{label} {_percent(row[key])} against {_percent(best[key])} of {best['method']}"
         (won if row[key] > best[key] else lost).append(words + _interval_words(row, best, key))
@@ -157,6 +162,7 @@ def _verdict(row: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]) -> 
 
 def _interval_words(row: Mapping[str, Any], best: Mapping[str, Any], key: str) -> str:
     difference = row.get("difference") or {}
+    # The stored difference is to the best baseline by AP; for another one nothing is known.
     if difference.get("to") != best["method"] or key not in difference:
         return ""
     low, high = difference[key]
@@ -280,6 +286,7 @@ def _pictures(heading: str, paths: Sequence[epath.PathLike], folder: epath.Path)
     out = [f"## {heading}", ""]
     for file in paths:
         name = epath.Path(file).stem.replace("_", " ")
+        # Relative, so that the run's folder can be moved or sent with its pictures.
         link = os.path.relpath(os.fspath(file), os.fspath(folder)).replace(os.sep, "/")
         out += [f"![{name}](<{link}>)", ""]
     return out

@@ -19,6 +19,7 @@ from madad_jax.metrics import archives, bootstrap, intervals, scan_stacks
 from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
+# The same bins as the evaluator's, so that shares here and rates there agree.
 N_BINS = bootstrap.N_BINS
 _EDGES = np.array([histogram_lib.lower_edge(i, N_BINS) for i in range(N_BINS)])
 
@@ -87,6 +88,7 @@ class Healthy:
             raise errors.UserError(f"voxel_fpr: found {rate}, accepted: between 0 and 1")
         # Scans count alike whatever their size: the rate is that of a scan to come.
         shares = np.mean([s.histogram / max(1, s.histogram.sum()) for s in self.scans], axis=0)
+        # The tolerance is for the sum of thousands of shares, which may pass `rate` by rounding.
         above = shares[::-1].cumsum()[::-1]  # share in bins >= i
         fits = np.flatnonzero(above <= rate + 1e-12)
         first = int(fits[0]) if len(fits) else N_BINS
@@ -141,6 +143,7 @@ class Healthy:
         shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
         out["voxel_fpr"] = float(shares.mean())
+        # A share cannot pass 1, which caps an interval from few scans.
         out["voxel_fpr_interval"] = intervals.mean_interval(shares, at_most=1.0)
         out["false_positives_per_scan"] = out["false_positives_per_scan_interval"] = None
         # Below the curves' reach the number is not known, and is not guessed.
@@ -199,6 +202,8 @@ def to_bytes(calibration: Calibration) -> bytes:
         entries.append(
             {"signal": signal, "postprocess": name, "subjects": [s.subject for s in scans]}
         )
+        # Numbered and not named: signals and post-processings are free text, array names are file
+        # names inside the archive.
         arrays[f"scores_{i}"] = np.array([s.score for s in scans], np.float64)
         arrays[f"histograms_{i}"] = np.stack([s.histogram for s in scans]).astype(np.int64)
         arrays[f"ends_{i}"] = np.cumsum([len(s.levels) for s in scans]).astype(np.int64)
@@ -233,6 +238,7 @@ def from_bytes(content: bytes, name: str) -> Calibration:
 
 
 def _read_healthy(arrays: Mapping[str, np.ndarray], i: int, subjects: list[str]) -> Healthy:
+    # Curves differ in length: they lie end to end in one array, and `ends` cuts them.
     ends = arrays[f"ends_{i}"].tolist()
     starts = [0, *ends[:-1]]
     levels, counts = arrays[f"levels_{i}"], arrays[f"counts_{i}"]

@@ -29,6 +29,7 @@ class DiskArray:
                 f"part: found {part.dtype} {part.shape[1:]}, "
                 f"accepted: {self._like.dtype} {self._like.shape[1:]}"
             )
+        # Bytes in the order of the axes, whatever the part's strides.
         self._file.write(np.ascontiguousarray(part).tobytes())
         self._length += len(part)
 

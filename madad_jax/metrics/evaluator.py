@@ -43,7 +43,9 @@ ORACLE = (
     "false_alarm_slices_oracle",
     "false_alarm_pixels_oracle",
 )
+# `max_dice_exact` takes about 30 bytes a pixel: half a gigabyte for so many.
 _MAX_SWEEP_PIXELS = 1 << 24
+# A float32 map of a model may pass 1 by rounding; a map in other units passes it by far more.
 _RANGE_TOLERANCE = 1e-4
 
 
@@ -119,6 +121,7 @@ class Evaluator:
         for one in slice_scores.measure(
             maps, segmentations, everywhere, brain_masks, [records[i] for i in known]
         ):
+            # Each pixel is placed once: the histogram of a person is folded from the fine one.
             fine = np.stack(
                 [histogram.count_fine(one.positive), histogram.count_fine(one.negative)]
             )
@@ -148,6 +151,7 @@ class Evaluator:
           UserError: as `add`.
         """
         self._check(maps, records)
+        # Brain pixels alone here: false alarms are rates of brain, while Dice scores every pixel.
         nothing = np.zeros_like(brain_masks)
         for one in slice_scores.measure(maps, nothing, brain_masks, brain_masks, list(records)):
             self._rates.add(one.subject, one.brain)
@@ -160,6 +164,7 @@ class Evaluator:
 
     def _drop_past_limit(self) -> None:
         if self._totals is None and self._kept_pixels > self._limit:
+            # What was kept is summed once, and from here on every slice is summed as it comes.
             self._totals = self._sum(self._threshold, self._alarm_pixels, fine=True)
             self._kept, self._kept_healthy = [], []
 
@@ -220,6 +225,7 @@ class Evaluator:
           UserError: another healthy threshold or alarm size than the constructor's after pixels
             were dropped.
         """
+        # Everything below follows from these sums; pixels are asked for again only if kept.
         sums = self._final(healthy_threshold, alarm_pixels)
         everything, lesions = sums.union(), sums.with_lesion()
         pooled, bounds = self._pooled(everything)
@@ -343,6 +349,7 @@ class Evaluator:
             chosen = [s for s in self._kept if getattr(s, field) == name]
             exact = self._totals is None
             figures = slice_scores.pooled(chosen) if exact else running_totals.pooled(group)
+            # The threshold came from the grid and is found there again, whatever its last bit.
             column = int(np.argmin(np.abs(threshold_counts.THRESHOLDS - oracle)))
             mean_at = float(group.at[0] / group.slices)
             out[name] = {

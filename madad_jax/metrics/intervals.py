@@ -36,8 +36,11 @@ def mean_interval(
     n, mean = len(values), values.mean()
     if n < 2:
         return None
+    # Two-sided, also at 0, so that all intervals of a table are of one kind.
     tail = (1 - LEVEL) / 2
     if mean == 0:
+        # exp(-n r) = tail for counts, (1 - p)^n = tail for shares: the largest rate at which seeing
+        # none in n people is no surprise.
         none_seen = -math.log(tail) / n if math.isinf(at_most) else 1 - tail ** (1 / n)
         return 0.0, float(min(none_seen, at_most))
     reach = special.stdtrit(n - 1, 1 - tail) * _log_error(values)
@@ -60,6 +63,7 @@ def fresh_mean_interval(
     total = squares.sum()
     if total == 0:
         return float(groups[0].mean()), float(groups[0].mean())
+    # Welch and Satterthwaite: the smaller or noisier group has most of the say.
     freedom = total**2 / (squares**2 / [len(v) - 1 for v in groups]).sum()
     reach = special.stdtrit(freedom, (1 + LEVEL) / 2) * math.sqrt(total)
     mean = groups[0].mean()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import ndimage
 
+# Pixels, the official code's at its image size.
 SIGMA_AT_256 = 5.0
 
 

@@ -20,6 +20,7 @@ from scipy import ndimage, sparse
 
 from madad_jax.core import errors
 
+# The highest voxel alone would be noise, and the mean of all would thin a small lesion out.
 SCORE_SHARE = 0.01
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
@@ -76,6 +77,7 @@ def process_stack(
     if options.smooth_mm:
         sigma = [options.smooth_mm / step for step in spacing]
         # Over the brain alone: the dark outside must not thin the map at the rim.
+        # Both filters go to the same border, so that the ratio is 1 for a constant map.
         weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma, mode="nearest")
         maps = ndimage.gaussian_filter(maps, sigma, mode="nearest")
         maps = np.where(brain, maps / np.maximum(weight, 1e-6), 0.0).astype(np.float32)
@@ -139,6 +141,7 @@ def candidates(
     """
     labels, count = ndimage.label(maps > np.float32(threshold), structure=_NEIGHBOURS)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    # Stable: components of one size keep the order of the scan, on every machine.
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] >= min_voxels(spacing, options)]
     number = np.zeros(count + 1, np.int32)
@@ -156,8 +159,10 @@ def count_curve(
     joined to their neighbours (union-find over a spanning forest, which has all joins that
     matter), at most `limit` of them and whole ties.
     """
+    # A ring of zeros: offsets in the flat array then never wrap into the next row.
     values = np.pad(maps, 1).ravel()
     order = np.flatnonzero(values > 0)
+    # Ties go as a whole, or the number at their level would be half counted.
     if len(order) > limit:
         heights = values[order]
         last = np.partition(heights, len(heights) - 1 - limit)[len(heights) - 1 - limit]
@@ -184,6 +189,7 @@ def _count_changes(n: int, early: np.ndarray, late: np.ndarray, least: int) -> A
         return -1  # every join makes one of two
     parent, size, changes = list(range(n)), [1] * n, []
     for a, b in zip(early.tolist(), late.tolist(), strict=True):
+        # Halving the path while walking it keeps trees flat without a second pass.
         while parent[a] != a:
             parent[a] = a = parent[parent[a]]
         while parent[b] != b:
@@ -208,12 +214,14 @@ def _find_joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.nd
     pairs = []
     for z, y, x in np.ndindex(3, 3, 3):
         offset = ((z - 1) * shape[1] + y - 1) * shape[2] + x - 1
+        # Each pair once: of two neighbours the one further on in the array is asked for.
         if offset > 0:
             other = place[order + offset]
             mine = np.flatnonzero(other >= 0)
             pairs.append((mine, other[mine]))
     mine, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
     first, second = np.minimum(mine, other), np.maximum(mine, other)
+    # Weights from 1: a sparse graph takes 0 for no edge.
     graph = sparse.coo_matrix((second + 1.0, (first, second)), shape=(len(order),) * 2)
     forest = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
     early = np.minimum(forest.row, forest.col)

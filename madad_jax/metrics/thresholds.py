@@ -58,6 +58,7 @@ def at_rates(
                 )
             yield scores
 
+    # Exact and in two passes: maps of a validation set need not fit in memory.
     found = order_statistics.upper_quantiles(chunks, rates)
     if not found:
         raise errors.UserError(
@@ -81,6 +82,7 @@ def pixels_above(
     chunk_pixels: int = _CHUNK_PIXELS,
 ) -> Int[np.ndarray, "n"]:
     """Number of brain pixels of each slice above the threshold (`>`, compared in float32)."""
+    # In the type of the maps, or a score equal to the threshold could lie above it.
     limit = np.float32(threshold)
     counts = [
         ((maps[part] > limit) & brain_masks[part]).sum(axis=(1, 2))

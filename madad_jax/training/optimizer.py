@@ -112,6 +112,8 @@ def make_optimizer(
                 f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
                 "parameters; choose 'all', or weight_decay=0"
             )
+        # An orthogonalised update is as large in every direction, whatever its gradient: matrices
+        # need a rate of their own.
         tx = optax.contrib.muon(
             lambda step: muon_lr_ratio * rate(step),
             adam_learning_rate=rate,
@@ -126,5 +128,6 @@ def make_optimizer(
         mask = decay_matrices if decay_mask == "matrices" else None
         tx = optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=mask)
     if grad_clip_norm:
+        # Before the moments, so that one bad batch does not stay in them for a thousand steps.
         tx = optax.chain(optax.clip_by_global_norm(grad_clip_norm), tx)
     return tx, rate
