@@ -97,7 +97,7 @@ class Score:
             params = trained_weights.restore_denoiser(parts, folder, self._mesh)
             scorer = scorer_lib.Scorer(parts.method, params, self._frozen, self._mesh, parts.seed)
             batches = self._inputs.eval_batches(self._source)
-            self._kept[looks] = list(scorer_lib.scored(scorer, batches, looks))
+            self._kept[looks] = list(scorer_lib.score_batches(scorer, batches, looks))
         return [(batch, dict(out)) for batch, out in self._kept[looks]]
 
     def evaluate(self, candidate: Candidate) -> tuple[dict, dict]:
@@ -113,7 +113,7 @@ class Score:
                 out["map"] = out[candidate.signal]
         if candidate.smooth:
             sigma = candidate.smooth / self._step
-            pairs = across_slices.across_slices(pairs, self._source.records, sigma)
+            pairs = across_slices.smooth(pairs, self._source.records, sigma)
         ev = evaluator.Evaluator(draws=1000)
         for batch, out in pairs:
             ev.add(

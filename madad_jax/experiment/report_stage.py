@@ -65,5 +65,5 @@ def print_table(folder: str) -> None:
         part = [row for row in rows if row["set"] == name]
         kind = "synthetic, embedded cohort" if part[0].get("synthetic") else "slices from disk"
         print(f"\nset {name} ({kind}), preset {part[0]['preset']}, seed {part[0]['run_seed']}")
-        print(tables.markdown(report.floor_first(part), tables.MAIN))
+        print(tables.markdown(report.put_baselines_first(part), tables.MAIN))
     print(f"report: {epath.Path(folder) / 'report.md'}")

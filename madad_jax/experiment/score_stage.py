@@ -41,7 +41,7 @@ def score_sets(
     scorer = scorer_lib.Scorer(parts.method, params, frozen.values, inputs.mesh, parts.seed)
     preparation = parts.data.preparation()
     evaluation = runner.Evaluation(scorer, plan.options(preparation), inputs.eval_batches)
-    evaluation.fit_floor(inputs.source("train"))
+    evaluation.fit_baselines(inputs.source("train"))
     maps, brain = evaluation.choose_thresholds(inputs.source("val"))
     calibrate_run(parts, workdir, inputs, preparation, maps, brain, params)
     facts = {

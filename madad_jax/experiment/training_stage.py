@@ -63,11 +63,9 @@ def train(
             lambda: inputs.validation_batches(
                 val_source, plan.batch_size, tuple(spec), plan.validate_batches
             ),
-            directory=workdir.trained / plan.stage,
-            first=first,
-            config=record,
-            writer=writer,
+            loop.Outputs(workdir.trained / plan.stage, record, writer),
             lr_fn=learning_rate,
             stop=stop,
+            first=first,
         )
     return planned.steps
