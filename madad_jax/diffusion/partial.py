@@ -31,7 +31,7 @@ from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import process
 from madad_jax.diffusion import schedule as schedule_lib
 
-# (x [b,h,w,c], t [b]) -> what the network was trained to say [b,h,w,c]
+# (x [b,h,w,c], t [b]) -> what the network was trained to predict [b,h,w,c]
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 PREDICTS = ("eps", "x0")
 
@@ -83,15 +83,18 @@ class Process:
         return jax.random.randint(key, (batch,), 0, self.schedule.num_steps)
 
     def target(self, x0: jax.Array, noise: jax.Array) -> jax.Array:
-        """What the network should say."""
+        """What the network should predict."""
         return noise if self.predicts == "eps" else x0
 
     def estimate(
-        self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], said: jax.Array
+        self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], prediction: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """(x0_hat within [-1, 1], the eps_hat that agrees with it) from the network's answer."""
         abar = process.gather(self.schedule.alphas_cumprod, t)
-        x0 = self.clean(x, t, said) if self.predicts == "eps" else jnp.clip(said, -1.0, 1.0)
+        if self.predicts == "eps":
+            x0 = self.clean(x, t, prediction)
+        else:
+            x0 = jnp.clip(prediction, -1.0, 1.0)
         return x0, (x - jnp.sqrt(abar) * x0) / jnp.sqrt(1.0 - abar)
 
     def clean(
@@ -101,15 +104,14 @@ class Process:
         abar = process.gather(self.schedule.alphas_cumprod, t)
         return jnp.clip((x - jnp.sqrt(1.0 - abar) * eps) / jnp.sqrt(abar), -1.0, 1.0)
 
-    def loss(
-        self, network: Network, x0: Float[jax.Array, "b h w c"], key: jax.Array
-    ) -> Float[jax.Array, ""]:
-        """Mean squared error of the network at random noise levels (Ho et al., eq. 14)."""
+    def draw_example(
+        self, x0: Float[jax.Array, "b h w c"], key: jax.Array
+    ) -> tuple[jax.Array, Int[jax.Array, " b"], jax.Array]:
+        """(x_t, t, what the network should predict) at random noise levels (Ho et al., eq. 14)."""
         k_t, k_noise = jax.random.split(key)
         t = self.draw_time(k_t, len(x0))
         noise = self.noise.draw(k_noise, x0.shape)
-        said = network(self.noised(x0, t, noise), t)
-        return jnp.square(said - self.target(x0, noise)).mean()
+        return self.noised(x0, t, noise), t, self.target(x0, noise)
 
     def times(self, start: int, steps: int) -> np.ndarray:
         """Levels from `start` down to 0; `steps` of them evenly spread, 0: every one.

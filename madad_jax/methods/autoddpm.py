@@ -50,7 +50,6 @@ class AutoDdpm(families.ImageDiffusion):
     reverse: partial.Reverse = _PUBLISHED
     inpainting: Inpainting = Inpainting()
     name: str = "autoddpm"
-    deterministic: bool = False
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array

@@ -53,7 +53,6 @@ class KLAutoencoder:
     gamma: float = 0.25
     sigma: float = 5.0
     name: str = "autoencoder"
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the autoencoder and, when there is one, the discriminator."""
@@ -71,12 +70,12 @@ class KLAutoencoder:
         return params
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
-        """The scalar above and its parts."""
+        """The scalar above and its parts; crops are drawn while training alone."""
         k_crop, k_sample = jax.random.split(key)
         x = batch["image"]
-        if self.crop and not self.deterministic:
+        if self.crop and train:
             x = crop_in_brain(k_crop, x, batch["brain_mask"], self.crop)
         weights = params["autoencoder"]
         mean, logvar = self.autoencoder.encode(weights, x)

@@ -6,11 +6,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from madad_jax.anomaly_maps import difference, structure
+from madad_jax.anomaly_maps import difference, fused, structure
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
+from madad_jax.methods import base
 from madad_jax.models import image_networks, interfaces
 from madad_jax.models.networks import lpips
 
@@ -86,6 +87,55 @@ class OnLatents:
 
 
 @dataclasses.dataclass(frozen=True)
+class CorrectedLatents(OnLatents):
+    """What methods share whose network predicts a vector field that corrects a latent.
+
+    train   || target - f(x_t, t) ||^2 over the whole latent
+    test    `correct` follows f from the encoded image; what it moved is the map, in pixels and
+            in latent cells (`anomaly_maps/fused.py`)
+    """
+
+    # Keyword-only: subclasses have fields without a default behind it.
+    score: fused.FusedScore = dataclasses.field(kw_only=True)
+
+    def regression(
+        self,
+        params: Params,
+        x_t: Float[jax.Array, "b h w c"],
+        t: Int[jax.Array, " b"],
+        target: Float[jax.Array, "b h w c"],
+        dropout_key: jax.Array | None,
+    ) -> tuple[jax.Array, Metrics]:
+        """Loss and metrics of the network's answer at (x_t, t)."""
+        output = self.denoiser.apply(params, x_t, t, key=dropout_key)
+        loss = jnp.square(output.x0 - target).mean()
+        size = jnp.square(target).mean()  # the loss of a network that answers 0 everywhere
+        # The floor: a batch in which no cell was corrupted has a target of 0.
+        metrics = {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
+        return loss, metrics | base.report_penalty(output)
+
+    def correct(
+        self, params: Params, latent: Float[jax.Array, "b h w c"]
+    ) -> Float[jax.Array, "b h w c"]:
+        """The scaled latent as the network would have it."""
+        raise NotImplementedError
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
+        del key  # nothing is drawn
+        mean, _ = self.posterior(frozen, batch)
+        latent = mean * frozen["scaling_factor"]
+        corrected = self.correct(params, latent)
+        image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
+        maps = fused.fused_maps(
+            image, reference, corrected, latent, batch["brain_mask"], self.score
+        )
+        return {**maps, "reconstruction": image}
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageDiffusion:
     """What every diffusion on whole images shares: its parts, its weights and its training.
 
@@ -101,18 +151,15 @@ class ImageDiffusion:
         return self.network.init(key, batch_spec["image"].shape)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """The network's error over whole images."""
         del frozen
         k_process, k_dropout = jax.random.split(key)
-        dropout = None if self.deterministic else k_dropout
-
-        def network(x, t):
-            return self.network.predict(params, x, t, key=dropout)
-
-        loss = self.process.loss(network, batch["image"], k_process)
-        return loss, {"loss": loss}
+        x_t, t, target = self.process.draw_example(batch["image"], k_process)
+        output = self.network.apply(params, x_t, t, key=k_dropout if train else None)
+        loss = jnp.square(output.x0 - target).mean()
+        return loss, {"loss": loss, **base.report_penalty(output)}
 
 
 _PUBLISHED = partial.Reverse(start=250)
@@ -124,7 +171,6 @@ class PartialDiffusion(ImageDiffusion):
 
     reverse: partial.Reverse = _PUBLISHED
     name: str = "ddpm"
-    deterministic: bool = False
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -149,7 +195,6 @@ class Bottleneck:
 
     network: image_networks.Reconstructor
     residual: difference.Residual = _PLAIN
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the autoencoder."""

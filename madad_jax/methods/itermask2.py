@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float
 
 from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.methods import base
 from madad_jax.models import interfaces
 
 _RATE = 10.0  # the threshold is exp(10 p): p moves at the network's learning rate
@@ -61,7 +62,6 @@ class IterMask2:
     residual: difference.Residual
     options: Options = Options()
     name: str = "itermask2"
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """{"first": A, "masked": B, "threshold": p}."""
@@ -74,7 +74,7 @@ class IterMask2:
         }
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Both errors and the pinball loss of the threshold."""
         del frozen
@@ -83,10 +83,11 @@ class IterMask2:
         h = high_frequencies(x, self.options.radius)
         o = self.options
         mask = random_squares(k_mask, batch["brain_mask"], o.sides, o.squares)
-        keys = (None, None) if self.deterministic else (k_a, k_b)
-        first = jnp.square(self._first(params, h, keys[0]) - x).mean()
-        said = self._masked(params, x, h, mask, k_noise, keys[1])
-        error = jnp.square(said - x)
+        keys = (k_a, k_b) if train else (None, None)
+        from_edges = self._first(params, h, keys[0])
+        filled = self._masked(params, x, h, mask, k_noise, keys[1])
+        first = jnp.square(from_edges.x0 - x).mean()
+        error = jnp.square(filled.x0 - x)
         pinball, exceeded = self._pinball(params, error[..., 0], mask * batch["brain_mask"])
         total = first + error.mean() + pinball
         return total, {
@@ -95,6 +96,7 @@ class IterMask2:
             "masked_loss": error.mean(),
             "threshold": self.threshold(params),
             "exceeded": exceeded,
+            **base.report_penalty(from_edges, filled),
         }
 
     def _pinball(
@@ -111,8 +113,10 @@ class IterMask2:
         """The squared difference above which a pixel stays masked."""
         return jnp.exp(_RATE * params["threshold"])
 
-    def _first(self, params: Params, h: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return self.network.predict(params["first"], h, jnp.zeros(len(h), jnp.int32), key=key)
+    def _first(
+        self, params: Params, h: jax.Array, key: jax.Array | None = None
+    ) -> interfaces.Output:
+        return self.network.apply(params["first"], h, jnp.zeros(len(h), jnp.int32), key=key)
 
     def _masked(
         self,
@@ -122,12 +126,12 @@ class IterMask2:
         mask: jax.Array,
         noise_key: jax.Array,
         key: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> interfaces.Output:
         m = mask[..., None].astype(x.dtype)
         given = (1.0 - m) * x + m * jax.random.normal(noise_key, x.shape)
         pair = jnp.concatenate([given, h], -1)
         zero = jnp.zeros(len(x), jnp.int32)
-        return self.network.predict(params["masked"], pair, zero, key=key)
+        return self.network.apply(params["masked"], pair, zero, key=key)
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -136,11 +140,11 @@ class IterMask2:
         del frozen
         x, brain = batch["image"], batch["brain_mask"]
         h = high_frequencies(x, self.options.radius)
-        first = jnp.square(self._first(params, h) - x)[..., 0]
+        first = jnp.square(self._first(params, h).x0 - x)[..., 0]
         start = largest_share(first, brain, self.options.start)
 
         def reconstruct(mask, number):
-            return self._masked(params, x, h, mask, jax.random.fold_in(key, number))
+            return self._masked(params, x, h, mask, jax.random.fold_in(key, number)).x0
 
         o = self.options
         threshold = self.threshold(params)

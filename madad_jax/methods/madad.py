@@ -17,8 +17,8 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.methods import families
-from madad_jax.synthesis import shapes
+from madad_jax.methods import base, families
+from madad_jax.synthesis import mix, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,6 @@ class MadAd(families.OnLatents):
     noise: str = "gaussian"
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "madad"
-    deterministic: bool = False
 
     def __post_init__(self):
         noise_lib.check_kind(self.noise)
@@ -112,7 +111,7 @@ class MadAd(families.OnLatents):
         )
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
@@ -130,37 +129,24 @@ class MadAd(families.OnLatents):
         t = jax.random.randint(k_t, (x0.shape[0],), 0, self.schedule.num_steps)
         noise = noise_lib.draw(k_noise, x0.shape, self.noise)
         x_t = process.q_sample(self.schedule, x0, t, noise, visible)
-        if self.synthesis.share > 0:
-            x_t, visible = self._synthesise(k_synthesis, frozen, batch, x_t, visible)
-        dropout = None if self.deterministic else k_dropout
-        x0_hat, logit = self.denoiser.apply(params, x_t, t, key=dropout)
+
+        def with_anomaly(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            changed = shapes.changed_cells(
+                batch["image"], images, visible.shape[1:], self.synthesis.min_change
+            )
+            return self.scaled_mean(frozen, images), 1.0 - changed
+
+        x_t, visible = mix.replace_share(
+            k_synthesis, batch, self.synthesis, (x_t, visible), with_anomaly
+        )
+        output = self.denoiser.apply(params, x_t, t, key=k_dropout if train else None)
+        x0_hat, logit = output.x0, output.visible_logit
         options = self.loss_options
         x0_loss = losses.latent_loss(x0, x0_hat, visible, options.region).mean()
         mask_loss = losses.mask_loss(visible, logit, options.mask).mean()
         total = x0_loss + options.mask_weight * mask_loss
-        return total, self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
-
-    def _synthesise(
-        self, key: jax.Array, frozen: Params, batch: Batch, x_t: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """A share of the samples with an anomaly in the image in place of noise.
-
-        Raises UserError for a batch of cached latents alone: they hold no image to change.
-        """
-        if "image" not in batch:
-            raise errors.UserError(
-                f"synthesis.share: found {self.synthesis.share}, but the batch has latents and no "
-                "image to change; set synthesis.share=0"
-            )
-        k_use, k_corrupt = jax.random.split(key)
-        image = batch["image"]
-        corrupted = shapes.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
-        changed = shapes.changed_cells(
-            image, corrupted, visible.shape[1:], self.synthesis.min_change
-        )
-        use = jax.random.bernoulli(k_use, self.synthesis.share, (len(image), 1, 1))
-        x_t = jnp.where(use[..., None], self.scaled_mean(frozen, corrupted), x_t)
-        return x_t, jnp.where(use, 1.0 - changed, visible)
+        metrics = self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
+        return total, metrics | base.report_penalty(output)
 
     def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
         """What tells a person whether both heads learn: errors on noised cells alone, and

@@ -27,6 +27,7 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
+from madad_jax.methods import base
 from madad_jax.models import image_networks, interfaces
 
 _PLAIN = difference.Residual()
@@ -48,7 +49,6 @@ class MaeDiff:
     mae_weight: float = 1.0
     residual: difference.Residual = _PLAIN
     name: str = "maediff"
-    deterministic: bool = False
 
     def __post_init__(self):
         if not 0 < self.stride <= self.box:
@@ -77,7 +77,7 @@ class MaeDiff:
         }
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Both terms of the formula."""
         del frozen
@@ -88,23 +88,30 @@ class MaeDiff:
         boxes = box_masks(chosen, x.shape[1:3], self.box)[..., None]
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
-        dropout = None if self.deterministic else k_dropout
-        x_hat, guess, hidden = self._predict(params, x, boxes, t, noise, dropout)
-        l1 = (jnp.abs(x - x_hat) * boxes).sum() / boxes.sum()
+        dropout = k_dropout if train else None
+        output, guess, hidden = self._predict(params, x, boxes, t, noise, dropout)
+        l1 = (jnp.abs(x - output.x0) * boxes).sum() / boxes.sum()
         mae = (jnp.square(x - guess) * hidden).sum() / hidden.sum()
         loss = l1 + self.mae_weight * mae
-        return loss, {"loss": loss, "l1": l1, "mae_loss": mae}
+        return loss, {"loss": loss, "l1": l1, "mae_loss": mae, **base.report_penalty(output)}
 
-    def _predict(self, params, x, boxes, t, noise, key):
-        """(x_hat, the autoencoder's guess, the pixels that it did not see)."""
+    def _predict(
+        self,
+        params: Params,
+        x: jax.Array,
+        boxes: jax.Array,
+        t: jax.Array,
+        noise: jax.Array,
+        key: jax.Array | None,
+    ) -> tuple[interfaces.Output, jax.Array, jax.Array]:
+        """(the U-Net's output, the autoencoder's guess, the pixels that it did not see)."""
         x_t = jnp.where(boxes > 0, self.process.noised(x, t, noise), x)
         visible = visible_patches(boxes[..., 0], self.encoder.patch)
         guess = self.encoder.apply(params["mae"], x, visible)
         hidden = 1.0 - visible.repeat(self.encoder.patch, 1).repeat(self.encoder.patch, 2)
-        x_hat = self.network.predict(
-            params["unet"], jnp.concatenate([x_t, guess], axis=-1), t, key=key
-        )
-        return x_hat, guess, hidden[..., None]
+        pair = jnp.concatenate([x_t, guess], axis=-1)
+        output = self.network.apply(params["unet"], pair, t, key=key)
+        return output, guess, hidden[..., None]
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -120,8 +127,8 @@ class MaeDiff:
             mask = box_masks(corner[None], x.shape[1:3], self.box)[..., None]
             boxes = jnp.broadcast_to(mask, x.shape)
             noise = self.process.noise.draw(jax.random.fold_in(key, number), x.shape)
-            x_hat, _, _ = self._predict(params, x, boxes, t, noise, None)
-            return (total[0] + x_hat * boxes, total[1] + mask), None
+            output, _, _ = self._predict(params, x, boxes, t, noise, None)
+            return (total[0] + output.x0 * boxes, total[1] + mask), None
 
         zero = jnp.zeros_like(x), jnp.zeros_like(x[:1])
         numbered = corners, jnp.arange(len(corners))

@@ -44,7 +44,6 @@ class Thor(families.ImageDiffusion):
     harmonise: tuple[int, ...] = (200, 150, 100, 50)
     window: int = 13
     name: str = "thor"
-    deterministic: bool = False
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array

@@ -2,17 +2,33 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models.layers import chunks, initialize, penalty
+from madad_jax.models.layers import chunks, initialize
 
 Array = jax.Array
 Params = Any  # nested dict of arrays
+
+
+class Output(NamedTuple):
+    """What a denoiser answers, all float32.
+
+    Attributes:
+      x0: the clean latent or image, or what else the network was trained to predict.
+      visible_logit: sigmoid of it is the probability that a cell is untouched (official
+        polarity: 1 = kept); None for a network without a mask head.
+      penalty: loss of the network's own blocks, unweighted (`layers/sspcab.py`). None where
+        there is no such block, so that the program of other networks holds no trace of it.
+    """
+
+    x0: Float[Array, "b h w d"]
+    visible_logit: Float[Array, "b h w 1"] | None = None
+    penalty: Float[Array, ""] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +50,14 @@ class Denoiser:
         t: Int[Array, " b"],
         *,
         key: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w 1"] | None]:
-        """(x0, visible_logit), both float32; `t` is the raw step index 0 .. T-1.
+    ) -> Output:
+        """The network's answer; `t` is the raw step index 0 .. T-1.
 
-        Dropout is active exactly when `key` is given. sigmoid(visible_logit) is the probability
-        that a cell is untouched (official polarity: 1 = kept).
+        Dropout is active exactly when `key` is given.
         """
         rngs = None if key is None else {"dropout": key}
-        call = functools.partial(
-            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs
-        )
-        return penalty.keep(call) if self.penalised else call()
+        answer = self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
+        return Output(*answer)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,8 +77,11 @@ class Denoiser:
         *,
         key: Shaped[Array, "..."] | None = None,
     ) -> Float[Array, "b h w d"]:
-        """The first output of `apply` alone, for networks without a mask head."""
-        return self.apply(params, x, t, key=key)[0]
+        """`x0` of `apply` alone, for maps of networks without a mask head.
+
+        A loss calls `apply`, whose penalty would be lost here.
+        """
+        return self.apply(params, x, t, key=key).x0
 
 
 @dataclasses.dataclass(frozen=True)

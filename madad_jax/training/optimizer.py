@@ -128,8 +128,3 @@ def make_optimizer(
     if grad_clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(grad_clip_norm), tx)
     return tx, rate
-
-
-def global_norm(tree: Any) -> jax.Array:
-    """Root of the sum of squares of all elements, in the tree's own type."""
-    return optax.tree.norm(tree)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax.models.layers import attention as attention_lib
-from madad_jax.models.layers import basic
+from madad_jax.models.layers import basic, blocks
 
 NORM_EPSILON = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -137,7 +137,7 @@ class Decoder(_Stack):
             for j in range(self.num_res_blocks + 1):
                 h = self._block(h, self.channels * self.channel_mult[i], f"up_{i}_block_{j}")
             if i:
-                h = _Upsample(self.convolution, self.dtype, name=f"up_{i}_upsample")(h)
+                h = blocks.Upsample(self.convolution, self.dtype, name=f"up_{i}_upsample")(h)
         return self._norm_out(h)
 
     def output(self, h: Shaped[jax.Array, "b hh ww d"]) -> Float[jax.Array, "b H W c"]:
@@ -151,17 +151,6 @@ class _Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
         return basic.Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
-
-
-class _Upsample(nn.Module):
-    convolution: str
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        return basic.Conv(
-            x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
-        )(x)
 
 
 class AutoencoderKL(nn.Module):

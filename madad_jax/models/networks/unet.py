@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
 from madad_jax.models.layers import attention as attention_lib
-from madad_jax.models.layers import basic
+from madad_jax.models.layers import basic, blocks
 from madad_jax.models.layers import sspcab as sspcab_lib
 
 # name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is
@@ -106,20 +106,6 @@ class Downsample(nn.Module):
         return basic.Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
 
 
-class Upsample(nn.Module):
-    """Nearest doubling, then a 3x3 convolution."""
-
-    convolution: str
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        """Doubles both sides."""
-        return basic.Conv(
-            x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
-        )(x)
-
-
 class UNet(nn.Module):
     """The whole network. Latent sides must be multiples of 2**(levels - 1)."""
 
@@ -143,11 +129,16 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], train: bool = False
-    ) -> tuple[Float[jax.Array, "b h w d"], Float[jax.Array, "b h w 1"] | None]:
-        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32.
+    ) -> tuple[
+        Float[jax.Array, "b h w d"],
+        Float[jax.Array, "b h w 1"] | None,
+        Float[jax.Array, ""] | None,
+    ]:
+        """Noised latent and raw step index -> (clean latent, logit of "untouched", penalty).
 
-        Without `mask_head` the second is None; with `out_channels` the first has so many
-        channels, whatever the input has.
+        All are float32. The logit is None without `mask_head`, the penalty (`layers/sspcab.py`)
+        without `sspcab`. With `out_channels` the first has so many channels, whatever the input
+        has.
         """
         self._check_sides(x.shape)
         emb = basic.timestep_embedding(t, self.model_channels)
@@ -179,12 +170,13 @@ class UNet(nn.Module):
                 if level and i == self.num_res_blocks:
                     place = 2 if rate in self.attention_rates else 1
                     name = f"output_blocks_{block}_{place}"
-                    h = Upsample(self.convolution, self.dtype, name=name)(h)
+                    h = blocks.Upsample(self.convolution, self.dtype, name=name)(h)
                     rate //= 2
                 block += 1
+        penalty = None
         if self.sspcab:
-            h = sspcab_lib.SSPCAB(dtype=self.dtype, name="sspcab")(h)
-        return self._heads(h, x)
+            h, penalty = sspcab_lib.SSPCAB(dtype=self.dtype, name="sspcab")(h)
+        return (*self._heads(h, x), penalty)
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
         multiple = self.patch * 2 ** (len(self.channel_mult) - 1)
