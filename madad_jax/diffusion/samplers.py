@@ -63,12 +63,14 @@ def selective_ddim(
     def step(x, entry):
         t, abar, abar_prev, eps = entry
         x0_hat, logit = denoise(x, jnp.full((batch,), t, jnp.int32))[:2]
+        # Sigmoid before the comparison: a threshold is a probability, as in the official code.
         p_visible = jax.nn.sigmoid(logit[..., 0])
         flagged = p_visible < threshold if rewrite == "threshold" else 1.0 - p_visible
         flagged = flagged * allowed
         x = process.ddim_step(x, x0_hat, flagged, eps, abar=abar, abar_prev=abar_prev, eta=eta)
         return x, (1.0 - p_visible, flagged)
 
+    # Reversed: the scan runs from the noisiest step to the cleanest.
     tables = (
         jnp.asarray(schedule.timestep_map[::-1].copy(), jnp.int32),
         jnp.asarray(schedule.alphas_cumprod[::-1].copy(), jnp.float32),

@@ -35,6 +35,7 @@ class Ae(families.Bottleneck):
         """Mean absolute error of the reconstruction."""
         del frozen
         x = batch["image"]
+        # The key drives dropout alone: this bottleneck is not variational.
         x_hat, _, _ = self.network.apply(params, x, key=key if train else None)
         loss = jnp.abs(x - x_hat).mean()
         return loss, {"loss": loss}

@@ -54,10 +54,11 @@ class Dae:
         """Parameters of the U-Net."""
         return self.network.init(key, batch_spec["image"].shape)
 
-    def corrupted(self, batch: Batch, key: jax.Array) -> jax.Array:
+    def corrupt(self, batch: Batch, key: jax.Array) -> jax.Array:
         """Training inputs [b,H,W,1]: coarse noise, or a synthetic anomaly, in the brain."""
         k_noise, k_choice, k_anomaly = jax.random.split(key, 3)
         x, brain = batch["image"], batch["brain_mask"]
+        # 2: sigma is published for intensities in [0, 1], here they span 2.
         noise = 2.0 * self.sigma * coarse_noise(k_noise, x.shape, self.resolution)
         noised = x + noise * brain[..., None]
         keys = k_choice, k_anomaly
@@ -69,10 +70,11 @@ class Dae:
         """Squared error of the denoised image over the brain."""
         del frozen
         k_corrupt, k_dropout = jax.random.split(key)
-        corrupted = self.corrupted(batch, k_corrupt)
+        corrupted = self.corrupt(batch, k_corrupt)
         output = self._clean(params, corrupted, k_dropout if train else None)
         inside = batch["brain_mask"].astype(jnp.float32)
         error = jnp.square(output.x0 - batch["image"])[..., 0]
+        # A batch of slices without brain has no pixel to average over.
         loss = (error * inside).sum() / jnp.maximum(inside.sum(), 1.0)
         return loss, {"loss": loss, **base.report_penalty(output)}
 
@@ -100,5 +102,6 @@ def coarse_noise(
     k_cells, k_roll = jax.random.split(key)
     cells = jax.random.normal(k_cells, (batch, resolution, resolution, channels))
     fine = jax.image.resize(cells, shape, "bilinear")
+    # Without the roll the grid of cells would lie at the same pixels in every sample.
     roll = jax.random.randint(k_roll, (batch, 2), 0, jnp.array([height, width]))
     return jax.vmap(lambda x, r: jnp.roll(x, (r[0], r[1]), (0, 1)))(fine, roll)

@@ -81,7 +81,7 @@ class DecoDiff(families.CorrectedLatents):
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the direction over the whole latent."""
         k_sample, k_t, k_corrupt, k_synthesis, k_dropout = jax.random.split(key, 5)
-        x0 = self.drawn(frozen, batch, k_sample)
+        x0 = self.draw_latent(frozen, batch, k_sample)
         t = jax.random.randint(k_t, (len(x0),), 0, self.schedule.num_steps)
         direction = self.direction(k_corrupt, x0, t, batch["brain_mask"])
 
@@ -120,10 +120,12 @@ class DecoDiff(families.CorrectedLatents):
         visible = masking.keep_outside(visible, outside)
         noise = jax.random.normal(k_noise, x0.shape)
         if c.foreign > 0:
+            # The same drawing of blocks with `foreign` as ratio: a block is one kind as a whole.
             own = masking.draw_visible(k_foreign, shape, max_ratio=c.foreign, **options)
             side = _middle(c.sides)
-            noise = jnp.where(own[..., None] > 0.5, noise, shuffled(k_shuffle, x0, side))
+            noise = jnp.where(own[..., None] > 0.5, noise, shuffle_patches(k_shuffle, x0, side))
         abar = process.gather(self.schedule.alphas_cumprod, t)
+        # Solved from the first two formulas of the header; abar < 1 at every t of a schedule.
         shrink = (1.0 - jnp.sqrt(abar)) / jnp.sqrt(1.0 - abar)
         return (1.0 - visible[..., None]) * (noise - shrink * x0)
 
@@ -143,10 +145,11 @@ class DecoDiff(families.CorrectedLatents):
 
 def _middle(sides: tuple[int, ...]) -> int:
     """The side of shuffled patches: a typical one, since the shuffle needs a fixed size."""
+    # The lower middle: 4 of the published sides.
     return sorted(sides)[(len(sides) - 1) // 2]
 
 
-def shuffled(
+def shuffle_patches(
     key: jax.Array, latents: Float[jax.Array, "b h w c"], side: int
 ) -> Float[jax.Array, "b h w c"]:
     """All patches of `side` x `side` cells of the batch, put to random places of it."""

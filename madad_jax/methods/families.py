@@ -54,8 +54,11 @@ class OnLatents:
             return batch["latent_mean"], batch["latent_logvar"]
         return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
 
-    def drawn(self, frozen: Params, batch: Batch, key: jax.Array) -> Float[jax.Array, "b h w c"]:
+    def draw_latent(
+        self, frozen: Params, batch: Batch, key: jax.Array
+    ) -> Float[jax.Array, "b h w c"]:
         """A scaled draw of the posterior, not trained through."""
+        # A loss differentiated by `frozen` too must not move the autoencoder.
         mean, logvar = jax.lax.stop_gradient(self.posterior(frozen, batch))
         noise = jax.random.normal(key, mean.shape)
         return (mean + jnp.exp(0.5 * logvar) * noise) * frozen["scaling_factor"]
@@ -65,6 +68,7 @@ class OnLatents:
     ) -> Float[jax.Array, "b h w c"]:
         """Scaled posterior means of images, not trained through."""
         mean, _ = self.autoencoder.encode(frozen["autoencoder"], images)
+        # The mean without a draw: maps are made from means as well.
         return jax.lax.stop_gradient(mean) * frozen["scaling_factor"]
 
     def decode_pair(
@@ -83,6 +87,7 @@ class OnLatents:
         weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
         if reference == "input":
             return self.autoencoder.decode(weights, corrected / scale), batch["image"]
+        # In one call: where nothing was corrected, the decoder runs once.
         return self.autoencoder.decode_both(weights, corrected / scale, latent / scale)
 
 
@@ -155,6 +160,7 @@ class ImageDiffusion:
     ) -> tuple[jax.Array, Metrics]:
         """The network's error over whole images."""
         del frozen
+        # Split even when dropout is off: validation then sees the noise that training would.
         k_process, k_dropout = jax.random.split(key)
         x_t, t, target = self.process.draw_example(batch["image"], k_process)
         output = self.network.apply(params, x_t, t, key=k_dropout if train else None)
@@ -182,6 +188,7 @@ class PartialDiffusion(ImageDiffusion):
         def network(x, t):
             return self.network.predict(params, x, t)
 
+        # Without a key: dropout stays off while a map is made, the noise alone is drawn.
         x_hat = self.process.reconstruct(network, x, key, self.reverse)
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 

@@ -102,7 +102,7 @@ class MadAd(families.OnLatents):
         masking.check_sides(self.latent_sides(batch_spec), m.sides, m.probabilities, m.per)
         return super().init(key, batch_spec)
 
-    def _outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def _find_outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return masking.outside_brain(
             brain_mask,
             shape,
@@ -114,8 +114,9 @@ class MadAd(families.OnLatents):
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
+        # Six keys whatever is switched on: an option must not change the draws of the others.
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
-        x0 = self.drawn(frozen, batch, k_sample)
+        x0 = self.draw_latent(frozen, batch, k_sample)
         m = self.masking
         visible = masking.draw_visible(
             k_mask,
@@ -125,7 +126,10 @@ class MadAd(families.OnLatents):
             probabilities=m.probabilities,
             per=m.per,
         )
-        visible = masking.keep_outside(visible, self._outside(batch["brain_mask"], x0.shape[1:3]))
+        # After the draw, not before: block masks keep their published statistics in the brain.
+        visible = masking.keep_outside(
+            visible, self._find_outside(batch["brain_mask"], x0.shape[1:3])
+        )
         t = jax.random.randint(k_t, (x0.shape[0],), 0, self.schedule.num_steps)
         noise = noise_lib.draw(k_noise, x0.shape, self.noise)
         x_t = process.q_sample(self.schedule, x0, t, noise, visible)
@@ -159,6 +163,7 @@ class MadAd(families.OnLatents):
             "loss": total,
             "x0_loss": x0_loss,
             "mask_loss": mask_loss,
+            # The plain loss is mostly visible cells, which any network copies through.
             "x0_error_noised": (error * noised).sum() / count,
             "mask_sensitivity": (flagged * noised).sum() / count,
             "mask_specificity": ((1 - flagged) * visible).sum() / jnp.maximum(visible.sum(), 1.0),
@@ -179,7 +184,7 @@ class MadAd(families.OnLatents):
         schedule = schedule_lib.respace(self.schedule, s.steps, s.spacing)
         outside = None
         if s.inside_brain:
-            outside = self._outside(batch["brain_mask"], latent.shape[1:3])
+            outside = self._find_outside(batch["brain_mask"], latent.shape[1:3])
         result = samplers.selective_ddim(
             lambda x, t: self.denoiser.apply(params, x, t),
             latent,
@@ -200,6 +205,7 @@ class MadAd(families.OnLatents):
         # Where nothing was rewritten there is no difference; a fused product may leave rounding.
         touched = result["rewritten"] > 0
         latent_map = jnp.where(touched, jnp.abs(result["latent"] - latent).mean(-1), 0.0)
+        # A share of the clip in [0, 1], so that thresholds compare between the signals.
         latent_map = jnp.minimum(latent_map, latent_gamma) / latent_gamma
         return {
             "map": self._finish(image_map, batch),
@@ -210,6 +216,8 @@ class MadAd(families.OnLatents):
         }
 
     def _sampler_noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        # Drawn for all steps at once and handed in: the sampler is then a function without a key,
+        # which golden tests can feed the official draws.
         keys = jax.random.split(key, self.sampler.steps)
         return jnp.stack([noise_lib.draw(k, shape, self.noise) for k in keys])
 

@@ -84,6 +84,7 @@ class MaeDiff:
         k_box, k_t, k_noise, k_dropout = jax.random.split(key, 4)
         x = batch["image"]
         corners = jnp.asarray(grid(x.shape[1:3], self.box, self.stride))
+        # A box of the grid of the test, so that training sees what is asked there.
         chosen = corners[jax.random.randint(k_box, (len(x),), 0, len(corners))]
         boxes = box_masks(chosen, x.shape[1:3], self.box)[..., None]
         t = self.process.draw_time(k_t, len(x))
@@ -105,7 +106,8 @@ class MaeDiff:
         key: jax.Array | None,
     ) -> tuple[interfaces.Output, jax.Array, jax.Array]:
         """(the U-Net's output, the autoencoder's guess, the pixels that it did not see)."""
-        x_t = jnp.where(boxes > 0, self.process.noised(x, t, noise), x)
+        # Pixels outside the box stay clean, whatever t says.
+        x_t = jnp.where(boxes > 0, self.process.add_noise(x, t, noise), x)
         visible = visible_patches(boxes[..., 0], self.encoder.patch)
         guess = self.encoder.apply(params["mae"], x, visible)
         hidden = 1.0 - visible.repeat(self.encoder.patch, 1).repeat(self.encoder.patch, 2)
@@ -122,7 +124,7 @@ class MaeDiff:
         t = jnp.full((len(x),), self.start, jnp.int32)
         corners = jnp.asarray(grid(x.shape[1:3], self.box, self.stride))
 
-        def one(total, entry):
+        def add_box(total, entry):
             corner, number = entry
             mask = box_masks(corner[None], x.shape[1:3], self.box)[..., None]
             boxes = jnp.broadcast_to(mask, x.shape)
@@ -130,9 +132,11 @@ class MaeDiff:
             output, _, _ = self._predict(params, x, boxes, t, noise, None)
             return (total[0] + output.x0 * boxes, total[1] + mask), None
 
+        # The count is of one slice: boxes are the same for the whole batch.
         zero = jnp.zeros_like(x), jnp.zeros_like(x[:1])
+        # The number is folded into the key, so that boxes have noise of their own.
         numbered = corners, jnp.arange(len(corners))
-        (summed, count), _ = jax.lax.scan(one, zero, numbered)
+        (summed, count), _ = jax.lax.scan(add_box, zero, numbered)
         x_hat = summed / count
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 

@@ -40,6 +40,7 @@ class PatchedDdpm:
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the U-Net."""
+        # Called for its checks: a box that does not fit should fail before training.
         boxes(batch_spec["image"].shape[1:3], self.box, self.stride)
         return self.network.init(key, batch_spec["image"].shape)
 
@@ -55,7 +56,7 @@ class PatchedDdpm:
         inside = grid[chosen][..., None]
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
-        given = jnp.where(inside, self.process.noised(x, t, noise), x)
+        given = jnp.where(inside, self.process.add_noise(x, t, noise), x)
         dropout = k_dropout if train else None
         output = self.network.apply(params, given, t, key=dropout)
         error = jnp.abs(output.x0 - self.process.target(x, noise))
@@ -70,17 +71,18 @@ class PatchedDdpm:
         x = batch["image"]
         t = jnp.full((len(x),), self.start)
 
-        def one(total, entry):
+        def add_box(total, entry):
             inside, number = entry
             inside = inside[None, ..., None]
             noise = self.process.noise.draw(jax.random.fold_in(key, number), x.shape)
-            given = jnp.where(inside, self.process.noised(x, t, noise), x)
+            given = jnp.where(inside, self.process.add_noise(x, t, noise), x)
             prediction = self.network.predict(params, given, t)
             return total + inside * self.process.estimate(given, t, prediction)[0], None
 
         grid = boxes(x.shape[1:3], self.box, self.stride)
         parts = jnp.asarray(grid), jnp.arange(len(grid))
-        total, _ = jax.lax.scan(one, jnp.zeros_like(x), parts)
+        total, _ = jax.lax.scan(add_box, jnp.zeros_like(x), parts)
+        # Every pixel is covered at least once (`boxes` checks the stride), so no division by 0.
         x_hat = total / jnp.asarray(grid.sum(0), jnp.float32)[None, ..., None]
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 

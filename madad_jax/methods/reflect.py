@@ -87,15 +87,15 @@ class Reflect(families.CorrectedLatents):
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the velocity over the whole latent."""
         k_sample, k_t, k_corrupt, k_dropout = jax.random.split(key, 4)
-        z1 = self.drawn(frozen, batch, k_sample)
-        z0 = self.corrupted(frozen, batch, z1, k_corrupt)
+        z1 = self.draw_latent(frozen, batch, k_sample)
+        z0 = self.corrupt(frozen, batch, z1, k_corrupt)
         level = jax.random.randint(k_t, (len(z1),), 0, LEVELS)
         t = (level / LEVELS)[:, None, None, None]
         velocity = z1 - z0
         z_t = (1 - t) * z0 + t * z1
         return self.regression(params, z_t, level, velocity, k_dropout if train else None)
 
-    def corrupted(
+    def corrupt(
         self, frozen: Params, batch: Batch, z1: Float[jax.Array, "b h w c"], key: jax.Array
     ) -> Float[jax.Array, "b h w c"]:
         """z_0 of healthy latents.
@@ -104,6 +104,7 @@ class Reflect(families.CorrectedLatents):
         """
         k_mask, k_which, k_texture, k_noise, k_choice, k_synthesis = jax.random.split(key, 6)
         one = (len(z1), 1, 1, 1)
+        # Of cells: the mask acts on latents, where the corruption is mixed in.
         m = self.strength(k_mask, batch["brain_mask"], z1.shape[1:3])[..., None]
         textured = jax.random.bernoulli(k_which, self.corruption.texture, one)
         content = jnp.where(
@@ -141,6 +142,7 @@ class Reflect(families.CorrectedLatents):
         k_walk, k_count, k_strength, k_inside = jax.random.split(key, 4)
         c, (h, w) = self.corruption, shape
         b, height, width = brain_mask.shape
+        # A cell is brain when most of its pixels are.
         cells = brain_mask.reshape(b, h, height // h, w, width // w).mean((2, 4)) > 0.5
         filled = polygons.draw(
             k_walk,
@@ -152,6 +154,7 @@ class Reflect(families.CorrectedLatents):
         )
         one = (b, 1, 1, 1)
         count = jax.random.randint(k_count, one, 1, c.max_objects + 1)
+        # All objects are drawn and the surplus dropped: a traced count cannot size an array.
         number = jnp.arange(c.max_objects)[None, :, None, None]
         strength = jax.random.uniform(
             k_strength, (b, c.max_objects, 1, 1), minval=c.min_strength, maxval=1.0
@@ -166,6 +169,7 @@ class Reflect(families.CorrectedLatents):
         """Euler's method from t = 0 to 1."""
 
         def step(z, number):
+            # The left end of each interval, as Euler's method reads the field.
             level = jnp.full((len(z),), number * LEVELS // self.steps, jnp.int32)
             velocity = self.denoiser.predict(params, z, level)
             return z + velocity / self.steps, None
@@ -189,6 +193,7 @@ def textures(key: jax.Array, shape: tuple[int, ...]) -> Float[jax.Array, "b H W 
     k_angle, k_period, k_phase, k_bend, k_weight, k_grey, k_hard = jax.random.split(key, 7)
     three = (b, 3, 1, 1)
     angle = jax.random.uniform(k_angle, three, maxval=jnp.pi)
+    # Periods of 4 to 32 pixels: log-uniform, since texture scales are.
     octave = jax.random.uniform(k_period, three, minval=2.0, maxval=5.0)
     rows = jnp.arange(height)[:, None] * jnp.sin(angle)
     columns = jnp.arange(width)[None, :] * jnp.cos(angle)

@@ -34,6 +34,7 @@ class Vae(families.Bottleneck):
         del frozen
         x = batch["image"]
         x_hat, mean, log_sigma = self.network.apply(params, x, key=key if train else None)
+        # Sums over pixels, so that w = 1 weighs the KL as published, whatever the image size.
         error = jnp.abs(x - x_hat).sum((1, 2, 3)).mean()
         kl = kl_divergence(mean, log_sigma).mean()
         loss = (error + self.kl_weight * kl) / x[0].size

@@ -83,7 +83,7 @@ class Wolleb:
             )
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
-        x_t = self.process.noised(x, t, noise)
+        x_t = self.process.add_noise(x, t, noise)
         dropout = k_dropout if train else None
         output = self.network.apply(params["denoiser"], x_t, t, key=dropout)
         denoising = jnp.square(output.x0 - self.process.target(x, noise)).mean()
@@ -124,10 +124,12 @@ class Wolleb:
             t, before, _ = entry
             level = jnp.full((len(x),), t)
             _, eps = p.estimate(x, level, network(x, level))
+            # The guided noise gives another clean estimate below; that of `estimate` is not guided.
             eps = eps - self.scale * self.direction(healthy, x, level)
-            x0 = p.clean(x, level, eps)
+            x0 = p.estimate_clean(x, level, eps)
             return p.step(x0, eps, eps, t=t, before=before, eta=0.0), None
 
+        # Encoding visits the same levels as decoding: DDIM is its own inverse on one grid alone.
         up = jnp.asarray(down[::-1].copy())
         noised, _ = jax.lax.scan(encode, x, (up[:-1], up[1:]))
         x_hat, _ = jax.lax.scan(decode, noised, partial.entries(down))

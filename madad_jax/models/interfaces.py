@@ -40,6 +40,7 @@ class Denoiser:
 
     def init(self, key: Shaped[Array, "..."], latent_shape: tuple[int, int, int, int]) -> Params:
         """Fresh parameters for latents of `latent_shape` (b, h, w, c)."""
+        # One sample: parameters do not depend on the batch, and nothing is computed.
         x = jax.ShapeDtypeStruct((1, *latent_shape[1:]), jnp.float32)
         return initialize.init(self._module, key, x, jax.ShapeDtypeStruct((1,), jnp.int32))
 
@@ -56,6 +57,7 @@ class Denoiser:
         Dropout is active exactly when `key` is given.
         """
         rngs = None if key is None else {"dropout": key}
+        # The mode follows from the key, so that no caller can ask for dropout without one.
         answer = self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
         return Output(*answer)
 
@@ -65,7 +67,7 @@ class Denoiser:
         return _settings(self._module)
 
     @property
-    def penalised(self) -> bool:
+    def has_penalty(self) -> bool:
         """Whether a block in the network has a loss of its own (`sspcab`)."""
         return getattr(self._module, "sspcab", False)
 
@@ -136,21 +138,23 @@ class Autoencoder:
         That is decided for each chunk as a whole, and for the batch without chunks.
         """
 
-        def together(a: Array, b: Array) -> tuple[Array, Array]:
+        def decode_together(a: Array, b: Array) -> tuple[Array, Array]:
             both = jnp.concatenate([a, b])
             first, second = jnp.split(
                 self._module.apply({"params": params}, both, method="decode"), 2
             )
             return first, second
 
-        def once(a: Array, _: Array) -> tuple[Array, Array]:
+        def decode_once(a: Array, _: Array) -> tuple[Array, Array]:
             image = self._module.apply({"params": params}, a, method="decode")
             return image, image
 
-        def part(a: Array, b: Array) -> tuple[Array, Array]:
-            return jax.lax.cond(jnp.any(a != b), together, once, a, b)
+        def decode_part(a: Array, b: Array) -> tuple[Array, Array]:
+            # Decided on the device: healthy slices are often not corrected at all, and the decoder
+            # is most of the cost of a map.
+            return jax.lax.cond(jnp.any(a != b), decode_together, decode_once, a, b)
 
-        return chunks.in_chunks(part, self.chunk, corrected, latent)
+        return chunks.in_chunks(decode_part, self.chunk, corrected, latent)
 
     def _in_chunks(self, params: Params, method: str, x: Array) -> Any:
         apply = functools.partial(self._module.apply, {"params": params}, method=method)

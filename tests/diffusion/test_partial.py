@@ -55,9 +55,9 @@ def test_step_is_ddpms_posterior_at_eta_1():
 
 def test_noisier_goes_from_level_to_level_as_the_schedule_does():
     p, x, n = process(), images(), images(seed=4)
-    one = p.noisier(x, n, before=jnp.int32(-1), t=jnp.int32(5))
-    np.testing.assert_allclose(one, p.noised(x, jnp.full(3, 5), n), atol=1e-6)
-    two = p.noisier(x, n, before=jnp.int32(4), t=jnp.int32(5))
+    one = p.add_more_noise(x, n, before=jnp.int32(-1), t=jnp.int32(5))
+    np.testing.assert_allclose(one, p.add_noise(x, jnp.full(3, 5), n), atol=1e-6)
+    two = p.add_more_noise(x, n, before=jnp.int32(4), t=jnp.int32(5))
     beta = SCHEDULE.betas[5]
     np.testing.assert_allclose(two, np.sqrt(1 - beta) * x + np.sqrt(beta) * n, atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_images_stop_for_themselves_as_a_loop_over_them_says(first):
     x = images(4) * jnp.asarray([0.1, 0.6, 1.0, 1.4])[:, None, None, None]
     options = partial.Adaptive(limit=0.42, first=first, side=2, patches=2)
     times = p.times(12, 7)
-    x_t = p.noised(x, jnp.full(4, 12), images(4, seed=9))
+    x_t = p.add_noise(x, jnp.full(4, 12), images(4, seed=9))
     found, taken = jax.jit(
         lambda key: p.denoise_adaptively(towards, x_t, x, key, times, eta=0.7, adaptive=options)
     )(key)

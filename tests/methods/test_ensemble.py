@@ -76,7 +76,7 @@ def test_signals_combined(kind):
 
 def test_geometric_mean_of_nothing_is_nothing():
     signals = jnp.array([[[[0.0, 0.5]]], [[[1.0, 0.5]]]])
-    got = ensemble.combined(signals, "geometric")
+    got = ensemble.combine_maps(signals, "geometric")
     np.testing.assert_allclose(got, [[[0.0, 0.5]]], atol=1e-6)
 
 

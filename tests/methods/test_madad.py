@@ -15,8 +15,12 @@ from tests.methods import stand_ins
 SCHEDULE = schedule.make_schedule("cosine", 10)
 SCALE = 0.5
 SMALL = {
-    **{"channels": 8, "channel_mult": (1, 1), "num_res_blocks": 1, "decoder_num_res_blocks": 0},
-    **{"num_groups": 4, "mid_attention": False},
+    "channels": 8,
+    "channel_mult": (1, 1),
+    "num_res_blocks": 1,
+    "decoder_num_res_blocks": 0,
+    "num_groups": 4,
+    "mid_attention": False,
 }
 SIDE = 32  # pixels; 8 cells of the stand-in autoencoder
 

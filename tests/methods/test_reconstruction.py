@@ -127,7 +127,7 @@ def test_dae_scores_the_clean_image_and_keeps_the_background():
 def test_dae_can_learn_from_synthetic_anomalies_in_place_of_noise():
     options = shapes.Options(share=1.0, min_radius=0.1, max_radius=0.12, kind="dag")
     method, b = dae.Dae(stand_ins.denoiser()[0], synthesis=options), batch(count=16)
-    made = jax.jit(method.corrupted)(b, jax.random.key(0))
+    made = jax.jit(method.corrupt)(b, jax.random.key(0))
     changed = np.abs(made - b["image"])[..., 0] > 1e-6
     inside = changed[np.asarray(b["brain_mask"])]
     # Noise would change every pixel of the brain, a shape leaves most of them.

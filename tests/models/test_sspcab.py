@@ -66,8 +66,14 @@ def test_a_pixel_and_its_row_and_column_do_not_reach_its_own_prediction():
 
 
 TINY = {
-    **{"size": None, "model_channels": 8, "num_heads": 1, "channel_mult": (1,)},
-    **{"num_res_blocks": 1, "attention_rates": (8,), "num_groups": 4, "dropout": 0.0},
+    "size": None,
+    "model_channels": 8,
+    "num_heads": 1,
+    "channel_mult": (1,),
+    "num_res_blocks": 1,
+    "attention_rates": (8,),
+    "num_groups": 4,
+    "dropout": 0.0,
 }
 
 
@@ -75,7 +81,7 @@ def test_the_networks_penalty_is_returned_from_a_loop_too_and_off_by_default():
     x, t = jnp.ones((1, 8, 8, 2)), jnp.zeros(1, jnp.int32)
     plain = registry.denoiser("unet", **TINY)
     params = plain.init(jax.random.key(0), x.shape)
-    assert not plain.penalised and "sspcab" not in params
+    assert not plain.has_penalty and "sspcab" not in params
     assert jax.eval_shape(plain.apply, params, x, t).penalty is None
     block = registry.denoiser("unet", **TINY, sspcab=True)
     params = block.init(jax.random.key(0), x.shape)

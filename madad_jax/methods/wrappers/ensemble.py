@@ -22,7 +22,10 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
 
 COMBINE = ("none", "mean", "geometric", "max", "mahalanobis")
+# In units of intensities in [-1, 1]. Without the floor the background, where all
+# reconstructions agree, would have infinite distances.
 _SPREAD_FLOOR = 0.05
+# Standard deviations that count as certainly abnormal; the map is divided by it into [0, 1].
 _FARTHEST = 4.0
 
 
@@ -68,9 +71,11 @@ class Ensemble:
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
     ) -> dict[str, jax.Array]:
         """As the method's, averaged, and `combined_map` [b,H,W] if asked for."""
+        # One draw keeps the key as it is, so that the map equals the method's own to the bit.
         keys = jax.random.split(key, self.draws) if self.draws > 1 else key[None]
         mirrored = jnp.zeros(len(keys), bool)
         if self.flips:
+            # A slice and its mirror image share a key: what differs between them is the flip.
             keys = jnp.concatenate([keys, keys])
             mirrored = jnp.arange(len(keys)) >= self.draws
         arrays = {k: batch[k] for k in ("image", "brain_mask")}
@@ -89,7 +94,7 @@ class Ensemble:
             out["combined_map"] = self._distance(batch, looks["reconstruction"])
         elif self.combine != "none":
             found = [out[name] for name in signals.SINGLE if name in out]
-            out["combined_map"] = combined(jnp.stack(found), self.combine)
+            out["combined_map"] = combine_maps(jnp.stack(found), self.combine)
         return out
 
     def _distance(self, batch: Batch, reconstructions: jax.Array) -> jax.Array:
@@ -99,7 +104,7 @@ class Ensemble:
         return difference.gaussian_smooth(maps * batch["brain_mask"], self.sigma)
 
 
-def combined(maps: Float[jax.Array, "s b H W"], kind: str) -> Float[jax.Array, "b H W"]:
+def combine_maps(maps: Float[jax.Array, "s b H W"], kind: str) -> Float[jax.Array, "b H W"]:
     """One map of several in [0, 1]: their "mean", "geometric" mean or "max"."""
     if kind == "mean":
         return maps.mean(0)

@@ -34,6 +34,7 @@ class Penalised:
         Raises UserError where no network of the method has such a block.
         """
         loss, metrics = self.method.loss(params, frozen, batch, key, train=train)
+        # Seen while tracing, thus before any training: preflight traces every loss.
         if "penalty" not in metrics:
             raise errors.UserError(
                 f"denoiser.sspcab: found {self.weight} with method={self.name}, which has no "

@@ -38,6 +38,7 @@ class SSPCAB(nn.Module):
         padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
         # A corner is a plain convolution of the part of the padded input that it can see.
         span = self.side - 1
+        # Corners begin at the field's first cell and behind its empty centre row.
         starts = (0, reach + self.dilation + 1)
         total = jnp.zeros(x.shape, self.dtype)
         places = [(row, column) for row in starts for column in starts]
@@ -52,7 +53,9 @@ class SSPCAB(nn.Module):
     def _attend(self, x: jax.Array) -> jax.Array:
         """Every channel weighed by what all channels average to."""
         channels = x.shape[-1]
+        # A tiny network has fewer channels than the ratio.
         hidden = max(1, channels // self.reduction)
+        # Means over all cells lose digits in bfloat16.
         squeezed = x.astype(jnp.float32).mean((1, 2))
         h = nn.relu(basic.Linear(hidden, name="excite_0")(squeezed))
         gate = nn.sigmoid(basic.Linear(channels, name="excite_2")(h))

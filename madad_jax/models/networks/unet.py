@@ -142,6 +142,7 @@ class UNet(nn.Module):
         """
         self._check_sides(x.shape)
         emb = basic.timestep_embedding(t, self.model_channels)
+        # The embedding is computed once; every block maps it to its own width.
         emb = nn.silu(self._linear("time_embed_0")(emb))
         emb = self._linear("time_embed_2")(emb)
 
@@ -165,9 +166,11 @@ class UNet(nn.Module):
         block = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_res_blocks + 1):
+                # [current, skip], the published order: the kernels' input channels depend on it.
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self._stage(h, emb, train, mult, rate, f"output_blocks_{block}")
                 if level and i == self.num_res_blocks:
+                    # In the published names the doubling is the last member of its stage.
                     place = 2 if rate in self.attention_rates else 1
                     name = f"output_blocks_{block}_{place}"
                     h = blocks.Upsample(self.convolution, self.dtype, name=name)(h)
@@ -199,6 +202,7 @@ class UNet(nn.Module):
     def _res_block(
         self, h: jax.Array, emb: jax.Array, train: bool, mult: int, name: str
     ) -> jax.Array:
+        # Argument 3 is `train` (self counts as 0): traced, it could not choose the dropout.
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         features = self.model_channels * mult
         options = (self.num_groups, self.dropout, self.convolution, self.dtype)
@@ -219,6 +223,7 @@ class UNet(nn.Module):
         x0 = basic.Conv(channels * fold, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
         x0 = basic.depth_to_space(x0, self.patch)
         if self.residual_x0:
+            # Further input channels are conditions, and no part of what is predicted.
             x0 = x[..., :channels].astype(jnp.float32) + x0
         if not self.mask_head:
             return x0, None
