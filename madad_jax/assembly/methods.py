@@ -273,7 +273,7 @@ def _maediff(config: config_dict.ConfigDict) -> maediff.MaeDiff:
     c = config.methods.maediff
     return maediff.MaeDiff(
         network=networks.pixel_unet(config),
-        encoder=image_networks.masked_encoder_of(**c.network.to_dict()),
+        encoder=image_networks.masked_autoencoder(**c.network.to_dict()),
         process=process(config, "x0"),
         box=c.box,
         stride=c.stride,

@@ -7,3 +7,5 @@ SIGNALS = {
     "mask_map": " (mask head)",
     "combined_map": " (signals combined)",
 }
+# Without the combination, which is made of these.
+SINGLE = ("map", "latent_map", "mask_map")

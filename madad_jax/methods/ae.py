@@ -30,11 +30,12 @@ class Ae(families.Bottleneck):
     name: str = "ae"
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Mean absolute error of the reconstruction."""
         del frozen
         x = batch["image"]
-        x_hat, _, _ = self.network.apply(params, x, key=None if self.deterministic else key)
+        # The key drives dropout alone: this bottleneck is not variational.
+        x_hat, _, _ = self.network.apply(params, x, key=key if train else None)
         loss = jnp.abs(x - x_hat).mean()
         return loss, {"loss": loss}

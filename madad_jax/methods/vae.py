@@ -28,14 +28,13 @@ class Vae(families.Bottleneck):
     name: str = "vae"
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
-        """The negative evidence bound a pixel; with `deterministic`, at the mean latent."""
+        """The negative evidence bound a pixel; without `train`, at the mean latent."""
         del frozen
         x = batch["image"]
-        x_hat, mean, log_sigma = self.network.apply(
-            params, x, key=None if self.deterministic else key
-        )
+        x_hat, mean, log_sigma = self.network.apply(params, x, key=key if train else None)
+        # Sums over pixels, so that w = 1 weighs the KL as published, whatever the image size.
         error = jnp.abs(x - x_hat).sum((1, 2, 3)).mean()
         kl = kl_divergence(mean, log_sigma).mean()
         loss = (error + self.kl_weight * kl) / x[0].size

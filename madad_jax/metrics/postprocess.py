@@ -1,7 +1,7 @@
-"""What is done to an anomaly map between the detector and the metrics.
+"""Filters of maps in numpy, for the rows that are computed without a network.
 
-The official code smooths (Gaussian, sigma 5 px at 256, reflected borders, cut at 4 sigma) and
-nothing else; its line that multiplies by the brain mask is commented out. The rest is optional.
+The official code smooths its maps (Gaussian, sigma 5 px at 256, reflected borders, cut at 4 sigma)
+and nothing else; its line that multiplies by the brain mask is commented out.
 """
 
 import numpy as np

@@ -109,7 +109,7 @@ def test_sspcab_wraps_a_method_with_a_unet_and_is_refused_elsewhere():
     config.denoiser.sspcab = 0.1
     made = methods.detector(config)
     assert isinstance(made, penalised.Penalised) and made.weight == 0.1 and made.name == "dae"
-    assert made.method.network.penalised
+    assert made.method.network.has_penalty
     config = importlib.import_module("configs.baselines.reflect").get_config()
     config.denoiser.sspcab = 0.1  # the demo's DiT
     with pytest.raises(errors.UserError, match=r"denoiser\.sspcab: unknown key"):

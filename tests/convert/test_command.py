@@ -124,7 +124,7 @@ def test_verify_tells_a_wrong_network(tmp_path, capsys):
     x = official.array("x", 1, 4, 2, 2)
     denoiser = registry.denoiser("unet", **converted.settings)
     with jax.default_matmul_precision("highest"):
-        x0, _ = denoiser.apply(
+        x0, _, _ = denoiser.apply(
             converted.params, jnp.asarray(x.transpose(0, 2, 3, 1)), jnp.array([3])
         )
     npz, file = tmp_path / "vectors.npz", saved(tmp_path, "unet")
