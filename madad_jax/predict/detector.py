@@ -20,7 +20,7 @@ from madad_jax.metrics import scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
-from madad_jax.scans import slices, volumes
+from madad_jax.scans import slices, to_slices, volumes
 
 SIGNALS = ("map", "mask_map", "latent_map")
 
@@ -52,7 +52,7 @@ class Detector:
     def __init__(
         self,
         score: Score,
-        preparation: provenance.Preparation,
+        preparation: provenance.SourcePreparation,
         numbers: tuple[int, ...],
         setting: Setting,
         *,
@@ -100,7 +100,7 @@ class Detector:
         maps, reconstruction = self.maps(stack)
         return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
 
-    def maps(self, stack: scan_lib.Stack) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def maps(self, stack: to_slices.Slices) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """({signal: maps [k,H,W] in [0,1]}, reconstruction [k,H,W] in [0,1]) of a stack.
 
         Slices without enough brain are skipped; their maps are 0.
@@ -205,7 +205,7 @@ class Detector:
         }
 
 
-def _scored(stack: scan_lib.Stack) -> np.ndarray:
+def _scored(stack: to_slices.Slices) -> np.ndarray:
     return stack.brain & stack.scored[:, None, None]
 
 

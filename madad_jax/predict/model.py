@@ -45,7 +45,7 @@ class Model:
     params: Params
     frozen: Params
     scorer: scorer_lib.Scorer
-    preparation: provenance.Preparation | None
+    preparation: provenance.SourcePreparation | None
     calibration: calibration_lib.Calibration | None
     shards: int
     weights: str
@@ -168,7 +168,7 @@ def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params
     return frozen
 
 
-def _preparation(workdir: epath.Path, config: Any) -> provenance.Preparation | None:
+def _preparation(workdir: epath.Path, config: Any) -> provenance.SourcePreparation | None:
     path = workdir / provenance.FILE
     return provenance.read(path) if path.exists() else parts.preparation(config)
 

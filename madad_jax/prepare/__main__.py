@@ -19,6 +19,7 @@ prepared); 2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM.
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -127,7 +128,6 @@ def make_job(options: flags.FlagValues):
     """
     from madad_jax.prepare import cohorts, splits, subject
     from madad_jax.prepare import job as job_lib
-    from madad_jax.scans import geometry
 
     cohort = cohorts.load(options.cohort, options.cohort_file)
     modalities = tuple(name.strip() for name in options.modality.split(",") if name.strip())
@@ -148,27 +148,15 @@ def make_job(options: flags.FlagValues):
                 "and test"
             )
         fractions = dict(zip(splits.SPLITS, shares, strict=True))
-    geometry_options = geometry.Geometry(options.image_size, options.field_of_view)
-    own = cohort.options
-    shift = own.get("shift", (0.0, 0.0, 0.0))
     return job_lib.Job(
         cohort=cohort,
         root=options["in"].value.rstrip("/") or "/",
         out=options.out,
         modalities=modalities,
         options=subject.Options(
+            preparation=make_preparation(options, cohort.options),
             protocol=options.protocol,
-            geometry=geometry_options,
             slice_step=options.slice_step,
-            least_brain=options.least_brain,
-            registration=options.registration or own.get("registration", "affine"),
-            shift=tuple(float(mm) for mm in shift),
-            brain_mask=options.brain_mask or own.get("brain_mask", "auto"),
-            intensity=options.intensity,
-            low=options.low,
-            high=options.high,
-            n4=options.n4,
-            interpolation=options.interpolation,
             bits=options.bits,
             labels=cohort.labels,
             unjudged=cohort.unjudged,
@@ -180,6 +168,32 @@ def make_job(options: flags.FlagValues):
         prune=options.prune,
         runner=options.runner,
         beam_options=options.beam_options,
+    )
+
+
+def make_preparation(options: flags.FlagValues, own: dict[str, Any]):
+    """The `preparation.Preparation` of a command line.
+
+    Args:
+      options: the flags.
+      own: of the cohort's table, where flags leave them open.
+
+    Raises:
+      UserError: sizes of the slices out of range.
+    """
+    from madad_jax.scans import geometry, preparation
+
+    return preparation.Preparation(
+        geometry=geometry.Geometry(options.image_size, options.field_of_view),
+        registration=options.registration or own.get("registration", "affine"),
+        shift=tuple(float(mm) for mm in own.get("shift", (0.0, 0.0, 0.0))),
+        brain_mask=options.brain_mask or own.get("brain_mask", "auto"),
+        intensity=options.intensity,
+        low=options.low,
+        high=options.high,
+        n4=options.n4,
+        interpolation=options.interpolation,
+        least_brain=options.least_brain,
     )
 
 

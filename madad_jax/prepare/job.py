@@ -102,7 +102,7 @@ def plan(job: Job) -> Plan:
       UserError: no scan, a bad option, a person in two splits, or an `out` that was made
         differently or not by this program.
     """
-    subject.check(job.options)
+    job.options.check()
     if job.runner != "local":
         beam.check(job.runner, job.beam_options)
     out = epath.Path(job.out)
@@ -164,7 +164,7 @@ def _describe(job: Job, out: epath.Path, states: dict[str, Any], summary: card.S
     output.write_if_changed(
         out / "README.md", card.readme(job.cohort, job.settings(), summary).encode()
     )
-    sheet = contact_sheet.draw(out, summary.rows, job.options.geometry)
+    sheet = contact_sheet.draw(out, summary.rows, job.options.preparation.geometry)
     if sheet:
         output.write_if_changed(out / "contact_sheet.png", sheet)
 
