@@ -50,8 +50,8 @@ class Preparation:
     @property
     def least_brain_pixels(self) -> int:
         """Fewest pixels of brain that make a slice worth having; at least one."""
-        # Rounded up from the product, which may exceed a whole number by a rounding error (0.02 of
-        # 70 x 70 px gives 99, not 98). Folders on disk were cut by this very expression.
+        # Rounded up from the product, which may exceed a whole number by a rounding error (0.17 of
+        # 50 x 50 px gives 426, not 425). Folders on disk were cut by this very expression.
         return max(1, math.ceil(self.least_brain * self.geometry.image_size**2))
 
     def check(self, *, more_intensities: Sequence[str] = ()) -> None:
