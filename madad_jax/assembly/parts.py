@@ -81,7 +81,7 @@ def source(config: Any, split: str) -> Any:
 def preparation(config: Any) -> provenance.SourcePreparation | None:
     """How the configured slices were made from scans; None when nobody said."""
     c = config.data
-    return provenance.of_source(
+    return provenance.describe_source(
         name=c.source,
         root=c.root,
         modality=c.modality,

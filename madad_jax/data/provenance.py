@@ -70,7 +70,7 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
         ) from error
 
 
-def of_source(
+def describe_source(
     *, name: str, root: str, modality: str, image_size: int, cohort: dict[str, Any] | None
 ) -> SourcePreparation | None:
     """How the slices of a data source were made; None when nobody said.
@@ -81,7 +81,7 @@ def of_source(
     if name == "cohort":
         options = cohort_lib.options_from_dict(cohort)
         return SourcePreparation(
-            geometry=geometry_lib.of_cohort(
+            geometry=geometry_lib.from_cohort_sizes(
                 image_size=image_size,
                 slices=options.slices,
                 slice_spacing=options.slice_spacing,

@@ -80,7 +80,7 @@ def has_split(split: str, *, name: str, root: str, modality: str) -> bool:
     if name == "cohort":
         return split in cohort_lib.SPLITS
     if name == "array_record":
-        return modality in array_record.contents(root).get(split, ())
+        return modality in array_record.list_contents(root).get(split, ())
     if name == "tfds":
         from madad_jax.data.sources import tfds_builder
 

@@ -59,10 +59,10 @@ def prepare(run: Run, network: Any, params: Params) -> dict[str, cached_latents.
     facts = _facts(run, params, draws)
     folder = folder_of(run) / json_digest.json_digest(facts)[:16]
     counts = {split: len(run.source(split)) * k for split, k in draws.items()}
-    parts = [part for split, n in counts.items() for part in cached_latents.parts(split, n)]
+    parts = [part for split, n in counts.items() for part in cached_latents.list_parts(split, n)]
     ours = parts[jax.process_index() :: jax.process_count()]
     started = time.monotonic()
-    with cached_latents.writing(folder, jax.process_index()):
+    with cached_latents.lock(folder, jax.process_index()):
         cached_latents.remove_damaged(folder, ours)
         left = sum(p.stop - p.start for p in ours if not (folder / p.name).exists())
         with tqdm.tqdm(

@@ -51,7 +51,7 @@ def load(
     from madad_jax.predict import operating
 
     model = open_run(checkpoint, calibration)
-    setting = operating.setting(
+    setting = operating.choose_setting(
         model.calibration,
         where=checkpoint,
         signal=signal,
@@ -97,11 +97,11 @@ def open_run(checkpoint: str, calibration: str) -> Any:
     from madad_jax.predict import model as model_lib
 
     workdir = epath.Path(checkpoint)
-    found = model_lib.calibration_of(workdir, calibration)
-    config = config_dict.ConfigDict(model_lib.read_config(workdir, found))
+    known = model_lib.read_calibration(workdir, calibration)
+    config = config_dict.ConfigDict(model_lib.read_config(workdir, known))
     if "matmul_precision" in config:
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    return model_lib.load(workdir, config, found)
+    return model_lib.load(workdir, config, known)
 
 
 def build_detector(
@@ -135,7 +135,7 @@ def build_detector(
     changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
     preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})
     facts = None if model.calibration is None else model.calibration.facts
-    numbers = _numbers(slices, preparation, facts)
+    numbers = _choose_numbers(slices, preparation, facts)
     if setting.healthy is not None and slices and list(facts["numbers"]) != list(numbers):
         raise errors.UserError(
             f"slices: found {slices}, but the calibration holds for "
@@ -147,12 +147,14 @@ def build_detector(
         preparation,
         tuple(range(first, last + 1, step)),
         setting,
-        batch_size=model_lib.compiled_for(model, batch_size),
+        batch_size=model_lib.compiled_batch_size(model, batch_size),
         facts=model.facts,
     )
 
 
-def _numbers(text: str, preparation: Any, facts: dict[str, Any] | None) -> tuple[int, int, int]:
+def _choose_numbers(
+    text: str, preparation: Any, facts: dict[str, Any] | None
+) -> tuple[int, int, int]:
     """(first, last, step) of the slices to score."""
     if text:
         try:

@@ -20,12 +20,11 @@ import safetensors.numpy
 from etils import epath
 from jax import export as jax_export
 
-from madad_jax.core import atomic_files, errors, random_keys, trees
-from madad_jax.predict import detector as detector_lib
+from madad_jax.core import atomic_files, errors, random_keys, signals, trees
 from madad_jax.predict import model as model_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-OUTPUTS = (*detector_lib.SIGNALS, "reconstruction")
+OUTPUTS = (*signals.STORED, "reconstruction")
 
 
 def write(model: model_lib.Model, out: str) -> str:
@@ -39,7 +38,9 @@ def write(model: model_lib.Model, out: str) -> str:
     names = {}
     for platform in PLATFORMS:
         names[platform] = f"detector-{platform}.jaxexport"
-        atomic_files.write_bytes(folder / names[platform], exported(model, weights, platform))
+        atomic_files.write_bytes(
+            folder / names[platform], export_function(model, weights, platform)
+        )
     atomic_files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
     text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
     atomic_files.write_bytes(folder / "model.json", text.encode())
@@ -57,7 +58,7 @@ def flat_weights(model: model_lib.Model) -> dict[str, np.ndarray]:
     }
 
 
-def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: str) -> bytes:
+def export_function(model: model_lib.Model, weights: dict[str, np.ndarray], platform: str) -> bytes:
     """The serialised function for one device kind; that device need not be here."""
     tree = {"denoiser": model.params, **model.frozen}
     structure = jax.tree.structure(tree)
@@ -76,7 +77,7 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
     number = jax.ShapeDtypeStruct((), np.uint32)
     try:
-        made = jax_export.export(jax.jit(detect), platforms=[platform])(
+        exported = jax_export.export(jax.jit(detect), platforms=[platform])(
             shapes, *model_lib.abstract_inputs(model, batch), number
         )
     except ValueError as error:
@@ -85,7 +86,7 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
             f"export for {platform}: {reason} (attention=cudnn exports for cuda alone; use "
             "chunked or xla)"
         ) from error
-    return bytes(made.serialize())
+    return bytes(exported.serialize())
 
 
 def _outputs(model: model_lib.Model) -> dict[str, str]:

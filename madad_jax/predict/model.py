@@ -76,7 +76,7 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
     return config
 
 
-def calibration_of(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
+def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
     """The calibration file at `path`, or the run's own when that is empty.
 
     Raises:
@@ -102,8 +102,8 @@ def load(
     mesh = mesh_lib.make_mesh()
     try:
         method = parts.detector(config)
-        frozen = _frozen(config, workdir, mesh)
-        preparation = _preparation(workdir, config)
+        frozen = _restore_frozen(config, workdir, mesh)
+        preparation = _read_preparation(workdir, config)
         step = config.eval.checkpoint
     except (AttributeError, KeyError) as error:
         raise errors.UserError(
@@ -114,7 +114,7 @@ def load(
     params = trained_weights.denoiser(config, folder, mesh, method, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = mesh_lib.make_mesh(devices=jax.local_devices())
-        params, frozen = _on_host((params, frozen))
+        params, frozen = _copy_to_host((params, frozen))
     weights = json_digest.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
         raise errors.UserError(
@@ -150,25 +150,25 @@ def load(
     )
 
 
-def _on_host(tree: Params) -> Params:
+def _copy_to_host(tree: Params) -> Params:
     """Replicated arrays as this process's own."""
     return jax.tree.map(
         lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
     )
 
 
-def _frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params:
+def _restore_frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params:
     """What the method reads and does not train."""
     frozen = methods.frozen(config)
     if methods.uses_latents(config):
         _, weights = trained_weights.autoencoder(config, workdir, mesh)
         factor = config.autoencoder.scaling_factor
-        factor = np.float32(factor if factor > 0 else _measured(workdir))
+        factor = np.float32(factor if factor > 0 else _read_scaling_factor(workdir))
         frozen |= {"autoencoder": weights, "scaling_factor": factor}
     return frozen
 
 
-def _preparation(workdir: epath.Path, config: Any) -> provenance.SourcePreparation | None:
+def _read_preparation(workdir: epath.Path, config: Any) -> provenance.SourcePreparation | None:
     path = workdir / provenance.FILE
     return provenance.read(path) if path.exists() else parts.preparation(config)
 
@@ -177,16 +177,16 @@ def _check_prepared_alike(workdir, preparation, calibration) -> None:
     """A threshold means nothing on pictures that were made otherwise."""
     if preparation is None or calibration is None:
         return
-    ours, theirs = preparation.to_dict(), calibration.facts.get("preparation", {})
+    trained, calibrated = preparation.to_dict(), calibration.facts.get("preparation", {})
     for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
-        if key in theirs and theirs[key] != ours[key]:
+        if key in calibrated and calibrated[key] != trained[key]:
             raise errors.UserError(
-                f"{workdir}: calibrated on slices with {key} {theirs[key]}, trained on "
-                f"{ours[key]}; evaluate it on slices prepared as its training slices were"
+                f"{workdir}: calibrated on slices with {key} {calibrated[key]}, trained on "
+                f"{trained[key]}; evaluate it on slices prepared as its training slices were"
             )
 
 
-def _measured(workdir: epath.Path) -> float:
+def _read_scaling_factor(workdir: epath.Path) -> float:
     """The scaling factor that the run measured."""
     path = workdir / "latents" / "complete.json"
     try:
@@ -197,7 +197,7 @@ def _measured(workdir: epath.Path) -> float:
         ) from error
 
 
-def compiled_for(model: Model, batch_size: int) -> int:
+def compiled_batch_size(model: Model, batch_size: int) -> int:
     """`batch_size` rounded up to what the devices divide evenly."""
     if batch_size < 1:
         raise errors.UserError(f"batch_size: found {batch_size}, accepted: 1 or more")

@@ -50,7 +50,7 @@ class Result:
 
     @property
     def candidates(self) -> list[dict[str, Any]]:
-        """Places above the threshold, largest first; see `candidates.listed`."""
+        """Places above the threshold, largest first; see `candidates.list_candidates`."""
         return self.summary["candidates"]
 
     @property
@@ -86,7 +86,7 @@ class Result:
         volumes.write_nifti(folder / "anomaly_mask.nii.gz", self.labels > 0, like=self.volume)
         volumes.write_nifti(folder / "reconstruction.nii.gz", self.reconstruction, like=self.volume)
         if report:
-            atomic_files.write_bytes(folder / "report.html", page.html(self).encode())
+            atomic_files.write_bytes(folder / "report.html", page.render(self).encode())
         text = json.dumps(_plain(self.summary), indent=1, allow_nan=False) + "\n"
         atomic_files.write_bytes(folder / SUMMARY, text.encode())
 

@@ -83,9 +83,9 @@ def run(name: str, volume: volumes.Volume) -> Bool[np.ndarray, "X Y Z"]:
             raise errors.UserError(f"'{volume.source}': {name} did not finish: {error}") from error
         mask = pathlib.Path(folder) / tool.mask
         if done.returncode or not mask.exists():
-            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+            lines = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
             raise errors.UserError(
                 f"'{volume.source}': {name} ended with status {done.returncode} and "
-                f"{'a' if mask.exists() else 'no'} mask: {said[-1][:300]}"
+                f"{'a' if mask.exists() else 'no'} mask: {lines[-1][:300]}"
             )
         return volumes.read_labels(mask, volume) > 0

@@ -34,8 +34,8 @@ def read_series(
       UserError: no DICOM images, several series, several images at one position (a series of
         volumes), uneven positions, colour, or a compression that cannot be read.
     """
-    images, sha256 = _images(folder)
-    frames = [frame for image in images for frame in _frames(image, folder)]
+    images, sha256 = _read_images(folder)
+    frames = [frame for image in images for frame in _list_frames(image, folder)]
     if len(frames) < 2:
         raise errors.UserError(
             f"'{folder}' has {len(frames)} DICOM image; accepted: a whole series"
@@ -55,7 +55,7 @@ def read_series(
     return array, affine, sha256
 
 
-def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
+def _read_images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
     """The images of the folder, which must be of one series, and the digest of all its files."""
     images, digests = [], []
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -81,7 +81,7 @@ def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
     return images, hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
-def _frames(image: pydicom.Dataset, folder: epath.Path):
+def _list_frames(image: pydicom.Dataset, folder: epath.Path):
     """{position, orientation, spacing, pixels()} of every frame of an image."""
     if int(image.get("SamplesPerPixel", 1)) != 1:
         raise errors.UserError(f"'{folder}' holds colour images; accepted: grey ones")
@@ -117,7 +117,7 @@ def _frame(image: pydicom.Dataset, number: int, count: int) -> dict:
     slope, intercept = rescale("RescaleSlope", 1.0), rescale("RescaleIntercept", 0.0)
 
     def pixels() -> np.ndarray:
-        array = _decoded(image)
+        array = _decode(image)
         plane = array[number] if count > 1 else array
         return plane.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
@@ -142,7 +142,7 @@ def _functional_groups(image: pydicom.Dataset, number: int) -> list[pydicom.Data
     return groups
 
 
-def _decoded(image: pydicom.Dataset) -> np.ndarray:
+def _decode(image: pydicom.Dataset) -> np.ndarray:
     """The stored values; pydicom keeps them after the first call."""
     try:
         return image.pixel_array

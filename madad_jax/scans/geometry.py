@@ -188,7 +188,7 @@ def from_dict(values: dict[str, Any]) -> Geometry:
     return Geometry(**given)
 
 
-def of_cohort(
+def from_cohort_sizes(
     *, image_size: int, slices: int, slice_spacing: float, field_of_view: float, middle: float
 ) -> Geometry:
     """The geometry of the embedded cohort, from its sizes.

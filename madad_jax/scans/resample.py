@@ -37,7 +37,7 @@ def resample(
         cell = matrix[:3, :3].copy()
         if thickness is not None:
             cell[:, 0] *= min(1.0, thickness / np.linalg.norm(target.affine[:3, 0]))
-        source = _smoothed(source.astype(np.float32, copy=False), cell)
+        source = _smooth(source.astype(np.float32, copy=False), cell)
     out = ndimage.affine_transform(
         source,
         matrix[:3, :3],
@@ -50,7 +50,7 @@ def resample(
     return out.astype(bool) if array.dtype == bool else out
 
 
-def _smoothed(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
+def _smooth(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """Gaussian of (step - 1) / 2 voxels along axes that a target voxel steps over by more."""
     steps = np.abs(cell).max(axis=1)
     sigmas = np.where(steps > 1.2, (steps - 1.0) / 2.0, 0.0)

@@ -204,7 +204,7 @@ def _compete(rng, grid, brain, fluid_logit, white_logit, depth, ventricle, age):
     deep = special.expit((depth - 26.0) / 3.0)
     folds = random_fields.smooth(rng, grid, 4.0)[brain]
     ribbon = random_fields.smooth(rng, grid, 2.4)[brain]
-    distance, convex, medial = (field[brain] for field in folding.sulci(rng, grid))
+    distance, convex, medial = (field[brain] for field in folding.draw_sulci(rng, grid))
     reach = 13.0 + 4.0 * random_fields.smooth(rng, grid, 14.0)[brain]
     cortex = convex * special.expit((reach - depth) / 2.0)
     medial = medial * special.expit((ventricle - 13.0) / 2.0)

@@ -111,7 +111,7 @@ def draw_subject(
         modality=modality,
         seed=seed,
         grid=random_fields.Grid(image_size * factor, options.field_of_view, levels),
-        lesion=lesion_of(index) if split in _LESION_SPLITS else None,
+        lesion=lesion_class(index) if split in _LESION_SPLITS else None,
     )
     image = appearance.add_noise(drawn.rng, _shrink(drawn.image, image_size))
     brain = _shrink(drawn.brain.astype(np.float32), image_size) >= 0.5
@@ -159,7 +159,7 @@ def draw_parts(
     return Parts(image, anatomy.brain, mask, scan_rng)
 
 
-def lesion_of(index: int) -> tuple[str, str]:
+def lesion_class(index: int) -> tuple[str, str]:
     """Kind and size of the subject `index`; all pairs within 15 subjects."""
     return lesions.KINDS[index % len(lesions.KINDS)], lesions.SIZES[index % len(lesions.SIZES)]
 
@@ -247,7 +247,7 @@ class Cohort:
             subject=subject,
             slice=level,
             modality=self._modality,
-            lesion_kind=lesion_of(number)[0] if sick else "",
+            lesion_kind=lesion_class(number)[0] if sick else "",
         )
 
     def _draw_all(self, count: int) -> list[Subject]:

@@ -145,7 +145,7 @@ class Part:
     stop: int
 
 
-def parts(split: str, records: int) -> list[Part]:
+def list_parts(split: str, records: int) -> list[Part]:
     """How the records of a split are cut into shards."""
     count = max(1, -(-records // RECORDS_PER_SHARD))
     edges = [records * i // count for i in range(count + 1)]
@@ -155,7 +155,7 @@ def parts(split: str, records: int) -> list[Part]:
     ]
 
 
-def whole(folder: epath.Path) -> dict[str, str]:
+def read_digests(folder: epath.Path) -> dict[str, str]:
     """Digests by shard name of a finished cache; {} when it is not finished."""
     try:
         return dict(json.loads((folder / "manifest.json").read_text())["shards"])
@@ -165,7 +165,7 @@ def whole(folder: epath.Path) -> dict[str, str]:
 
 def remove_damaged(folder: epath.Path, wanted: Iterable[Part]) -> None:
     """Removes shards of a finished cache whose bytes are not those that were written."""
-    digests = whole(folder)
+    digests = read_digests(folder)
     for part in wanted:
         path = folder / part.name
         if (
@@ -201,14 +201,14 @@ def finish(folder: epath.Path, wanted: Iterable[Part], facts: dict[str, Any]) ->
                 f"'{path}' is missing; data.latents_dir must be one folder that all hosts see"
             )
         digests[part.name] = atomic_files.sha256(path)
-    if digests == whole(folder):
+    if digests == read_digests(folder):
         return
     text = json.dumps({"facts": facts, "shards": digests}, indent=1, sort_keys=True)
     atomic_files.write_text(folder / "manifest.json", text)
 
 
 @contextlib.contextmanager
-def writing(folder: epath.Path, process: int) -> Iterator[None]:
+def lock(folder: epath.Path, process: int) -> Iterator[None]:
     """Only one run fills a shared cache; others wait here and then find it full.
 
     The lock goes with its process, however that ends. Raises UserError when `folder` cannot be

@@ -86,9 +86,9 @@ class ArrayRecordFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `record.Source`. Raises UserError for a damaged record."""
-        return encoded_lib.element(self.encoded(index), self._image_size)
+        return encoded_lib.element(self.read_encoded(index), self._image_size)
 
-    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+    def read_encoded(self, index: int) -> encoded_lib.EncodedSlice:
         """The bytes of the slice `index`."""
         where = str(self._root / self._name)
         return unpack(self.records[index], self._reader[index], where)
@@ -115,7 +115,7 @@ class ArrayRecordFolder:
         record_lib.check_disjoint(self._split, subjects, others)
 
 
-def contents(root: epath.PathLike) -> dict[str, list[str]]:
+def list_contents(root: epath.PathLike) -> dict[str, list[str]]:
     """Modalities of every split that was packed whole, both sorted."""
     found: dict[str, list[str]] = {}
     for path in sorted(epath.Path(root).glob("*-*.json")):
@@ -165,7 +165,7 @@ def write(source: png_folder.PngFolder, root: epath.PathLike, split: str, modali
         old.unlink()
     for i, shard in enumerate(wanted):
         numbers = range(len(source) * i // count, len(source) * (i + 1) // count)
-        shards.write(root / shard, (_checked(source.encoded(k)) for k in numbers))
+        shards.write(root / shard, (_pack_checked(source.read_encoded(k)) for k in numbers))
     records = [vars(record) for record in source.records]
     text = json.dumps({"fingerprint": source.fingerprint(), "records": records}, indent=1)
     atomic_files.write_text(path, text)
@@ -180,7 +180,7 @@ def _index_fits(root, split, modality, fingerprint: str, wanted: list[str]) -> b
     return index["fingerprint"] == fingerprint and all((root / name).exists() for name in wanted)
 
 
-def _checked(encoded: encoded_lib.EncodedSlice) -> bytes:
+def _pack_checked(encoded: encoded_lib.EncodedSlice) -> bytes:
     # A damaged file is found now, by its name, and not in the middle of a training.
     encoded_lib.element(encoded, 8)
     return pack(encoded)

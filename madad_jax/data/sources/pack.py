@@ -33,7 +33,7 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
     """
     check(formats)
     root, out = epath.Path(root), epath.Path(out)
-    found = png_folder.contents(root)
+    found = png_folder.list_contents(root)
     for split in found:
         if not split.isidentifier():
             raise errors.UserError(

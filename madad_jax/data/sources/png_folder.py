@@ -59,7 +59,7 @@ class PngFolder:
         self._modality = modality
         self._image_size = image_size
         names = _list_split(self._root, split)
-        parsed = _by_slice(names)
+        parsed = _group_by_slice(names)
         self.records, self._files = _select(self._root / split, parsed, modality)
         _check_disjoint(self._root, split, {record.subject for record in self.records})
 
@@ -73,9 +73,9 @@ class PngFolder:
         Raises:
           UserError: a file is not a readable PNG, or a mask has another size than its image.
         """
-        return encoded_lib.element(self.encoded(index), self._image_size)
+        return encoded_lib.element(self.read_encoded(index), self._image_size)
 
-    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+    def read_encoded(self, index: int) -> encoded_lib.EncodedSlice:
         """The bytes of the slice `index`.
 
         Raises:
@@ -115,7 +115,7 @@ def _list_split(root: epath.Path, split: str) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def _by_slice(names: list[str]) -> dict[tuple[str, int], dict[str, str]]:
+def _group_by_slice(names: list[str]) -> dict[tuple[str, int], dict[str, str]]:
     """(subject, slice) -> {kind: file name}; other files are left alone."""
     slices: dict[tuple[str, int], dict[str, str]] = {}
     for name in names:
@@ -165,7 +165,7 @@ def _select(
     return records, files
 
 
-def contents(root: epath.PathLike) -> dict[str, list[str]]:
+def list_contents(root: epath.PathLike) -> dict[str, list[str]]:
     """Modalities of every split folder of a data set that holds slices, both sorted.
 
     Raises:
@@ -174,9 +174,11 @@ def contents(root: epath.PathLike) -> dict[str, list[str]]:
     root = epath.Path(root)
     found = {}
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        if record_lib.group(folder.name) is None or not folder.is_dir():
+        if record_lib.split_group(folder.name) is None or not folder.is_dir():
             continue
-        kinds = {kind for k in _by_slice(_list_split(root, folder.name)).values() for kind in k}
+        kinds = {
+            kind for k in _group_by_slice(_list_split(root, folder.name)).values() for kind in k
+        }
         if modalities := sorted(kinds - {_BRAIN_MASK, _SEGMENTATION}):
             found[folder.name] = modalities
     if not found:
@@ -189,7 +191,7 @@ def _check_disjoint(root: epath.Path, split: str, subjects: set[str]) -> None:
     for folder in sorted(root.iterdir()):
         if record_lib.may_not_share(split, folder.name) and folder.is_dir():
             others[str(folder)] = {
-                subject for subject, _ in _by_slice([p.name for p in folder.iterdir()])
+                subject for subject, _ in _group_by_slice([p.name for p in folder.iterdir()])
             }
     record_lib.check_disjoint(str(root / split), subjects, others)
 

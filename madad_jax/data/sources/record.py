@@ -36,14 +36,14 @@ class Record:
 _GROUPS = ("train", "val", "test")
 
 
-def group(split: str) -> str | None:
+def split_group(split: str) -> str | None:
     """`train`, `val` or `test`; None for a folder that is none of them."""
     return next((name for name in _GROUPS if split.startswith(name)), None)
 
 
 def may_not_share(split: str, other: str) -> bool:
     """Whether nobody may stand in both."""
-    return group(other) is not None and group(other) != group(split)
+    return split_group(other) is not None and split_group(other) != split_group(split)
 
 
 def check_disjoint(split: str, subjects: set[str], others: Mapping[str, set[str]]) -> None:

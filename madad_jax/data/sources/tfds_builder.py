@@ -68,14 +68,14 @@ class BrainSlices(tfds.core.GeneratorBasedBuilder):
         self.info.metadata["fingerprint"] = fingerprint(root)
         return {
             split: self._generate_examples(root, split, modalities)
-            for split, modalities in png_folder.contents(root).items()
+            for split, modalities in png_folder.list_contents(root).items()
         }
 
     def _generate_examples(self, root, split: str, modalities: list[str]) -> Iterator[Any]:
         for modality in modalities:
             source = png_folder.PngFolder(str(root), split=split, modality=modality, image_size=8)
             for i in range(len(source)):
-                encoded = source.encoded(i)
+                encoded = source.read_encoded(i)
                 encoded_lib.element(encoded, 8)  # a damaged file is named now
                 yield f"{encoded.record.id}-{modality}", self._example(encoded)
 
@@ -104,7 +104,7 @@ class BrainSlices(tfds.core.GeneratorBasedBuilder):
 def fingerprint(root: epath.PathLike) -> str:
     """Of every slice of a folder."""
     found = []
-    for split, modalities in png_folder.contents(root).items():
+    for split, modalities in png_folder.list_contents(root).items():
         for modality in modalities:
             source = png_folder.PngFolder(str(root), split=split, modality=modality, image_size=8)
             found.append([split, modality, source.fingerprint()])
@@ -117,9 +117,9 @@ def write(root: epath.PathLike, out: epath.PathLike) -> bool:
     Raises:
       UserError: a file cannot be read or is no PNG, or slices of two depths.
     """
-    split, modalities = next(iter(png_folder.contents(root).items()))
+    split, modalities = next(iter(png_folder.list_contents(root).items()))
     first = png_folder.PngFolder(str(root), split=split, modality=modalities[0], image_size=8)
-    depth = encoded_lib.bit_depth(first.encoded(0).image)
+    depth = encoded_lib.bit_depth(first.read_encoded(0).image)
     builder = BrainSlices(data_dir=str(out), config=f"uint{depth}", file_format="array_record")
     done = epath.Path(builder.data_dir)
     if done.exists():
@@ -186,9 +186,9 @@ class TfdsFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `record.Source`. Raises UserError for a damaged picture."""
-        return encoded_lib.element(self.encoded(index), self._image_size)
+        return encoded_lib.element(self.read_encoded(index), self._image_size)
 
-    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+    def read_encoded(self, index: int) -> encoded_lib.EncodedSlice:
         """The bytes of the slice `index`."""
         record = self.records[index]
         try:
