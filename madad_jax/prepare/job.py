@@ -8,7 +8,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ import tqdm
 from etils import epath
 
 from madad_jax.core import errors
+from madad_jax.data.sources import record
 from madad_jax.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
 # Libraries' own threads on top of our processes only get in each other's way.
@@ -64,7 +64,6 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What all scans of one prepared folder must share."""
-        lists = json.dumps(self.lists, sort_keys=True).encode()
         return {
             "version": output.VERSION,
             "cohort": self.cohort.title,
@@ -72,7 +71,7 @@ class Job:
             "options": self.options.to_dict(),
             "fractions": self.fractions if self.lists is None else None,
             "seed": self.seed if self.lists is None else None,
-            "lists": None if self.lists is None else hashlib.sha256(lists).hexdigest()[:16],
+            "lists": None if self.lists is None else record.digest(self.lists)[:16],
         }
 
 

@@ -11,7 +11,6 @@ A scan counts as done when its state file stands in `.prepare/scans/`; that is w
 run that is killed leaves at most pictures without a state, which the next run removes.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
+from madad_jax.data.sources import record
 from madad_jax.prepare import subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
@@ -35,7 +35,7 @@ def key(item: subject.Item, options: subject.Options, root: str) -> str:
     """Names everything but the files' contents that a scan's pictures depend on."""
     paths = {kind: _inside(path, root) for kind, path in _paths(item).items()}
     values = [VERSION, item.scan, item.subject, item.split, item.healthy, paths, options.to_dict()]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return record.digest(values)[:16]
 
 
 def write_scan(

@@ -81,7 +81,13 @@ def _draw_medial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarr
     return _remap(sheet, rows, side)
 
 
-def _lattice(rng, grid, first: int, second: int, sigma: tuple[float, ...]) -> np.ndarray:
+def _lattice(
+    rng: np.random.Generator,
+    grid: random_fields.Grid,
+    first: int,
+    second: int,
+    sigma: tuple[float, ...],
+) -> np.ndarray:
     planes = int(np.ceil((grid.levels[-1] - grid.levels[0]) / _LEVEL_STEP)) + 3
     white = rng.standard_normal((planes, first, second), dtype=np.float32)
     field = ndimage.gaussian_filter(white, sigma, mode=("nearest", "nearest", "wrap"))

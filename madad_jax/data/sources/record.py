@@ -100,6 +100,8 @@ class Source(Slices, Protocol):
 
 def digest(value: Any) -> str:
     """sha256 of the JSON text of plain values, for `Source.fingerprint`."""
+    # Not `core.json_digest`, whose text has no spaces: caches and prepared folders that people
+    # have are kept under this text's digest.
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
