@@ -107,7 +107,7 @@ class ArrayRecordFolder:
 
     def _check_disjoint(self) -> None:
         others = {}
-        for split, modalities in contents(self._root).items():
+        for split, modalities in list_contents(self._root).items():
             if record_lib.may_not_share(self._split, split):
                 entries = [read_index(self._root, split, m)["records"] for m in modalities]
                 others[split] = {entry["subject"] for part in entries for entry in part}
@@ -132,7 +132,7 @@ def read_index(root: epath.Path, split: str, modality: str) -> dict[str, Any]:
     """
     path = root / f"{split}-{modality}.json"
     if not path.exists():
-        found = [f"{s}-{m}" for s, kinds in contents(root).items() for m in kinds]
+        found = [f"{s}-{m}" for s, kinds in list_contents(root).items() for m in kinds]
         raise errors.UserError(
             f"'{path}' does not exist; '{root}' holds: {', '.join(found) or 'nothing packed'}"
         )
