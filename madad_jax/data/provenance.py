@@ -54,6 +54,7 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
     known = {field.name for field in dataclasses.fields(SourcePreparation)}
     try:
         values = {**values.get("options", {}), **values}  # where `dataset.json` has them
+        # Others belong to other programs, or to later versions.
         given = {key: value for key, value in values.items() if key in known}
         given["geometry"] = geometry_lib.from_dict(dict(given["geometry"]))
         if "shift" in given:

@@ -94,6 +94,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if options.mode != "export":
         command_line.require(options, ("input",))
+    # May start this program again, for larger pages of memory: nothing may have happened yet.
     huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     from madad_jax.runtime import startup
@@ -120,6 +121,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     index, count = jax.process_index(), jax.process_count()
     if single and count > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
+    # Its grid is that of one scan.
     if options.brain_mask_file and not single:
         raise errors.UserError("--brain_mask_file belongs to one scan; give one as --input")
     detector = api.load(
@@ -138,6 +140,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
     common = {"workers": options.workers, "stopped": stopped}
     if options.task == "files":
+        # Every n-th scan: processes' shares differ by one scan at most.
         rows = scan_folder.predict_scans(
             detector,
             found[index::count],
@@ -173,6 +176,7 @@ def _gather_rows(out: Any, count: int) -> list[dict[str, Any]]:
     from madad_jax.predict import scan_folder
     from madad_jax.runtime import agreement, watchdog
 
+    # The table is merged from files that the slowest process has yet to write.
     watchdog.wait_for_all("scans")
     return agreement.from_first(lambda: scan_folder.merge_tables(out, count))
 
@@ -224,6 +228,7 @@ def main() -> None:
     log = logging.getLogger("madad_jax")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    # Else absl's handler prints each line once more.
     log.propagate = False
     status = command_line.status("madad_jax predict", run, sys.argv)
     if status == 2 and "jax" in sys.modules:

@@ -47,6 +47,7 @@ def load(
     Raises:
       UserError: no run, an unknown value, or a rate without calibration.
     """
+    # Inside the functions of this file: `import madad_jax` must not start JAX.
     from madad_jax.predict import detector as detector_lib
     from madad_jax.predict import operating
 
@@ -99,6 +100,7 @@ def open_run(checkpoint: str, calibration: str) -> Any:
     workdir = epath.Path(checkpoint)
     known = model_lib.read_calibration(workdir, calibration)
     config = config_dict.ConfigDict(model_lib.read_config(workdir, known))
+    # Thresholds hold for maps of the precision that the run was calibrated with.
     if "matmul_precision" in config:
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     return model_lib.load(workdir, config, known)
@@ -133,9 +135,11 @@ def build_detector(
             "(see data/provenance.py), or train on slices made by madad_jax.prepare"
         )
     changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
+    # An empty value keeps what training did.
     preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})
     facts = None if model.calibration is None else model.calibration.facts
     numbers = _choose_numbers(slices, preparation, facts)
+    # A scan's score is taken over its slices: healthy scans on other slices are no yardstick.
     if setting.healthy is not None and slices and list(facts["numbers"]) != list(numbers):
         raise errors.UserError(
             f"slices: found {slices}, but the calibration holds for "
@@ -164,11 +168,13 @@ def _choose_numbers(
         if step < 1 or last < first:
             raise errors.UserError(f"slices: found '{text}', accepted: first:last:step, as 60:90:2")
         return first, last, step
+    # Before the training's own: thresholds hold for the slices that were calibrated.
     if facts is not None:
         return tuple(facts["numbers"])
     if preparation.numbers is not None:
         return preparation.numbers
     from madad_jax.scans import slices as slices_lib
 
+    # Nothing is known of the training slices' numbers: all levels of the template.
     every = slices_lib.numbers("volume", preparation.geometry)
     return every[0], every[-1], 1

@@ -36,15 +36,18 @@ def list_candidates(
     """
     places_in_stack = ndimage.find_objects(in_stack)
     places_in_scan = ndimage.find_objects(in_scan, max_label=len(places_in_stack))
+    # Template volume over the registration's determinant is volume in the scan.
     stack_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000.0 / transform.volume_ratio
     to_scan_mm, to_voxels = np.linalg.inv(transform.matrix), np.linalg.inv(volume.affine)
     listed = []
     for number, place in enumerate(places_in_stack, start=1):
         inside = in_stack[place] == number
         scores = maps[place][inside]
+        # A thin candidate may fall between the voxels of a coarse scan.
         if places_in_scan[number - 1] is not None:
             points = _list_voxels(in_scan, places_in_scan[number - 1], number)
             volume_ml = len(points) * volume.voxel_ml
+            # The mean of a ring lies outside of it: people are led to a voxel of the candidate.
             centre_voxel = _nearest_point(points, points.mean(axis=0))
             centre = _transform_point(volume.affine, centre_voxel)
         else:

@@ -105,6 +105,7 @@ class Detector:
         """
         chosen = np.flatnonzero(stack.scored)
         shape = stack.images.shape
+        # A signal that the method does not give stays 0, as do slices that are not scored.
         maps = {signal: np.zeros(shape, np.float32) for signal in signals.STORED}
         reconstruction = np.zeros(shape, np.float32)
         for number, start in enumerate(range(0, len(chosen), self._batch_size)):
@@ -112,6 +113,7 @@ class Detector:
             # Always whole batches: one compiled program. The last slice fills the last one.
             rows = np.resize(part, self._batch_size)
             rows[len(part) :] = part[-1]
+            # Networks are trained on [-1, 1].
             image = stack.images[rows, :, :, None] * np.float32(2.0) - np.float32(1.0)
             out = self._score(number, {"image": image, "brain_mask": stack.brain[rows]})
             for signal in signals.STORED:
@@ -146,8 +148,11 @@ class Detector:
 
         brain = stack.brain_in_scan
         anomaly = np.where(brain, np.clip(to_scan(final, 1), 0.0, 1.0), np.float32(0.0))
+        # Pixels of the slices reach beyond the mask that was found in the scan.
         scored = to_scan(_scored_brain(stack), 0) & brain
+        # By the nearest slice: between the candidates 1 and 3 there is no 2.
         labels_in_scan = np.where(scored, to_scan(labels.astype(np.int32), 0), 0)
+        # Back to the scanner's units, by the inverse of what scaled the slices.
         low, high = stack.scale.low, stack.scale.high
         reconstruction_in_scan = np.where(
             scored, to_scan(reconstruction, 1) * (high - low) + low, 0.0
@@ -221,7 +226,9 @@ def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
         if affine is None:
             raise errors.UserError("an array needs affine=, its voxel -> mm (RAS+) matrix [4, 4]")
         return volumes.from_array(scan, np.asarray(affine, np.float64), source="array")
+    # By what it has and not by its class: other libraries wrap nibabel's images.
     if hasattr(scan, "dataobj") and hasattr(scan, "affine"):
+        # Many programs write one volume with a fourth axis of 1.
         shape = tuple(n for i, n in enumerate(scan.shape) if i < 3 or n != 1)
         data = np.asarray(scan.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
         name = scan.get_filename() or "image"

@@ -42,6 +42,7 @@ def write(model: model_lib.Model, out: str) -> str:
             folder / names[platform], export_function(model, weights, platform)
         )
     atomic_files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
+    # NaN is no JSON, and other programs read this.
     text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
     atomic_files.write_bytes(folder / "model.json", text.encode())
     script = importlib.resources.files("madad_jax.predict").joinpath("assets", "run_exported.py")
@@ -54,7 +55,9 @@ def flat_weights(model: model_lib.Model) -> dict[str, np.ndarray]:
     """{path: array} of all weights, as the exported function takes them."""
     tree = {"denoiser": model.params, **model.frozen}
     return {
-        name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in trees.flatten(tree).items()
+        # safetensors writes memory as it lies.
+        name: np.ascontiguousarray(np.asarray(leaf))
+        for name, leaf in trees.flatten(tree).items()
     }
 
 
@@ -73,7 +76,9 @@ def export_function(model: model_lib.Model, weights: dict[str, np.ndarray], plat
         found = model.method.anomaly_map(params, parts, batch, key)
         return {name: found[name] for name in OUTPUTS if name in found}
 
+    # Whoever calls it has batches of another size.
     (batch,) = jax_export.symbolic_shape("b")
+    # Weights are arguments: as constants, each of the three files would hold a copy.
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
     number = jax.ShapeDtypeStruct((), np.uint32)
     try:

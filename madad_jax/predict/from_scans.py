@@ -10,6 +10,7 @@ from madad_jax.predict import detector as detector_lib
 from madad_jax.predict import model as model_lib
 from madad_jax.predict import operating, scan_folder
 
+# One scan has no spread: neither percentile nor interval would mean anything.
 FEWEST = 2
 
 
@@ -28,6 +29,7 @@ def calibrate(
     Raises:
       UserError: fewer than two usable scans.
     """
+    # Maps are the expensive part: one pass serves every published post-processing.
     options = dict(scan_stacks.PRESETS)
     if changes:
         setting = operating.choose_setting(
@@ -40,6 +42,7 @@ def calibrate(
             default_rate=0.5,
         )
         options["custom"] = setting.options
+    # Without an operating point, which only the result of this can give.
     plain = detector_lib.Setting("map", "none", scan_stacks.Options(), None, None)
     detector = make_detector(plain, detector_lib)
     measured: dict[str, dict[calibration_lib.Key, calibration_lib.Scan]] = {}
@@ -59,6 +62,7 @@ def calibrate(
             f"calibration: found {len(measured)} usable healthy scans, at least {FEWEST} are "
             f"needed (failed: {reasons or 'none'})"
         )
+    # Workers end in any order; the file must not depend on it.
     names = sorted(measured)
     healthy = {
         key: calibration_lib.Healthy(tuple(measured[name][key] for name in names))

@@ -65,6 +65,7 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
             f"--checkpoint={workdir}: no denoiser/checkpoints in it; give the workdir of a run "
             "that was trained"
         )
+    # The evaluation's options (sampling steps, smoothing) made the maps that thresholds stand on.
     if calibration is not None and "config" in calibration.facts:
         return calibration.facts["config"]
     config = saver.read_config(workdir / "denoiser" / "checkpoints")
@@ -103,6 +104,7 @@ def load(
     try:
         method = parts.detector(config)
         frozen = _restore_frozen(config, workdir, mesh)
+        # Before the denoiser's weights, which take longer to read than a mistake to find.
         preparation = _read_preparation(workdir, config)
         step = config.eval.checkpoint
     except (AttributeError, KeyError) as error:
@@ -162,6 +164,7 @@ def _restore_frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -
     frozen = methods.frozen(config)
     if methods.uses_latents(config):
         _, weights = trained_weights.autoencoder(config, workdir, mesh)
+        # 0 asks the run to measure the factor on its own training latents.
         factor = config.autoencoder.scaling_factor
         factor = np.float32(factor if factor > 0 else _read_scaling_factor(workdir))
         frozen |= {"autoencoder": weights, "scaling_factor": factor}
@@ -169,6 +172,7 @@ def _restore_frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -
 
 
 def _read_preparation(workdir: epath.Path, config: Any) -> provenance.SourcePreparation | None:
+    # The run's own file first: its data may have moved or changed since.
     path = workdir / provenance.FILE
     return provenance.read(path) if path.exists() else parts.preparation(config)
 
@@ -178,6 +182,7 @@ def _check_prepared_alike(workdir, preparation, calibration) -> None:
     if preparation is None or calibration is None:
         return
     trained, calibrated = preparation.to_dict(), calibration.facts.get("preparation", {})
+    # What changes a pixel's value. How brains were found and registered may differ by site.
     for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
         if key in calibrated and calibrated[key] != trained[key]:
             raise errors.UserError(
@@ -201,6 +206,7 @@ def compiled_batch_size(model: Model, batch_size: int) -> int:
     """`batch_size` rounded up to what the devices divide evenly."""
     if batch_size < 1:
         raise errors.UserError(f"batch_size: found {batch_size}, accepted: 1 or more")
+    # Rounded up and not down: 1 slice on 8 devices must not become 0.
     return -(-batch_size // model.shards) * model.shards
 
 

@@ -16,6 +16,7 @@ def draw_slices(result: Any) -> bytes:
     """
     import matplotlib
 
+    # Servers have no display; a notebook that chose its backend keeps it.
     matplotlib.use("Agg", force=False)
     from matplotlib import figure
 
@@ -34,6 +35,7 @@ def draw_slices(result: Any) -> bytes:
         axes.imshow(data[:, :, k].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=y / x)
         inside = labels[:, :, k].T > 0
         if inside.any() and not inside.all():
+            # White on black shows on any grey, and to who cannot tell colours.
             axes.contour(inside, [0.5], colors="black", linewidths=2.6)
             axes.contour(inside, [0.5], colors="white", linewidths=1.0)
         numbers = np.unique(labels[:, :, k])[1:]
@@ -48,6 +50,7 @@ def draw_slices(result: Any) -> bytes:
 
 def _choose_levels(result: Any, count: int) -> list[int]:
     """Slices of the scan's canonical grid to show, rising."""
+    # Candidates come largest first, and several may lie on one slice.
     chosen = list(dict.fromkeys(p["voxel"][2] for p in result.candidates))[:count]
     scored = np.flatnonzero((result.reconstruction != 0).any(axis=(0, 1)))
     if len(scored) and len(chosen) < count:
@@ -66,6 +69,7 @@ def draw_healthy_range(healthy: Any, score: dict[str, Any]) -> str:
     values = np.sort([s.score for s in healthy.scans])
     own = score["score"]
     low, high = min(values[0], own), max(values[-1], own)
+    # Equal scores would leave an axis without length.
     margin = 0.06 * (high - low) + 1e-3
     low, high = max(0.0, low - margin), high + margin
 

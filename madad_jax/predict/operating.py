@@ -42,6 +42,7 @@ def choose_setting(
         accepted = ", ".join(scan_stacks.PRESETS)
         raise errors.UserError(f"postprocess: found '{postprocess}', accepted: {accepted}")
     options = dataclasses.replace(scan_stacks.PRESETS[postprocess], **changes)
+    # Looked up by value: changes that amount to a published setting are that setting.
     name, healthy = _calibrated(calibration, signal, options)
     given = {key: value for key, value in rates.items() if value is not None}
     if len(given) > 1:
@@ -50,7 +51,9 @@ def choose_setting(
         value = float(given["threshold"])
         if not 0.0 <= value <= 1.0:
             raise errors.UserError(f"threshold: found {value:g}, accepted: 0 to 1")
+        # A threshold needs no healthy scans; the report says so where there are none.
         point = calibration_lib.Point(value, "threshold", value)
+    # No default here: a rate of false positives cannot be promised without healthy scans.
     elif healthy is None:
         raise errors.UserError(_how_to_calibrate(calibration, where, signal, options))
     elif "false_positives_per_scan" in given:

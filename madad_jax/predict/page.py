@@ -31,11 +31,13 @@ _MARGIN = 8  # voxels around the head
 def render(result: Any) -> str:
     """The page of a `result.Result`."""
     summary, point = result.summary, result.summary["operating_point"]
+    # The slider reaches beyond the threshold even where the map stays below it.
     top = max(float(result.anomaly.max()), 1.25 * point["threshold"], 0.01)
     window = _window(result.volume.data)
     data = {
         "scan": _nifti(_grey(result.volume.data), result.volume.affine, window, 1.0),
         "map": _nifti(
+            # A byte a voxel: finer steps are not seen, and the page stays a few MB.
             np.round(255 / top * result.anomaly).astype(np.uint8),
             *(result.volume.affine, window, top / 255),
         ),
@@ -88,6 +90,7 @@ def _niivue() -> str:
             "report.html needs NiiVue as nilearn 0.14 ships it (nilearn/_assets/js/niivue.umd.js); "
             "install nilearn>=0.14, or go without: --report=false"
         ) from error
+    # It would end the element in which the viewer's code stands.
     if "</script" in code.lower():
         raise errors.UserError(f"'{file}' cannot be written into a page; use --report=false")
     return code
@@ -118,6 +121,7 @@ def _window(data: np.ndarray) -> tuple[slice, ...]:
 def _grey(data: np.ndarray) -> np.ndarray:
     """uint8 between the 1st and 99.5th percentile of what is not 0."""
     some = data[data != 0]
+    # Half a million voxels give the same limits in milliseconds.
     low, high = np.percentile(some[:: max(1, some.size // 500_000)], (1.0, 99.5))
     low = min(0.0, float(low))
     unit = (data - np.float32(low)) / np.float32(max(float(high) - low, 1e-6))
@@ -135,6 +139,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray, window: tuple[slice, ...], slo
     header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, 0.0, 352
     header["magic"] = b"n+1"
     content = header.binaryblock + bytes(4) + part.tobytes(order="F")
+    # No time in the gzip header: the same result gives the same page.
     return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
 
 
@@ -143,6 +148,7 @@ def _meanings(healthy: Any, top: float, chosen: float) -> list[list[Any]]:
     if healthy is None:
         return []
     rows = []
+    # With the chosen one exactly, which the slider starts from.
     for threshold in np.unique([*np.linspace(0.0, min(top, 1.0), _THRESHOLDS), chosen]):
         expected = healthy.expected(float(threshold))
         rows.append([float(threshold), expected["voxel_fpr"], expected["false_positives_per_scan"]])

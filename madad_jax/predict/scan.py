@@ -45,6 +45,7 @@ def _scale_of_slices(
     preparation: provenance.SourcePreparation,
 ) -> to_slices.ScaleOfSlices | None:
     """The embedded cohort scales by the slices that it draws and not by the whole brain."""
+    # `scans` may not import the cohort: its scaling is handed over as a function.
     if preparation.intensity != provenance.COHORT:
         return None
 

@@ -75,10 +75,12 @@ def _find_scans(folder: epath.Path, root: epath.Path) -> Iterator[Scan]:
     for path in scans:
         name = str(path)[len(str(root)) :].strip("/")
         yield Scan(_stem(name).replace("/", "_"), path)
+    # NIfTI files beside DICOM files are conversions of them: one of the two is enough.
     if not scans and any(_is_dicom(p) for p in entries if not p.is_dir()):
         name = str(folder)[len(str(root)) :].strip("/")
         yield Scan(name.replace("/", "_") or folder.name, folder)
     for path in entries:
+        # A folder with a summary is output of ours, of a run into its own input.
         if path.is_dir() and not (path / result_lib.SUMMARY).exists():
             yield from _find_scans(path, root)
 
@@ -95,6 +97,7 @@ def _is_dicom(path: epath.Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
+            # The standard (part 10): 128 bytes of anything, then these four.
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
@@ -126,6 +129,7 @@ def predict_scans(
         done = _read_summary(folder, scan.path, settings)
         if done is not None:
             return {**_row(scan, done), "status": "done before"}
+        # Before the scan is scored: if it fails now, no earlier result may pass for this one.
         result_lib.start_over(folder)
         result = detector(scan.path, brain_mask=brain_mask)
         result.summary["settings_sha256"] = settings
@@ -172,9 +176,12 @@ def for_each_scan(
     What a scan cannot do is its row's message; `out` (None: nowhere) gets the `table`. After
     `stopped` no further scan is begun.
     """
+    # One scan raises its own error; one of many becomes a line of the table.
     if single:
         return [work(found[0])]
     rows: list[dict[str, Any]] = []
+    # Threads: there is one set of weights on the device, and reading and resampling release the
+    # interpreter's lock.
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
         futures = [pool.submit(_run_guarded, work, scan, stopped) for scan in found]
         bar = tqdm.tqdm(
@@ -188,6 +195,7 @@ def for_each_scan(
             if row["status"] == "failed":
                 tqdm.tqdm.write(f"{row['scan']}: {row['message']}")
             if out is not None:
+                # After every scan: a run that is killed leaves the table of what it did.
                 _write_table(out / table, rows)
     return sorted(rows, key=lambda row: row["scan"])
 
@@ -263,6 +271,7 @@ def settings_digest(detector: detector_lib.Detector) -> str:
 def _read_summary(folder: epath.Path, path: epath.Path, settings: str) -> dict[str, Any] | None:
     """The summary of the same file under the same settings, if it is there."""
     summary = folder / result_lib.SUMMARY
+    # A series has no single file to compare; it is scored again.
     if path.is_dir() or not summary.exists():
         return None
     try:

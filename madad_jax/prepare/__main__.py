@@ -109,7 +109,9 @@ def run(argv: Sequence[str]) -> int:
     from madad_jax.prepare import job as job_lib
 
     job = make_job(options)
+    # PNG files are always written: they say what is done, and the others are packed from them.
     formats = [name for name in options.format.split(",") if name != "png"]
+    # A mistyped format is found before hours of preparation, not after.
     pack.check(formats)
     if options.dry_run:
         return dry_run.show(job)
@@ -135,6 +137,7 @@ def make_job(options: flags.FlagValues):
         if len(cohort.images) > 1:
             raise errors.UserError(f"--modality is missing; accepted: {', '.join(cohort.images)}")
         modalities = tuple(cohort.images)
+    # Its pictures would overwrite each other.
     if len(set(modalities)) < len(modalities):
         raise errors.UserError(f"--modality: '{options.modality}' names one twice")
     if options.splits and options.fractions:
@@ -150,6 +153,8 @@ def make_job(options: flags.FlagValues):
         fractions = dict(zip(splits.SPLITS, shares, strict=True))
     return job_lib.Job(
         cohort=cohort,
+        # `in` is a keyword: no attribute of that name. Without a slash at its end, as paths are
+        # kept relative to it.
         root=options["in"].value.rstrip("/") or "/",
         out=options.out,
         modalities=modalities,
@@ -207,11 +212,13 @@ def _terminate(*_):
 
 def main() -> None:
     """Entry point of `python -m madad_jax prepare`."""
+    # By default SIGTERM ends the process at once and leaves its workers behind.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = command_line.status("madad_jax prepare", run, sys.argv)
     except (KeyboardInterrupt, _Terminated) as stop:
         print("\nstopped; the same command continues", file=sys.stderr)
+        # As shells report the death by SIGINT and by SIGTERM.
         status = 130 if isinstance(stop, KeyboardInterrupt) else 143
     sys.exit(status)
 

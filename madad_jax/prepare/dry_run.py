@@ -32,6 +32,8 @@ def show(job: job_lib.Job) -> int:
         print(f"{'remove ' if job.prune else 'keep   '}  {scan}: its files are gone")
     options, preparation = job.options, job.options.preparation
     geometry = preparation.geometry
+    # `refused` holds the plan's and those whose headers were refused here; the latter are still in
+    # `todo`.
     print(
         f"\n{len(what.todo) + len(what.refused) - len(refused)} to prepare, {len(what.current)} "
         f"done, {len(refused)} refused; registration {preparation.registration}, brain mask "

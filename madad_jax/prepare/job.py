@@ -115,6 +115,7 @@ def plan(job: Job) -> Plan:
     for item in items:
         done = output.is_current(out, item, job.options, job.root, states.get(item.scan))
         (current if done else todo).append(item)
+    # Unlisted scans count as gone: no split would own their pictures.
     here = {item.scan for item in items} | set(found.refused)
     gone = tuple(scan for scan in states if scan not in here)
     return Plan(tuple(todo), tuple(current), found.refused, tuple(unlisted), gone)
@@ -131,6 +132,8 @@ def prepare(job: Job) -> card.Summary:
     with _only_one(out):
         output.write_settings(out, job.settings())
         refused = dict(what.refused)
+        # Before the others are prepared: no picture of a scan that is refused now may stay from
+        # before.
         doomed = [*refused, *(what.gone if job.prune else ())]
         for scan in doomed:
             output.remove_scan(out, scan)
@@ -210,6 +213,7 @@ def _pooled(
         waiting = {pool.submit(_prepare_one, *values) for values in arguments}
         while waiting:
             deliver()
+            # Returns five times a second, so that a signal that was held back is seen.
             done, waiting = concurrent.futures.wait(
                 waiting, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED
             )
@@ -279,6 +283,7 @@ def _follow_parent(parent: int) -> None:
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
+        # The parent was killed outright: nobody takes this result or stops this process.
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -292,11 +297,14 @@ class _only_one:
         self._file = None
 
     def __enter__(self):
+        # Object stores have no locks.
         if "://" in str(self._path):
             return self
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(pathlib.Path(self._path), "ab")
+            # A lock goes with its process, however that ends; a marker file would stay after a
+            # kill.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise errors.UserError(

@@ -166,6 +166,7 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     preparation, numbers = options.preparation, options.slice_numbers
     reference = next(iter(item.images.values()))
     volume = _read(reference, warnings, digests)
+    # Masks too: a scan is due again when any of its files changes.
     for other in (item.brain_mask, item.segmentation):
         if other:
             digests[other] = atomic_files.sha256(other)
@@ -180,6 +181,7 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
         return to_slices.sample_mask(mask, located, preparation, numbers)
 
     masks, truth = sample(located.brain), sample(marked.lesion)
+    # Known health is as good as a segmentation without a lesion.
     if truth is None and item.healthy:
         truth = np.zeros_like(masks)
     chosen = _choose(item, options, masks, truth, sample(marked.unjudged))
@@ -223,6 +225,8 @@ def _read_truth(item: Item, options: Options, volume: volumes.Volume) -> _Truth:
 def _match(labels: np.ndarray, values: tuple[int, ...], item: Item) -> np.ndarray:
     """Where a segmentation has one of the values."""
     found = np.unique(labels)
+    # Labels between whole numbers come from linear resampling: 1.5 is no mixture of lesions 1 and
+    # 2.
     if (odd := found[found != np.round(found)]).size:
         raise errors.UserError(
             f"'{item.segmentation}' has the value {odd[0]:g}; accepted: whole labels, of which "

@@ -73,6 +73,7 @@ def find(
 
 def is_stripped(volume: volumes.Volume) -> bool:
     """Whether the skull was removed before: 0 all around no more than a brain."""
+    # An ellipsoid fills 52 % of its tightest box, a head with its air nearly all of it.
     voxels = int(np.count_nonzero(volume.data))
     size = voxels * float(volume.voxel_ml)
     return _STRIPPED_ML[0] <= size <= _STRIPPED_ML[1] and voxels < 0.6 * volume.data.size
@@ -104,6 +105,7 @@ def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
 
 
 def _run_builtin(volume: volumes.Volume) -> np.ndarray:
+    # By name: an installation may lack this module, which starts a process that runs JAX.
     name = "madad_jax.scans.builtin_mask"
     if importlib.util.find_spec(name) is None:
         raise errors.UserError(
@@ -127,4 +129,5 @@ def _keep_largest(mask: np.ndarray, method: str) -> tuple[np.ndarray, list[str]]
                 "first's voxels; the largest is used"
             )
         mask = labels == largest + 1
+    # Ventricles may be exactly 0 in a stripped scan; they belong to the brain.
     return ndimage.binary_fill_holes(mask), warnings

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from madad_jax.core import errors
 from madad_jax.scans import volumes
 
+# HD-BET takes minutes on a CPU; what takes longer than this hangs.
 _MINUTES = 30.0
 
 
@@ -72,6 +73,7 @@ def run(name: str, volume: volumes.Volume) -> Bool[np.ndarray, "X Y Z"]:
         try:
             done = subprocess.run(
                 [program, *tool.arguments],
+                # Bare file names in this folder: a tool in a container sees no other path.
                 cwd=folder,
                 capture_output=True,
                 text=True,

@@ -45,10 +45,13 @@ def read_series(
     order = np.argsort(positions @ normal, kind="stable")
     heights = (positions @ normal)[order]
     _check_even(heights, folder)
+    # Pixels are [row, column]; the first axis of a volume is the column, as in NIfTI.
     array = np.stack([frames[i]["pixels"]().T for i in order], axis=-1)
     affine = np.eye(4)
+    # PixelSpacing is (between rows, between columns): the second belongs to the first axis.
     affine[:3, 0] = _LPS_TO_RAS @ orientation[:3] * spacing[1]
     affine[:3, 1] = _LPS_TO_RAS @ orientation[3:] * spacing[0]
+    # Over the whole stack: single steps carry the rounding of positions with few digits.
     first, last = positions[order[0]], positions[order[-1]]
     affine[:3, 2] = _LPS_TO_RAS @ (last - first) / (len(frames) - 1)
     affine[:3, 3] = _LPS_TO_RAS @ first
@@ -114,6 +117,7 @@ def _frame(image: pydicom.Dataset, number: int, count: int) -> dict:
         except AttributeError:
             return default
 
+    # MR series often state neither: then stored values are the values.
     slope, intercept = rescale("RescaleSlope", 1.0), rescale("RescaleIntercept", 0.0)
 
     def pixels() -> np.ndarray:

@@ -167,6 +167,7 @@ def template_brain() -> tuple[np.ndarray, np.ndarray, geometry_lib.VoxelGrid]:
     brain = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
     halves = [_halve(a.astype(np.float32)) for a in (image * brain, brain)]
     affine = geometry_lib.TEMPLATE_GRID.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    # The middle of two voxels of 1 mm lies half a millimetre beyond the first.
     affine[:3, 3] += 0.5
     return halves[0], halves[1] >= 0.5, geometry_lib.VoxelGrid(halves[0].shape, affine)
 
@@ -183,12 +184,14 @@ def _find_affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
     fixed_array, fixed_brain, fixed_grid = template_brain()
     grid = _box_around(volume, brain)
     source = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
+    # Mutual information counts 32 bins: a few bright vessels would leave all tissue in one.
     low, high = np.percentile(volume.data[brain], (1.0, 99.0))
     if high <= low:
         raise errors.UserError(f"'{volume.source}' is constant inside the brain ({low:g})")
     scaled = np.where(brain, np.clip((volume.data - low) / (high - low), 0.0, 1.0), 0.0)
     moving = resample.resample(scaled, source, grid, np.eye(4), order=1)
     moving_brain = resample.resample(brain.astype(np.float32), source, grid, np.eye(4), order=1)
+    # 8 mm beyond the template's brain, so that the metric sees where the scan's brain ends.
     around = ndimage.binary_dilation(fixed_brain, iterations=4)
     images = [_make_image(sitk, a, g) for a, g in ((fixed_array, fixed_grid), (moving, grid))]
     masks = [
@@ -196,10 +199,12 @@ def _find_affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
         for a, g in ((fixed_brain, fixed_grid), (moving_brain, grid))
     ]
     gate = sitk.Cast(_make_image(sitk, around.astype(np.float32), fixed_grid), sitk.sitkUInt8)
+    # By the masks' moments and not the images': contrasts differ, brains do not.
     start = sitk.CenteredTransformInitializer(
         *masks, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
     try:
+        # Six parameters first: twelve from a poor start find shears that no head has.
         rigid = _maximise(sitk, *images, gate, start, levels=(4, 2))
         affine = sitk.AffineTransform(3)
         affine.SetCenter(rigid.GetCenter())
@@ -212,6 +217,7 @@ def _find_affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
             f"'{volume.source}' cannot be registered to ICBM152: {reason}"
         ) from error
     matrix, centre = np.array(found.GetMatrix()).reshape(3, 3), np.array(found.GetCenter())
+    # ITK's transform goes from the fixed image (the template) to the moving one (the scan).
     to_scan = np.eye(4)
     to_scan[:3, :3] = matrix
     to_scan[:3, 3] = np.array(found.GetTranslation()) + centre - matrix @ centre

@@ -61,6 +61,7 @@ def load() -> Template:
     white = _orient(datasets.load_mni152_wm_template(resolution=1))
     brain = _orient(datasets.load_mni152_brain_mask(resolution=1)) > 0
     grey, white = grey / grey.max(), white / white.max()
+    # Distances are smooth: every second voxel is enough.
     depth = ndimage.distance_transform_edt(brain[::2, ::2, ::2]) * 2.0
     ventricle = _ventricles(image, brain)[::2, ::2, ::2]
     inside = ndimage.distance_transform_edt(ventricle)
@@ -108,6 +109,7 @@ def _ventricles(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     aside = np.abs(column - CENTRE[2])
     # Front-to-back coordinate counted from the back, as in the atlas.
     front = image.shape[1] - 1 - row
+    # Bounds in the template's voxels, where its ventricles lie.
     near = (aside < 42) & (front > 60) & (front < 165) & (z > 64) & (z < 108)
     near &= ~((aside > 30) & (front > 95))  # The insula's cisterns.
     near &= ~((aside < 7) & (z > 92))  # The fissure between the hemispheres,

@@ -129,6 +129,7 @@ def _warp(
     age: float,
 ) -> tuple[np.ndarray, float]:
     """Displacement u on the working grid, mm [3, z, h, w], and its smallest Jacobian."""
+    # Coarse voxels beyond the stack: tissue is moved in from there.
     margin = 6
     below, above = grid.levels[0] - margin * _COARSE_MM, grid.levels[-1] + margin * _COARSE_MM
     levels = np.arange(below, above + _COARSE_MM, _COARSE_MM)

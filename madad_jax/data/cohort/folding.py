@@ -29,6 +29,7 @@ def draw_sulci(
       where only some stretches fold.
     """
     across = grid.in_plane()
+    # Brains are about 1.2 times as long as wide.
     radius = np.hypot(across[:, None] / 1.2, across[None, :])
     convex = special.expit((radius - 38.0) / 3.0)
     medial = special.expit((10.0 - np.abs(across)) / 1.5)[None, :]

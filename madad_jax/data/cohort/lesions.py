@@ -79,6 +79,7 @@ def _blob(
     z = np.asarray(grid.levels, np.float32)[:, None, None] - grid.levels[centre[0]]
     row = across[None, :, None] - across[centre[1]]
     column = across[None, None, :] - across[centre[2]]
+    # Half a turn: an ellipse looks the same after it.
     angle = rng.uniform(0.0, np.pi)
     stretch = np.exp(rng.normal(0.0, 0.15))
     along = (np.cos(angle) * row + np.sin(angle) * column) * stretch
@@ -92,12 +93,14 @@ def _pick(
     rng: np.random.Generator, anatomy: anatomy_lib.Anatomy, weight: np.ndarray, margin: int = 1
 ) -> tuple[int, int, int]:
     """A voxel drawn with probability proportional to `weight`, off the outer slices."""
+    # Every fourth pixel: a place need not be known finer, and choosing among all is slow.
     coarse = weight[:, ::4, ::4].astype(np.float64)
     levels = coarse.shape[0]
     if levels > 2 * margin:
         coarse[:margin] = 0.0
         coarse[levels - margin :] = 0.0
     flat = coarse.ravel()
+    # The few slices of this subject show no such place: anywhere in the brain.
     if flat.sum() <= 0.0:
         flat = anatomy.brain[:, ::4, ::4].astype(np.float64).ravel()
     chosen = rng.choice(flat.size, p=flat / flat.sum())
@@ -110,6 +113,7 @@ def _radius(rng: np.random.Generator, size: str) -> float:
 
 
 def _soft(mask: np.ndarray, grid: random_fields.Grid, sigma: float = 0.8) -> np.ndarray:
+    # In plane alone: slices lie millimetres apart.
     blur = sigma / grid.pixel
     return ndimage.gaussian_filter(mask.astype(np.float32), (0.0, blur, blur), truncate=2.5)
 
@@ -253,12 +257,14 @@ def _mass_effect(
     grid = anatomy.grid
     reach = 1.7 * _radius(rng, size)
     weight = (anatomy.brain & (anatomy.depth > min(0.5 * reach, 22.0))).astype(np.float32)
+    # Near the ventricles, whose bent outline shows the shift.
     weight *= np.exp(-np.abs(anatomy.ventricle - 5.0) / 10.0)
     z, row, column = _pick(rng, anatomy, weight)
     across = grid.in_plane()
     height = np.asarray(grid.levels, np.float32)[:, None, None] - grid.levels[z]
     down = across[None, :, None] - across[row]
     right = across[None, None, :] - across[column]
+    # 3-D, so that the push fades over neighbouring slices too.
     squared = (down**2 + right**2 + height**2) / reach**2
     pull = 0.85 * np.clip(1.0 - squared, 0.0, 1.0) ** 2
     rows = np.arange(grid.side, dtype=np.float32)

@@ -36,6 +36,7 @@ def unpack(record: record_lib.Record, content: bytes, where: str) -> encoded_lib
     Raises:
       UserError: the lengths do not add up to the record.
     """
+    # Three zeros for a record too short to hold lengths; it fails the check below.
     lengths = _LENGTHS.unpack_from(content) if len(content) >= _LENGTHS.size else (0, 0, 0)
     if _LENGTHS.size + sum(lengths) != len(content) or not lengths[0]:
         raise errors.UserError(f"'{where}', slice {record.id}: not a record of a slice")
@@ -109,6 +110,7 @@ class ArrayRecordFolder:
         others = {}
         for split, modalities in list_contents(self._root).items():
             if record_lib.may_not_share(self._split, split):
+                # Over all modalities: T1 of a person here and T2 there is the same person.
                 entries = [read_index(self._root, split, m)["records"] for m in modalities]
                 others[split] = {entry["subject"] for part in entries for entry in part}
         subjects = {record.subject for record in self.records}
@@ -138,6 +140,7 @@ def read_index(root: epath.Path, split: str, modality: str) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text())
+        # Made and dropped: entries of another version fail here, where the file is named.
         [record_lib.Record(**entry) for entry in index["records"]]
         str(index["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
@@ -161,6 +164,7 @@ def write(source: png_folder.PngFolder, root: epath.PathLike, split: str, modali
     if path.exists() and _index_fits(root, split, modality, source.fingerprint(), wanted):
         return False
     path.unlink(missing_ok=True)
+    # Shards of another count would be taken for a mixture of two data sets.
     for old in root.glob(f"{name}-[0-9]*-of-[0-9]*{shards.SUFFIX}"):
         old.unlink()
     for i, shard in enumerate(wanted):

@@ -112,6 +112,7 @@ def file_facts(paths: Iterable[epath.Path]) -> list[tuple[str, int, int]]:
     """
     facts = []
     for path in paths:
+        # Nanoseconds, as two writes may fall into one second.
         local = "://" not in str(path)
         stat = os.stat(path) if local else None
         facts.append((path.name, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0))))

@@ -26,6 +26,7 @@ from madad_jax.data.sources import record as record_lib
 
 NAME = "brain_slices"
 _PICTURES = ("image", "brain_mask", "segmentation")
+# PNG bytes stay bytes: `encoded` makes them pixels as for the other readers.
 _ENCODED = {name: tfds.decode.SkipDecoding() for name in _PICTURES}
 
 
@@ -82,6 +83,7 @@ class BrainSlices(tfds.core.GeneratorBasedBuilder):
     def _example(self, encoded: encoded_lib.EncodedSlice) -> dict[str, Any]:
         self._check_depth(encoded.image)
         truth = encoded.segmentation
+        # TFDS knows no missing picture: any one stands in, and `has_segmentation` says so.
         parts = (encoded.image, encoded.brain_mask, truth or encoded.brain_mask)
         record = encoded.record
         return {name: io.BytesIO(p.content) for name, p in zip(_PICTURES, parts, strict=True)} | {
@@ -166,6 +168,7 @@ class TfdsFolder:
 
     def _read_records(self) -> tuple[list[int], list[record_lib.Record]]:
         found, modalities = [], set()
+        # Once through all examples: TFDS has no index by modality.
         for i in range(len(self._data)):
             example = self._data[i]
             record = _record(example)
@@ -177,6 +180,7 @@ class TfdsFolder:
                 f"'{self._folder}', split {self._split}, has no slices of modality "
                 f"'{self._modality}'; found: {', '.join(sorted(modalities)) or 'none'}"
             )
+        # TFDS shuffles what it writes; training's order is that of the sorted folder.
         found.sort()
         return [i for *_, i in found], [record for *_, record, _ in found]
 
