@@ -89,7 +89,7 @@ def inside(lesion: tuple[str, str], numbers, geometry) -> list[int]:
 
 def fresh_scans(run: str, count: int, seed: int) -> Fresh:
     """What healthy subjects of another seed score, slice by slice as the run was calibrated."""
-    model = api._model(run, "")
+    model = api.open_run(run, "")
     config, known = model.config, model.calibration
     options = cohort.options_from_dict({**config.data.cohort.to_dict(), "test_healthy": count})
     source = cohort.Cohort(

@@ -63,8 +63,11 @@ def main() -> int:
         return 2
     verb = VERBS[name]
     sys.argv = [f"madad-jax {name}", *verb.flags, *sys.argv[2:]]
+    module = importlib.import_module(verb.module)
+    # absl prints the docstring of the program that runs above its flags: not this one's.
+    sys.modules["__main__"].__doc__ = module.__doc__
     # Some commands return their status and some leave by themselves.
-    return importlib.import_module(verb.module).main() or 0
+    return module.main() or 0
 
 
 if __name__ == "__main__":

@@ -185,6 +185,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         shipped_configs.make_importable()
         return flags.FLAGS(_located(argv))
+    except SystemExit as end:  # absl ends `--help` with 1, the commands with flags of their own 0
+        sys.exit(0 if "--help" in argv else end.code)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if "--traceback" in argv:
             raise

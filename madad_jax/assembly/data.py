@@ -73,9 +73,9 @@ class DataPlan:
             split, name=self.source, root=self.root, modality=self.modality
         )
 
-    def preparation(self) -> provenance.Preparation | None:
+    def preparation(self) -> provenance.SourcePreparation | None:
         """How the slices were made from scans; None where that is not known."""
-        return provenance.of_source(
+        return provenance.describe_source(
             name=self.source,
             root=self.root,
             modality=self.modality,

@@ -39,7 +39,7 @@ class EvaluationPlan:
     smooth_slices_mm: float
     slice_options: runner.Options
 
-    def options(self, preparation: provenance.Preparation | None) -> runner.Options:
+    def options(self, preparation: provenance.SourcePreparation | None) -> runner.Options:
         """Options of the runner for slices prepared so.
 
         Raises UserError when whole scans are judged and nothing says how far apart slices and
@@ -52,7 +52,7 @@ class EvaluationPlan:
             smooth_slices=self.smooth_slices_mm / step,
         )
 
-    def _volumes(self, preparation: provenance.Preparation | None) -> runner.Volumes:
+    def _volumes(self, preparation: provenance.SourcePreparation | None) -> runner.Volumes:
         spacing = self.spacing_mm
         if not all(spacing):
             if preparation is None:

@@ -116,7 +116,7 @@ def notes(kind: str, params: Any) -> list[str]:
     if kind == "unet":
         return []
     state = conversion.to_official("autoencoder", params)
-    settings = conversion.autoencoder_kl.infer_config(state)
+    settings = conversion.autoencoder_kl_weights.infer_config(state)
     keys = ("channels", "channel_mult", "num_res_blocks")
     if all(settings[key] == settings[f"decoder_{key}"] for key in keys):
         return []

@@ -7,5 +7,7 @@ SIGNALS = {
     "mask_map": " (mask head)",
     "combined_map": " (signals combined)",
 }
-# Without the combination, which is made of these.
+# Those that are combined, in the order in which they are added: float sums depend on it.
 SINGLE = ("map", "latent_map", "mask_map")
+# The same as files about scans list them (calibration.npz, model.json): their bytes depend on it.
+STORED = ("map", "mask_map", "latent_map")

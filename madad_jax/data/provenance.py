@@ -14,6 +14,7 @@ from etils import epath
 from madad_jax.core import errors
 from madad_jax.data.cohort import cohort as cohort_lib
 from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import preparation as preparation_lib
 
 FILE = "preparation.json"
 DATASET = "dataset.json"
@@ -21,52 +22,39 @@ DATASET = "dataset.json"
 COHORT = "cohort"
 
 
-@dataclasses.dataclass(frozen=True)
-class Preparation:
-    """What is done to a scan before its slices are scored.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourcePreparation(preparation_lib.Preparation):
+    """A `Preparation`, and which slices were made by it: what a run keeps of its training data.
+
+    A subclass and not a holder: files and `to_slices` read both as one table.
 
     Attributes:
-      geometry: of the slices.
       modality: what the run was trained on.
-      registration: as `registration.register` names it.
-      shift: see `registration.register`.
-      brain_mask: as `brain_mask.find` names it.
-      intensity: as `intensity.normalise` names it, or `cohort`.
-      low, high: its percentiles.
-      n4: correct the bias field first.
-      interpolation: of images, `linear` or `cubic`.
-      least_brain: slices with less brain than this share of the picture are left out.
       numbers: (first, last, step) of the training slices' numbers; None: not known.
     """
 
-    geometry: geometry_lib.Geometry
     modality: str
-    registration: str = "affine"
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    brain_mask: str = "auto"
-    intensity: str = "percentile"
-    low: float = 1.0
-    high: float = 99.0
-    n4: bool = False
-    interpolation: str = "linear"
-    least_brain: float = 0.02
     numbers: tuple[int, int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; see `from_dict`."""
-        values = dataclasses.asdict(self)
-        return values | {"geometry": self.geometry.to_dict(), "shift": list(self.shift)}
+        # Geometry and modality lead, as in the files that runs keep: a run evaluated again by
+        # another version must leave the same bytes.
+        first = {"geometry": self.geometry.to_dict(), "modality": self.modality}
+        values = dataclasses.asdict(self) | first | {"shift": list(self.shift)}
+        return first | values
 
 
-def from_dict(values: dict[str, Any], where: str) -> Preparation:
-    """The inverse of `Preparation.to_dict`; other keys are left alone.
+def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
+    """The inverse of `SourcePreparation.to_dict`; other keys are left alone.
 
     Raises:
       UserError: no geometry or modality, or a value of another kind; `where` names the file.
     """
-    known = {field.name for field in dataclasses.fields(Preparation)}
+    known = {field.name for field in dataclasses.fields(SourcePreparation)}
     try:
         values = {**values.get("options", {}), **values}  # where `dataset.json` has them
+        # Others belong to other programs, or to later versions.
         given = {key: value for key, value in values.items() if key in known}
         given["geometry"] = geometry_lib.from_dict(dict(given["geometry"]))
         if "shift" in given:
@@ -75,7 +63,7 @@ def from_dict(values: dict[str, Any], where: str) -> Preparation:
         if given.get("numbers") is not None:
             first, last, step = given["numbers"]
             given["numbers"] = (int(first), int(last), int(step))
-        return Preparation(**given)
+        return SourcePreparation(**given)
     except (KeyError, TypeError, ValueError) as error:
         raise errors.UserError(
             f"{where}: no description of prepared slices ({type(error).__name__}: {error}); "
@@ -83,9 +71,9 @@ def from_dict(values: dict[str, Any], where: str) -> Preparation:
         ) from error
 
 
-def of_source(
+def describe_source(
     *, name: str, root: str, modality: str, image_size: int, cohort: dict[str, Any] | None
-) -> Preparation | None:
+) -> SourcePreparation | None:
     """How the slices of a data source were made; None when nobody said.
 
     Raises:
@@ -93,8 +81,8 @@ def of_source(
     """
     if name == "cohort":
         options = cohort_lib.options_from_dict(cohort)
-        return Preparation(
-            geometry=geometry_lib.of_cohort(
+        return SourcePreparation(
+            geometry=geometry_lib.from_cohort_sizes(
                 image_size=image_size,
                 slices=options.slices,
                 slice_spacing=options.slice_spacing,
@@ -114,7 +102,7 @@ def of_source(
     return dataclasses.replace(found, geometry=geometry)
 
 
-def read(path: epath.PathLike) -> Preparation:
+def read(path: epath.PathLike) -> SourcePreparation:
     """Reads `preparation.json` or `dataset.json`.
 
     Raises:

@@ -62,6 +62,7 @@ def make_source(
         hint = f"; did you mean '{near[0]}'?" if near else ""
         accepted = ", ".join(SOURCES)
         raise errors.UserError(f"data.source: found '{name}'{hint} (accepted: {accepted})")
+    # An empty path would be the folder in which the program was started.
     if not root:
         raise errors.UserError(f"data.root is empty; set it to {_ROOTS[name]}")
     reader: Any = png_folder.PngFolder
@@ -77,10 +78,11 @@ def make_source(
 
 def has_split(split: str, *, name: str, root: str, modality: str) -> bool:
     """Whether a data set, of which another split was opened, holds this one too."""
+    # By listing and not by opening: a split that is missing is no error here.
     if name == "cohort":
         return split in cohort_lib.SPLITS
     if name == "array_record":
-        return modality in array_record.contents(root).get(split, ())
+        return modality in array_record.list_contents(root).get(split, ())
     if name == "tfds":
         from madad_jax.data.sources import tfds_builder
 

@@ -65,10 +65,10 @@ def prepare(
     facts = _facts(parts, inputs, params, draws)
     folder = folder_of(parts, workdir) / json_digest.json_digest(facts)[:16]
     counts = {split: len(inputs.source(split)) * k for split, k in draws.items()}
-    shares = [part for split, n in counts.items() for part in cached_latents.parts(split, n)]
+    shares = [part for split, n in counts.items() for part in cached_latents.list_parts(split, n)]
     ours = shares[jax.process_index() :: jax.process_count()]
     started = time.monotonic()
-    with cached_latents.writing(folder, jax.process_index()):
+    with cached_latents.lock(folder, jax.process_index()):
         cached_latents.remove_damaged(folder, ours)
         left = sum(p.stop - p.start for p in ours if not (folder / p.name).exists())
         with tqdm.tqdm(

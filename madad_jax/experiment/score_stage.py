@@ -67,7 +67,7 @@ def calibrate_run(
     parts: parts_lib.Parts,
     workdir: workdir_lib.Workdir,
     inputs: inputs_lib.Inputs,
-    preparation: provenance.Preparation | None,
+    preparation: provenance.SourcePreparation | None,
     maps: dict[str, np.ndarray],
     brain: np.ndarray,
     params: Params,

@@ -94,6 +94,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if options.mode != "export":
         command_line.require(options, ("input",))
+    # May start this program again, for larger pages of memory: nothing may have happened yet.
     huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
     from madad_jax.runtime import startup
@@ -114,12 +115,13 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
     from etils import epath
 
-    from madad_jax.predict import folder
+    from madad_jax.predict import scan_folder
 
-    found, single = folder.discover(options.input)
+    found, single = scan_folder.discover(options.input)
     index, count = jax.process_index(), jax.process_count()
     if single and count > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
+    # Its grid is that of one scan.
     if options.brain_mask_file and not single:
         raise errors.UserError("--brain_mask_file belongs to one scan; give one as --input")
     detector = api.load(
@@ -127,7 +129,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         **{name: options[name].value for name in _RATES},
         signal=options.signal or "map",
         postprocess=options.postprocess or "none",
-        changes=_changes(options),
+        changes=_postprocess_changes(options),
         registration=options.registration,
         brain_mask=options.brain_mask,
         slices=options.slices,
@@ -138,56 +140,61 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
     common = {"workers": options.workers, "stopped": stopped}
     if options.task == "files":
-        rows = folder.predict(
+        # Every n-th scan: processes' shares differ by one scan at most.
+        rows = scan_folder.predict_scans(
             detector,
             found[index::count],
             out,
             single=single,
             brain_mask=options.brain_mask_file,
             report=options.report,
-            table=folder.table_of(index) if count > 1 else folder.TABLE,
+            table=scan_folder.table_name(index) if count > 1 else scan_folder.TABLE,
             **common,
         )
     else:
-        rows = folder.mood(detector, found[index::count], out, options.task, **common)
+        rows = scan_folder.predict_for_mood(
+            detector, found[index::count], out, options.task, **common
+        )
     for row in rows:
         if row["status"] != "failed":
-            said = "" if row["percentile"] is None else f", percentile {row['percentile']:.0f}"
+            known = row["percentile"] is not None
+            percentile = f", percentile {row['percentile']:.0f}" if known else ""
             print(
-                f"{row['scan']}: score {row['score']:.4f}{said}, {row['candidates']} candidate(s), "
-                f"{row['candidates_ml']:.2f} ml ({row['status']})"
+                f"{row['scan']}: score {row['score']:.4f}{percentile}, {row['candidates']} "
+                f"candidate(s), {row['candidates_ml']:.2f} ml ({row['status']})"
             )
     if count > 1 and options.task == "files":
-        rows = _all_rows(out, count)
+        rows = _gather_rows(out, count)
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
     print("Research software: not a medical device.")
     return 1 if failed else 0
 
 
-def _all_rows(out: Any, count: int) -> list[dict[str, Any]]:
+def _gather_rows(out: Any, count: int) -> list[dict[str, Any]]:
     """The rows of all processes, once the last has ended its share; process 0 writes the table."""
-    from madad_jax.predict import folder
+    from madad_jax.predict import scan_folder
     from madad_jax.runtime import agreement, watchdog
 
+    # The table is merged from files that the slowest process has yet to write.
     watchdog.wait_for_all("scans")
-    return agreement.from_first(lambda: folder.merge(out, count))
+    return agreement.from_first(lambda: scan_folder.merge_tables(out, count))
 
 
-def _changes(options: flags.FlagValues) -> dict[str, float]:
+def _postprocess_changes(options: flags.FlagValues) -> dict[str, float]:
     found = {name: options[name].value for name in _CHANGES}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     """Healthy scans -> a calibration file, under every post-processing and the one asked for."""
-    from madad_jax.predict import folder, from_scans
+    from madad_jax.predict import from_scans, scan_folder
 
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
-    found, _ = folder.discover(options.input)
+    found, _ = scan_folder.discover(options.input)
     model = api.open_run(options.checkpoint, "")
-    made = from_scans.calibrate(
+    calibration = from_scans.calibrate(
         model,
         lambda setting, detector: api.build_detector(
             detector,
@@ -200,13 +207,13 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
         ),
         found,
         postprocess=options.postprocess or "none",
-        changes=_changes(options),
+        changes=_postprocess_changes(options),
         workers=options.workers,
         stopped=stopped,
     )
-    if made is None:
+    if calibration is None:
         return 0  # stopped: the status says so
-    content, scans, failed = made
+    content, scans, failed = calibration
     from etils import epath
 
     atomic_files.write_bytes(epath.Path(options.output), content)
@@ -221,6 +228,7 @@ def main() -> None:
     log = logging.getLogger("madad_jax")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    # Else absl's handler prints each line once more.
     log.propagate = False
     status = command_line.status("madad_jax predict", run, sys.argv)
     if status == 2 and "jax" in sys.modules:

@@ -47,11 +47,12 @@ def load(
     Raises:
       UserError: no run, an unknown value, or a rate without calibration.
     """
+    # Inside the functions of this file: `import madad_jax` must not start JAX.
     from madad_jax.predict import detector as detector_lib
     from madad_jax.predict import operating
 
     model = open_run(checkpoint, calibration)
-    setting = operating.setting(
+    setting = operating.choose_setting(
         model.calibration,
         where=checkpoint,
         signal=signal,
@@ -97,11 +98,12 @@ def open_run(checkpoint: str, calibration: str) -> Any:
     from madad_jax.predict import model as model_lib
 
     workdir = epath.Path(checkpoint)
-    found = model_lib.calibration_of(workdir, calibration)
-    config = config_dict.ConfigDict(model_lib.read_config(workdir, found))
+    known = model_lib.read_calibration(workdir, calibration)
+    config = config_dict.ConfigDict(model_lib.read_config(workdir, known))
+    # Thresholds hold for maps of the precision that the run was calibrated with.
     if "matmul_precision" in config:
         process_settings.set_precision(config)
-    return model_lib.load(workdir, config, found)
+    return model_lib.load(workdir, config, known)
 
 
 def build_detector(
@@ -133,9 +135,11 @@ def build_detector(
             "(see data/provenance.py), or train on slices made by madad_jax.prepare"
         )
     changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
+    # An empty value keeps what training did.
     preparation = dataclasses.replace(model.preparation, **{k: v for k, v in changes.items() if v})
     facts = None if model.calibration is None else model.calibration.facts
-    numbers = _numbers(slices, preparation, facts)
+    numbers = _choose_numbers(slices, preparation, facts)
+    # A scan's score is taken over its slices: healthy scans on other slices are no yardstick.
     if setting.healthy is not None and slices and list(facts["numbers"]) != list(numbers):
         raise errors.UserError(
             f"slices: found {slices}, but the calibration holds for "
@@ -147,12 +151,14 @@ def build_detector(
         preparation,
         tuple(range(first, last + 1, step)),
         setting,
-        batch_size=model_lib.compiled_for(model, batch_size),
+        batch_size=model_lib.compiled_batch_size(model, batch_size),
         facts=model.facts,
     )
 
 
-def _numbers(text: str, preparation: Any, facts: dict[str, Any] | None) -> tuple[int, int, int]:
+def _choose_numbers(
+    text: str, preparation: Any, facts: dict[str, Any] | None
+) -> tuple[int, int, int]:
     """(first, last, step) of the slices to score."""
     if text:
         try:
@@ -162,11 +168,13 @@ def _numbers(text: str, preparation: Any, facts: dict[str, Any] | None) -> tuple
         if step < 1 or last < first:
             raise errors.UserError(f"slices: found '{text}', accepted: first:last:step, as 60:90:2")
         return first, last, step
+    # Before the training's own: thresholds hold for the slices that were calibrated.
     if facts is not None:
         return tuple(facts["numbers"])
     if preparation.numbers is not None:
         return preparation.numbers
     from madad_jax.scans import slices as slices_lib
 
+    # Nothing is known of the training slices' numbers: all levels of the template.
     every = slices_lib.numbers("volume", preparation.geometry)
     return every[0], every[-1], 1

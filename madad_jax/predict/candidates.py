@@ -9,7 +9,7 @@ from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import regions, registration, volumes
 
 
-def listed(
+def list_candidates(
     in_scan: np.ndarray,
     in_stack: np.ndarray,
     maps: np.ndarray,
@@ -34,49 +34,54 @@ def listed(
       `centre_mni_mm`, `voxel` (canonical grid; inside the candidate, nearest to its centre),
       `mean_score`, `max_score`, `region`.
     """
-    places = ndimage.find_objects(in_stack)
-    there = ndimage.find_objects(in_scan, max_label=len(places))
+    places_in_stack = ndimage.find_objects(in_stack)
+    places_in_scan = ndimage.find_objects(in_scan, max_label=len(places_in_stack))
+    # Template volume over the registration's determinant is volume in the scan.
     stack_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000.0 / transform.volume_ratio
-    back = np.linalg.inv(transform.matrix)
-    found = []
-    for number, place in enumerate(places, start=1):
+    to_scan_mm, to_voxels = np.linalg.inv(transform.matrix), np.linalg.inv(volume.affine)
+    listed = []
+    for number, place in enumerate(places_in_stack, start=1):
         inside = in_stack[place] == number
         scores = maps[place][inside]
-        if there[number - 1] is not None:
-            points = _voxels(in_scan, there[number - 1], number)
+        # A thin candidate may fall between the voxels of a coarse scan.
+        if places_in_scan[number - 1] is not None:
+            points = _list_voxels(in_scan, places_in_scan[number - 1], number)
             volume_ml = len(points) * volume.voxel_ml
-            middle = _nearest(points, points.mean(axis=0))
-            centre = _moved(volume.affine, middle)
+            # The mean of a ring lies outside of it: people are led to a voxel of the candidate.
+            centre_voxel = _nearest_point(points, points.mean(axis=0))
+            centre = _transform_point(volume.affine, centre_voxel)
         else:
-            points = _voxels(in_stack, place, number)
+            points = _list_voxels(in_stack, place, number)
             volume_ml = len(points) * stack_ml
-            centre = _moved(back @ grid.affine, _nearest(points, points.mean(axis=0)))
-            middle = np.round(_moved(np.linalg.inv(volume.affine), centre)).astype(int)
-            middle = np.clip(middle, 0, np.array(volume.data.shape) - 1)
-        mni = _moved(transform.matrix, centre)
-        found.append(
+            centre = _transform_point(
+                to_scan_mm @ grid.affine, _nearest_point(points, points.mean(axis=0))
+            )
+            centre_voxel = np.round(_transform_point(to_voxels, centre)).astype(int)
+            centre_voxel = np.clip(centre_voxel, 0, np.array(volume.data.shape) - 1)
+        mni = _transform_point(transform.matrix, centre)
+        listed.append(
             {
                 "number": number,
                 "volume_ml": round(volume_ml, 4),
                 "centre_mm": [round(float(v), 1) for v in centre],
                 "centre_mni_mm": [round(float(v), 1) for v in mni],
-                "voxel": [int(v) for v in middle],
+                "voxel": [int(v) for v in centre_voxel],
                 "mean_score": round(float(scores.mean(dtype=np.float64)), 4),
                 "max_score": round(float(scores.max()), 4),
                 "region": regions.describe(tuple(float(v) for v in mni)),
             }
         )
-    return found
+    return listed
 
 
-def _voxels(labels: np.ndarray, place: tuple[slice, ...], number: int) -> np.ndarray:
+def _list_voxels(labels: np.ndarray, place: tuple[slice, ...], number: int) -> np.ndarray:
     start = np.array([s.start for s in place])
     return np.argwhere(labels[place] == number) + start
 
 
-def _nearest(points: np.ndarray, to: np.ndarray) -> np.ndarray:
+def _nearest_point(points: np.ndarray, to: np.ndarray) -> np.ndarray:
     return points[int(np.square(points - to).sum(axis=1).argmin())]
 
 
-def _moved(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
+def _transform_point(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
     return (matrix @ np.array([*point, 1.0]))[:3]

@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import errors, signals
 from madad_jax.data import provenance
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
-from madad_jax.scans import slices, volumes
-
-SIGNALS = ("map", "mask_map", "latent_map")
+from madad_jax.scans import slices, to_slices, volumes
 
 Score = Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -32,7 +30,7 @@ class Setting:
     """What a detector does with the maps.
 
     Attributes:
-      signal: one of `SIGNALS`.
+      signal: one of `signals.STORED`.
       postprocess: name of the post-processing, for the summary.
       options: its steps.
       point: the threshold and how it was chosen; None: calibration alone, no masks.
@@ -52,7 +50,7 @@ class Detector:
     def __init__(
         self,
         score: Score,
-        preparation: provenance.Preparation,
+        preparation: provenance.SourcePreparation,
         numbers: tuple[int, ...],
         setting: Setting,
         *,
@@ -100,23 +98,25 @@ class Detector:
         maps, reconstruction = self.maps(stack)
         return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
 
-    def maps(self, stack: scan_lib.Stack) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def maps(self, stack: to_slices.Slices) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """({signal: maps [k,H,W] in [0,1]}, reconstruction [k,H,W] in [0,1]) of a stack.
 
         Slices without enough brain are skipped; their maps are 0.
         """
         chosen = np.flatnonzero(stack.scored)
         shape = stack.images.shape
-        maps = {signal: np.zeros(shape, np.float32) for signal in SIGNALS}
+        # A signal that the method does not give stays 0, as do slices that are not scored.
+        maps = {signal: np.zeros(shape, np.float32) for signal in signals.STORED}
         reconstruction = np.zeros(shape, np.float32)
         for number, start in enumerate(range(0, len(chosen), self._batch_size)):
             part = chosen[start : start + self._batch_size]
             # Always whole batches: one compiled program. The last slice fills the last one.
             rows = np.resize(part, self._batch_size)
             rows[len(part) :] = part[-1]
+            # Networks are trained on [-1, 1].
             image = stack.images[rows, :, :, None] * np.float32(2.0) - np.float32(1.0)
             out = self._score(number, {"image": image, "brain_mask": stack.brain[rows]})
-            for signal in SIGNALS:
+            for signal in signals.STORED:
                 if signal in out:
                     maps[signal][part] = np.clip(out[signal][: len(part)], 0.0, 1.0)
             unit = (out["reconstruction"][: len(part), ..., 0] + 1.0) * 0.5
@@ -132,7 +132,7 @@ class Detector:
         for signal, values in maps.items():
             for name, option in options.items():
                 entry = calibration_lib.measure(
-                    subject, values, _scored(stack), self.spacing, option
+                    subject, values, _scored_brain(stack), self.spacing, option
                 )
                 yield (signal, name), entry
 
@@ -140,7 +140,9 @@ class Detector:
         s, g = self.setting, self.preparation.geometry
         if s.point is None:
             raise errors.UserError("no operating point was chosen; accepted: a rate or a threshold")
-        final, inside = scan_stacks.process_stack(maps, _scored(stack), self.spacing, s.options)
+        final, inside = scan_stacks.process_stack(
+            maps, _scored_brain(stack), self.spacing, s.options
+        )
         labels, _ = scan_stacks.candidates(final, s.point.threshold, self.spacing, s.options)
 
         def to_scan(array: np.ndarray, order: int) -> np.ndarray:
@@ -148,25 +150,30 @@ class Detector:
 
         brain = stack.brain_in_scan
         anomaly = np.where(brain, np.clip(to_scan(final, 1), 0.0, 1.0), np.float32(0.0))
-        scored = to_scan(_scored(stack), 0) & brain
-        there = np.where(scored, to_scan(labels.astype(np.int32), 0), 0)
+        # Pixels of the slices reach beyond the mask that was found in the scan.
+        scored = to_scan(_scored_brain(stack), 0) & brain
+        # By the nearest slice: between the candidates 1 and 3 there is no 2.
+        labels_in_scan = np.where(scored, to_scan(labels.astype(np.int32), 0), 0)
+        # Back to the scanner's units, by the inverse of what scaled the slices.
         low, high = stack.scale.low, stack.scale.high
-        again = np.where(scored, to_scan(reconstruction, 1) * (high - low) + low, 0.0)
-        found = candidates_lib.listed(
-            there, labels, final, volume, stack.transform, g.grid(self.numbers)
+        reconstruction_in_scan = np.where(
+            scored, to_scan(reconstruction, 1) * (high - low) + low, 0.0
+        )
+        candidates = candidates_lib.list_candidates(
+            labels_in_scan, labels, final, volume, stack.transform, g.grid(self.numbers)
         )
         score = scan_stacks.score(final, inside)
         return result_lib.Result(
             volume=volume,
             anomaly=anomaly.astype(np.float32),
-            labels=there.astype(np.int32),
-            reconstruction=again.astype(np.float32),
+            labels=labels_in_scan.astype(np.int32),
+            reconstruction=reconstruction_in_scan.astype(np.float32),
             transform=stack.transform,
-            summary=self._summary(volume, stack, score, found, scored),
+            summary=self._summary(volume, stack, score, candidates, scored),
             healthy=s.healthy,
         )
 
-    def _summary(self, volume, stack, score, found, scored) -> dict[str, Any]:
+    def _summary(self, volume, stack, score, candidates, scored) -> dict[str, Any]:
         s, g = self.setting, self.preparation.geometry
         brain = stack.brain_in_scan
         used = [n for n, yes in zip(stack.numbers, stack.scored, strict=True) if yes]
@@ -196,7 +203,7 @@ class Detector:
             "scan": scan,
             "scan_score": judged,
             "operating_point": point,
-            "candidates": found,
+            "candidates": candidates,
             "signal": s.signal,
             "postprocess": post,
             "model": self.facts,
@@ -205,7 +212,7 @@ class Detector:
         }
 
 
-def _scored(stack: scan_lib.Stack) -> np.ndarray:
+def _scored_brain(stack: to_slices.Slices) -> np.ndarray:
     return stack.brain & stack.scored[:, None, None]
 
 
@@ -221,7 +228,9 @@ def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
         if affine is None:
             raise errors.UserError("an array needs affine=, its voxel -> mm (RAS+) matrix [4, 4]")
         return volumes.from_array(scan, np.asarray(affine, np.float64), source="array")
+    # By what it has and not by its class: other libraries wrap nibabel's images.
     if hasattr(scan, "dataobj") and hasattr(scan, "affine"):
+        # Many programs write one volume with a fourth axis of 1.
         shape = tuple(n for i, n in enumerate(scan.shape) if i < 3 or n != 1)
         data = np.asarray(scan.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
         name = scan.get_filename() or "image"

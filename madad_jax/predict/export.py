@@ -20,12 +20,11 @@ import safetensors.numpy
 from etils import epath
 from jax import export as jax_export
 
-from madad_jax.core import atomic_files, errors, random_keys, trees
-from madad_jax.predict import detector as detector_lib
+from madad_jax.core import atomic_files, errors, random_keys, signals, trees
 from madad_jax.predict import model as model_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-OUTPUTS = (*detector_lib.SIGNALS, "reconstruction")
+OUTPUTS = (*signals.STORED, "reconstruction")
 
 
 def write(model: model_lib.Model, out: str) -> str:
@@ -39,8 +38,11 @@ def write(model: model_lib.Model, out: str) -> str:
     names = {}
     for platform in PLATFORMS:
         names[platform] = f"detector-{platform}.jaxexport"
-        atomic_files.write_bytes(folder / names[platform], exported(model, weights, platform))
+        atomic_files.write_bytes(
+            folder / names[platform], export_function(model, weights, platform)
+        )
     atomic_files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
+    # NaN is no JSON, and other programs read this.
     text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
     atomic_files.write_bytes(folder / "model.json", text.encode())
     script = importlib.resources.files("madad_jax.predict").joinpath("assets", "run_exported.py")
@@ -53,11 +55,13 @@ def flat_weights(model: model_lib.Model) -> dict[str, np.ndarray]:
     """{path: array} of all weights, as the exported function takes them."""
     tree = {"denoiser": model.params, **model.frozen}
     return {
-        name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in trees.flatten(tree).items()
+        # safetensors writes memory as it lies.
+        name: np.ascontiguousarray(np.asarray(leaf))
+        for name, leaf in trees.flatten(tree).items()
     }
 
 
-def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: str) -> bytes:
+def export_function(model: model_lib.Model, weights: dict[str, np.ndarray], platform: str) -> bytes:
     """The serialised function for one device kind; that device need not be here."""
     tree = {"denoiser": model.params, **model.frozen}
     structure = jax.tree.structure(tree)
@@ -72,11 +76,13 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
         found = model.parts.method.anomaly_map(params, parts, batch, key)
         return {name: found[name] for name in OUTPUTS if name in found}
 
+    # Whoever calls it has batches of another size.
     (batch,) = jax_export.symbolic_shape("b")
+    # Weights are arguments: as constants, each of the three files would hold a copy.
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
     number = jax.ShapeDtypeStruct((), np.uint32)
     try:
-        made = jax_export.export(jax.jit(detect), platforms=[platform])(
+        exported = jax_export.export(jax.jit(detect), platforms=[platform])(
             shapes, *model_lib.abstract_inputs(model, batch), number
         )
     except ValueError as error:
@@ -85,7 +91,7 @@ def exported(model: model_lib.Model, weights: dict[str, np.ndarray], platform: s
             f"export for {platform}: {reason} (attention=cudnn exports for cuda alone; use "
             "chunked or xla)"
         ) from error
-    return bytes(made.serialize())
+    return bytes(exported.serialize())
 
 
 def _outputs(model: model_lib.Model) -> dict[str, str]:

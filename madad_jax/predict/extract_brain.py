@@ -67,6 +67,7 @@ def load(name: str) -> dict[str, jax.Array]:
         return {key: jax.numpy.asarray(tensor.read()) for key, tensor in found.items()}
 
 
+# Two programs at most, one for each of the two volumes' sizes.
 _probability = jax.jit(brain_extraction.probability)
 
 
@@ -77,6 +78,7 @@ def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
       UserError: no weights, or nothing that looks like a head.
     """
     small = resize(data, (_SMALL,) * 3)
+    # One range for both passes: a box around the brain has other quantiles than a head.
     limits = np.quantile(small, (_LOW, _HIGH))
     if not limits[1] > limits[0]:
         raise errors.UserError("the volume is constant: there is no head in it")

@@ -7,16 +7,17 @@ from madad_jax.core import errors
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.predict import detector as detector_lib
-from madad_jax.predict import folder, operating
 from madad_jax.predict import model as model_lib
+from madad_jax.predict import operating, scan_folder
 
+# One scan has no spread: neither percentile nor interval would mean anything.
 FEWEST = 2
 
 
 def calibrate(
     model: model_lib.Model,
-    detector_of: Callable[[detector_lib.Setting, Any], detector_lib.Detector],
-    found: list[folder.Found],
+    make_detector: Callable[[detector_lib.Setting, Any], detector_lib.Detector],
+    found: list[scan_folder.Scan],
     *,
     postprocess: str,
     changes: dict[str, float],
@@ -28,9 +29,10 @@ def calibrate(
     Raises:
       UserError: fewer than two usable scans.
     """
+    # Maps are the expensive part: one pass serves every published post-processing.
     options = dict(scan_stacks.PRESETS)
     if changes:
-        chosen = operating.setting(
+        setting = operating.choose_setting(
             None,
             where=model.where,
             signal="map",
@@ -39,16 +41,19 @@ def calibrate(
             rates={"threshold": 1.0},
             default_rate=0.5,
         )
-        options["custom"] = chosen.options
+        options["custom"] = setting.options
+    # Without an operating point, which only the result of this can give.
     plain = detector_lib.Setting("map", "none", scan_stacks.Options(), None, None)
-    detector = detector_of(plain, detector_lib)
+    detector = make_detector(plain, detector_lib)
     measured: dict[str, dict[calibration_lib.Key, calibration_lib.Scan]] = {}
 
-    def one(scan: folder.Found) -> dict[str, Any]:
+    def measure(scan: scan_folder.Scan) -> dict[str, Any]:
         measured[scan.name] = dict(detector.measure(scan.path, scan.name, options))
         return {"status": "done"}
 
-    rows = folder.each(one, found, None, single=False, workers=workers, stopped=stopped)
+    rows = scan_folder.for_each_scan(
+        measure, found, None, single=False, workers=workers, stopped=stopped
+    )
     if stopped():
         return None
     if len(measured) < FEWEST:
@@ -57,6 +62,7 @@ def calibrate(
             f"calibration: found {len(measured)} usable healthy scans, at least {FEWEST} are "
             f"needed (failed: {reasons or 'none'})"
         )
+    # Workers end in any order; the file must not depend on it.
     names = sorted(measured)
     healthy = {
         key: calibration_lib.Healthy(tuple(measured[name][key] for name in names))
@@ -73,6 +79,6 @@ def calibrate(
         "spacing": list(detector.spacing),
         "numbers": [first, last, step],
     }
-    made = calibration_lib.Calibration(healthy, options, facts)
+    calibration = calibration_lib.Calibration(healthy, options, facts)
     failed = sum(row["status"] == "failed" for row in rows)
-    return calibration_lib.to_bytes(made), len(names), failed
+    return calibration_lib.to_bytes(calibration), len(names), failed

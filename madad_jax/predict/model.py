@@ -45,7 +45,7 @@ class Model:
     params: Params
     frozen: Params
     scorer: scorer_lib.Scorer
-    preparation: provenance.Preparation | None
+    preparation: provenance.SourcePreparation | None
     calibration: calibration_lib.Calibration | None
     shards: int
     weights: str
@@ -65,6 +65,7 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
             f"--checkpoint={workdir}: no denoiser/checkpoints in it; give the workdir of a run "
             "that was trained"
         )
+    # The evaluation's options (sampling steps, smoothing) made the maps that thresholds stand on.
     if calibration is not None and "config" in calibration.facts:
         return config_record.rename(calibration.facts["config"])
     config = saver.read_config(workdir / "denoiser" / "checkpoints")
@@ -76,7 +77,7 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
     return config_record.rename(config)
 
 
-def calibration_of(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
+def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
     """The calibration file at `path`, or the run's own when that is empty.
 
     Raises:
@@ -111,12 +112,12 @@ def load(
         ) from error
     run = workdir_lib.Workdir(workdir)
     frozen = frozen_weights.FrozenWeights.restore(parts, run, mesh).values
-    preparation = _preparation(workdir, parts)
+    preparation = _read_preparation(workdir, parts)
     step = parts.evaluation.checkpoint
     params = trained_weights.restore_denoiser(parts, run.checkpoints("denoiser"), mesh, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = mesh_lib.make_mesh(devices=jax.local_devices())
-        params, frozen = _on_host((params, frozen))
+        params, frozen = _copy_to_host((params, frozen))
     weights = json_digest.json_digest(digests.tree_digests(params))
     if calibration is not None and calibration.facts.get("weights") != weights:
         raise errors.UserError(
@@ -151,14 +152,17 @@ def load(
     )
 
 
-def _on_host(tree: Params) -> Params:
+def _copy_to_host(tree: Params) -> Params:
     """Replicated arrays as this process's own."""
     return jax.tree.map(
         lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
     )
 
 
-def _preparation(workdir: epath.Path, parts: parts_lib.Parts) -> provenance.Preparation | None:
+def _read_preparation(
+    workdir: epath.Path, parts: parts_lib.Parts
+) -> provenance.SourcePreparation | None:
+    # The run's own file first: its data may have moved or changed since.
     path = workdir / provenance.FILE
     return provenance.read(path) if path.exists() else parts.data.preparation()
 
@@ -167,19 +171,22 @@ def _check_prepared_alike(workdir, preparation, calibration) -> None:
     """A threshold means nothing on pictures that were made otherwise."""
     if preparation is None or calibration is None:
         return
-    ours, theirs = preparation.to_dict(), calibration.facts.get("preparation", {})
+    trained, calibrated = preparation.to_dict(), calibration.facts.get("preparation", {})
+    # What changes a pixel's value. How brains were found and registered may differ by site.
     for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
-        if key in theirs and theirs[key] != ours[key]:
+        if key in calibrated and calibrated[key] != trained[key]:
             raise errors.UserError(
-                f"{workdir}: calibrated on slices with {key} {theirs[key]}, trained on "
-                f"{ours[key]}; evaluate it on slices prepared as its training slices were"
+                f"{workdir}: calibrated on slices with {key} {calibrated[key]}, trained on "
+                f"{trained[key]}; evaluate it on slices prepared as its training slices were"
             )
 
 
-def compiled_for(model: Model, batch_size: int) -> int:
+def compiled_batch_size(model: Model, batch_size: int) -> int:
     """`batch_size` rounded up to what the devices divide evenly."""
     if batch_size < 1:
         raise errors.UserError(f"batch_size: found {batch_size}, accepted: 1 or more")
+    # Rounded up and not down: 1 slice on 8 devices must not become 0.
+    # Rounded up and not down: 1 slice on 8 devices must not become 0.
     return -(-batch_size // model.shards) * model.shards
 
 

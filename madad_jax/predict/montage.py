@@ -9,18 +9,19 @@ import numpy as np
 _COLUMNS, _ROWS = 4, 2
 
 
-def montage(result: Any) -> bytes:
+def draw_slices(result: Any) -> bytes:
     """PNG of axial slices with candidates outlined in black on white, readable without colour.
 
     Slices of the largest candidates first, then even ones, in order of height.
     """
     import matplotlib
 
+    # Servers have no display; a notebook that chose its backend keeps it.
     matplotlib.use("Agg", force=False)
     from matplotlib import figure
 
     data, labels = result.volume.data, result.labels
-    levels = _levels(result, _COLUMNS * _ROWS)
+    levels = _choose_levels(result, _COLUMNS * _ROWS)
     x, y, _ = result.volume.voxel_mm
     canvas = figure.Figure(figsize=(3 * _COLUMNS, 3.4 * _ROWS), layout="constrained")
     some = data[data != 0]
@@ -34,20 +35,22 @@ def montage(result: Any) -> bytes:
         axes.imshow(data[:, :, k].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=y / x)
         inside = labels[:, :, k].T > 0
         if inside.any() and not inside.all():
+            # White on black shows on any grey, and to who cannot tell colours.
             axes.contour(inside, [0.5], colors="black", linewidths=2.6)
             axes.contour(inside, [0.5], colors="white", linewidths=1.0)
         numbers = np.unique(labels[:, :, k])[1:]
-        said = f"slice {k + 1}" + (
+        title = f"slice {k + 1}" + (
             f": candidate {', '.join(map(str, numbers[:6]))}" * bool(len(numbers))
         )
-        axes.set_title(said, fontsize=9)
+        axes.set_title(title, fontsize=9)
     content = io.BytesIO()
     canvas.savefig(content, format="png", dpi=90)
     return content.getvalue()
 
 
-def _levels(result: Any, count: int) -> list[int]:
+def _choose_levels(result: Any, count: int) -> list[int]:
     """Slices of the scan's canonical grid to show, rising."""
+    # Candidates come largest first, and several may lie on one slice.
     chosen = list(dict.fromkeys(p["voxel"][2] for p in result.candidates))[:count]
     scored = np.flatnonzero((result.reconstruction != 0).any(axis=(0, 1)))
     if len(scored) and len(chosen) < count:
@@ -56,7 +59,7 @@ def _levels(result: Any, count: int) -> list[int]:
     return sorted(set(chosen))
 
 
-def healthy_range(healthy: Any, score: dict[str, Any]) -> str:
+def draw_healthy_range(healthy: Any, score: dict[str, Any]) -> str:
     """An SVG with the healthy scans' scores, a dot each, and this scan's as a triangle."""
     if healthy is None:
         return (
@@ -66,33 +69,34 @@ def healthy_range(healthy: Any, score: dict[str, Any]) -> str:
     values = np.sort([s.score for s in healthy.scans])
     own = score["score"]
     low, high = min(values[0], own), max(values[-1], own)
+    # Equal scores would leave an axis without length.
     margin = 0.06 * (high - low) + 1e-3
     low, high = max(0.0, low - margin), high + margin
 
-    def at(value: float) -> float:
+    def x_of(value: float) -> float:
         return 30 + 640 * (value - low) / (high - low)
 
     dots = "".join(
-        f'<circle cx="{at(v):.1f}" cy="{62 - 7 * (i % 4)}" r="4" fill="none" stroke="#16181d"/>'
+        f'<circle cx="{x_of(v):.1f}" cy="{62 - 7 * (i % 4)}" r="4" fill="none" stroke="#16181d"/>'
         for i, v in enumerate(values)
     )
     ticks = "".join(
-        f'<line x1="{at(t):.1f}" y1="74" x2="{at(t):.1f}" y2="80" stroke="#16181d"/>'
-        f'<text x="{at(t):.1f}" y="95" text-anchor="middle">{t:.3f}</text>'
+        f'<line x1="{x_of(t):.1f}" y1="74" x2="{x_of(t):.1f}" y2="80" stroke="#16181d"/>'
+        f'<text x="{x_of(t):.1f}" y="95" text-anchor="middle">{t:.3f}</text>'
         for t in np.linspace(low, high, 5)
     )
-    said = (
+    caption = (
         f"Scores of {len(values)} healthy scans, {values[0]:.3f} to {values[-1]:.3f}; this scan "
         f"{own:.3f}, percentile {score['percentile']:.0f} among them"
     )
-    x, side = at(own), "end" if at(own) > 500 else "start"
+    x, side = x_of(own), "end" if x_of(own) > 500 else "start"
     return (
         f'<svg role="img" viewBox="0 0 700 104" width="700" font-size="13" '
-        f'aria-label="{html_lib.escape(said)}">'
+        f'aria-label="{html_lib.escape(caption)}">'
         f'<line x1="30" y1="74" x2="670" y2="74" stroke="#16181d"/>{ticks}{dots}'
         f'<path d="M{x:.1f} 72 l-8 -16 h16 z" fill="#16181d"/>'
         f'<line x1="{x:.1f}" y1="56" x2="{x:.1f}" y2="22" stroke="#16181d"/>'
         f'<text x="{x + (-6 if side == "end" else 6):.1f}" y="20" text-anchor="{side}" '
         f'font-weight="700">this scan: {own:.3f}</text></svg>'
-        f"<p>{html_lib.escape(said)}. Circles: healthy scans.</p>"
+        f"<p>{html_lib.escape(caption)}. Circles: healthy scans.</p>"
     )

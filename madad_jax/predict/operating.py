@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from madad_jax.core import errors
+from madad_jax.core import errors, signals
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.predict import detector
@@ -11,7 +11,7 @@ from madad_jax.predict import detector
 RATES = ("voxel_fpr", "false_positives_per_scan", "threshold")
 
 
-def setting(
+def choose_setting(
     calibration: calibration_lib.Calibration | None,
     *,
     where: str,
@@ -26,7 +26,7 @@ def setting(
     Args:
       calibration: of the run; None: it has none.
       where: the run, for messages.
-      signal: one of `detector.SIGNALS`.
+      signal: one of `signals.STORED`.
       postprocess: name of a published setting (`stacks.PRESETS`).
       changes: fields of `stacks.Options` that the user set.
       rates: at most one of `RATES` that is not None.
@@ -35,13 +35,14 @@ def setting(
     Raises:
       UserError: an unknown name, two rates, or a rate without calibration.
     """
-    if signal not in detector.SIGNALS:
-        accepted = ", ".join(detector.SIGNALS)
+    if signal not in signals.STORED:
+        accepted = ", ".join(signals.STORED)
         raise errors.UserError(f"signal: found '{signal}', accepted: {accepted}")
     if postprocess not in scan_stacks.PRESETS:
         accepted = ", ".join(scan_stacks.PRESETS)
         raise errors.UserError(f"postprocess: found '{postprocess}', accepted: {accepted}")
     options = dataclasses.replace(scan_stacks.PRESETS[postprocess], **changes)
+    # Looked up by value: changes that amount to a published setting are that setting.
     name, healthy = _calibrated(calibration, signal, options)
     given = {key: value for key, value in rates.items() if value is not None}
     if len(given) > 1:
@@ -50,7 +51,9 @@ def setting(
         value = float(given["threshold"])
         if not 0.0 <= value <= 1.0:
             raise errors.UserError(f"threshold: found {value:g}, accepted: 0 to 1")
+        # A threshold needs no healthy scans; the report says so where there are none.
         point = calibration_lib.Point(value, "threshold", value)
+    # No default here: a rate of false positives cannot be promised without healthy scans.
     elif healthy is None:
         raise errors.UserError(_how_to_calibrate(calibration, where, signal, options))
     elif "false_positives_per_scan" in given:

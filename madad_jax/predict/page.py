@@ -28,14 +28,16 @@ _NIIVUE = ("_assets", "js", "niivue.umd.js")
 _MARGIN = 8  # voxels around the head
 
 
-def html(result: Any) -> str:
+def render(result: Any) -> str:
     """The page of a `result.Result`."""
     summary, point = result.summary, result.summary["operating_point"]
+    # The slider reaches beyond the threshold even where the map stays below it.
     top = max(float(result.anomaly.max()), 1.25 * point["threshold"], 0.01)
     window = _window(result.volume.data)
     data = {
         "scan": _nifti(_grey(result.volume.data), result.volume.affine, window, 1.0),
         "map": _nifti(
+            # A byte a voxel: finer steps are not seen, and the page stays a few MB.
             np.round(255 / top * result.anomaly).astype(np.uint8),
             *(result.volume.affine, window, top / 255),
         ),
@@ -52,9 +54,9 @@ def html(result: Any) -> str:
         "left_side": '<span class="side">left</span>',
         "point": _text(_point(point)),
         "candidates": _list(summary["candidates"], window),
-        "range": montage.healthy_range(result.healthy, summary["scan_score"]),
+        "range": montage.draw_healthy_range(result.healthy, summary["scan_score"]),
         "picture_alt": _text(alt),
-        "picture": base64.b64encode(montage.montage(result)).decode(),
+        "picture": base64.b64encode(montage.draw_slices(result)).decode(),
         "warnings": _warnings(summary["warnings"], window),
         "facts": _facts(summary),
         "license": _text(_asset("niivue_license.txt")),
@@ -88,6 +90,7 @@ def _niivue() -> str:
             "report.html needs NiiVue as nilearn 0.14 ships it (nilearn/_assets/js/niivue.umd.js); "
             "install nilearn>=0.14, or go without: --report=false"
         ) from error
+    # It would end the element in which the viewer's code stands.
     if "</script" in code.lower():
         raise errors.UserError(f"'{file}' cannot be written into a page; use --report=false")
     return code
@@ -118,6 +121,7 @@ def _window(data: np.ndarray) -> tuple[slice, ...]:
 def _grey(data: np.ndarray) -> np.ndarray:
     """uint8 between the 1st and 99.5th percentile of what is not 0."""
     some = data[data != 0]
+    # Half a million voxels give the same limits in milliseconds.
     low, high = np.percentile(some[:: max(1, some.size // 500_000)], (1.0, 99.5))
     low = min(0.0, float(low))
     unit = (data - np.float32(low)) / np.float32(max(float(high) - low, 1e-6))
@@ -135,6 +139,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray, window: tuple[slice, ...], slo
     header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, 0.0, 352
     header["magic"] = b"n+1"
     content = header.binaryblock + bytes(4) + part.tobytes(order="F")
+    # No time in the gzip header: the same result gives the same page.
     return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
 
 
@@ -143,23 +148,24 @@ def _meanings(healthy: Any, top: float, chosen: float) -> list[list[Any]]:
     if healthy is None:
         return []
     rows = []
+    # With the chosen one exactly, which the slider starts from.
     for threshold in np.unique([*np.linspace(0.0, min(top, 1.0), _THRESHOLDS), chosen]):
-        said = healthy.expected(float(threshold))
-        rows.append([float(threshold), said["voxel_fpr"], said["false_positives_per_scan"]])
+        expected = healthy.expected(float(threshold))
+        rows.append([float(threshold), expected["voxel_fpr"], expected["false_positives_per_scan"]])
     return rows
 
 
 def _headline(summary: dict[str, Any]) -> str:
     score, places = summary["scan_score"], summary["candidates"]
-    said = f"Scan score {score['score']:.3f}"
+    text = f"Scan score {score['score']:.3f}"
     if score["percentile"] is not None:
-        said += (
+        text += (
             f", percentile {score['percentile']:.0f} among the {score['healthy_scans']} healthy "
             "scans that the run was calibrated with"
         )
     count = "no candidate" if not places else f"{len(places)} candidate(s)"
     total = sum(p["volume_ml"] for p in places)
-    return f"{said}; {count}" + (f", {total:.1f} ml in all." if places else ".")
+    return f"{text}; {count}" + (f", {total:.1f} ml in all." if places else ".")
 
 
 def _point(point: dict[str, Any]) -> str:
@@ -168,25 +174,25 @@ def _point(point: dict[str, Any]) -> str:
         "false_positives_per_scan": "chosen by the candidates per healthy scan",
         "threshold": "given as it is",
     }
-    said = f"Threshold {point['threshold']:.4f}, {names[point['chosen_by']]}"
+    text = f"Threshold {point['threshold']:.4f}, {names[point['chosen_by']]}"
     if point["chosen_by"] != "threshold":
-        said += f" (asked: {point['asked']:g})"
+        text += f" (asked: {point['asked']:g})"
     expected = point["expected_on_healthy_scans"]
     if expected is None:
-        return said + ". The run is not calibrated: nothing is known of healthy scans."
-    said += (
+        return text + ". The run is not calibrated: nothing is known of healthy scans."
+    text += (
         f". On {expected['healthy_scans']} healthy scan(s) {expected['voxel_fpr']:.2%} of brain "
         "voxels lie above it"
     )
     if expected["voxel_fpr_interval"] is not None:
         low, high = expected["voxel_fpr_interval"]
-        said += f" [95 % interval {low:.2%} to {high:.2%}]"
+        text += f" [95 % interval {low:.2%} to {high:.2%}]"
     if expected["false_positives_per_scan"] is not None:
-        said += f", in {expected['false_positives_per_scan']:.2f} places a scan"
+        text += f", in {expected['false_positives_per_scan']:.2f} places a scan"
         if expected["false_positives_per_scan_interval"] is not None:
             low, high = expected["false_positives_per_scan_interval"]
-            said += f" [{low:.2f} to {high:.2f}]"
-    return said + "."
+            text += f" [{low:.2f} to {high:.2f}]"
+    return text + "."
 
 
 def _list(places: list[dict[str, Any]], window: tuple[slice, ...]) -> str:
@@ -203,8 +209,8 @@ def _list(places: list[dict[str, Any]], window: tuple[slice, ...]) -> str:
             f"<span>({centre}) mm</span></button></li>"
         )
     more = len(places) - len(rows)
-    said = f"<p>and {more} smaller ones, in summary.json</p>" if more else ""
-    return f'<ol class="places">{"".join(rows)}</ol>{said}'
+    text = f"<p>and {more} smaller ones, in summary.json</p>" if more else ""
+    return f'<ol class="places">{"".join(rows)}</ol>{text}'
 
 
 def _warnings(warnings: list[str], window: tuple[slice, ...]) -> str:

@@ -50,7 +50,7 @@ class Result:
 
     @property
     def candidates(self) -> list[dict[str, Any]]:
-        """Places above the threshold, largest first; see `candidates.listed`."""
+        """Places above the threshold, largest first; see `candidates.list_candidates`."""
         return self.summary["candidates"]
 
     @property
@@ -69,6 +69,7 @@ class Result:
         return self._image(self.reconstruction)
 
     def _image(self, array: np.ndarray) -> nib.Nifti1Image:
+        # Not the scan's header: its slope, intent and description do not hold for a map.
         native = volumes.to_native(array, self.volume)
         return nib.Nifti1Image(native, self.volume.native.affine)
 
@@ -81,12 +82,14 @@ class Result:
           UserError: the folder cannot be written.
         """
         folder = epath.Path(folder)
+        # First: while there is a summary, readers trust the volumes beside it.
         start_over(folder)
         volumes.write_nifti(folder / "anomaly.nii.gz", self.anomaly, like=self.volume)
         volumes.write_nifti(folder / "anomaly_mask.nii.gz", self.labels > 0, like=self.volume)
         volumes.write_nifti(folder / "reconstruction.nii.gz", self.reconstruction, like=self.volume)
+        # After the volumes, which are worth having where nilearn's viewer is missing.
         if report:
-            atomic_files.write_bytes(folder / "report.html", page.html(self).encode())
+            atomic_files.write_bytes(folder / "report.html", page.render(self).encode())
         text = json.dumps(_plain(self.summary), indent=1, allow_nan=False) + "\n"
         atomic_files.write_bytes(folder / SUMMARY, text.encode())
 
@@ -104,6 +107,7 @@ def _plain(value: Any) -> Any:
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    # Percentiles and overlaps that nobody measured.
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

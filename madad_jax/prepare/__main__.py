@@ -19,6 +19,7 @@ prepared); 2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM.
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -108,7 +109,9 @@ def run(argv: Sequence[str]) -> int:
     from madad_jax.prepare import job as job_lib
 
     job = make_job(options)
+    # PNG files are always written: they say what is done, and the others are packed from them.
     formats = [name for name in options.format.split(",") if name != "png"]
+    # A mistyped format is found before hours of preparation, not after.
     pack.check(formats)
     if options.dry_run:
         return dry_run.show(job)
@@ -127,7 +130,6 @@ def make_job(options: flags.FlagValues):
     """
     from madad_jax.prepare import cohorts, splits, subject
     from madad_jax.prepare import job as job_lib
-    from madad_jax.scans import geometry
 
     cohort = cohorts.load(options.cohort, options.cohort_file)
     modalities = tuple(name.strip() for name in options.modality.split(",") if name.strip())
@@ -135,6 +137,7 @@ def make_job(options: flags.FlagValues):
         if len(cohort.images) > 1:
             raise errors.UserError(f"--modality is missing; accepted: {', '.join(cohort.images)}")
         modalities = tuple(cohort.images)
+    # Its pictures would overwrite each other.
     if len(set(modalities)) < len(modalities):
         raise errors.UserError(f"--modality: '{options.modality}' names one twice")
     if options.splits and options.fractions:
@@ -148,27 +151,17 @@ def make_job(options: flags.FlagValues):
                 "and test"
             )
         fractions = dict(zip(splits.SPLITS, shares, strict=True))
-    geometry_options = geometry.Geometry(options.image_size, options.field_of_view)
-    own = cohort.options
-    shift = own.get("shift", (0.0, 0.0, 0.0))
     return job_lib.Job(
         cohort=cohort,
+        # `in` is a keyword: no attribute of that name. Without a slash at its end, as paths are
+        # kept relative to it.
         root=options["in"].value.rstrip("/") or "/",
         out=options.out,
         modalities=modalities,
         options=subject.Options(
+            preparation=make_preparation(options, cohort.options),
             protocol=options.protocol,
-            geometry=geometry_options,
             slice_step=options.slice_step,
-            least_brain=options.least_brain,
-            registration=options.registration or own.get("registration", "affine"),
-            shift=tuple(float(mm) for mm in shift),
-            brain_mask=options.brain_mask or own.get("brain_mask", "auto"),
-            intensity=options.intensity,
-            low=options.low,
-            high=options.high,
-            n4=options.n4,
-            interpolation=options.interpolation,
             bits=options.bits,
             labels=cohort.labels,
             unjudged=cohort.unjudged,
@@ -183,6 +176,32 @@ def make_job(options: flags.FlagValues):
     )
 
 
+def make_preparation(options: flags.FlagValues, own: dict[str, Any]):
+    """The `preparation.Preparation` of a command line.
+
+    Args:
+      options: the flags.
+      own: of the cohort's table, where flags leave them open.
+
+    Raises:
+      UserError: sizes of the slices out of range.
+    """
+    from madad_jax.scans import geometry, preparation
+
+    return preparation.Preparation(
+        geometry=geometry.Geometry(options.image_size, options.field_of_view),
+        registration=options.registration or own.get("registration", "affine"),
+        shift=tuple(float(mm) for mm in own.get("shift", (0.0, 0.0, 0.0))),
+        brain_mask=options.brain_mask or own.get("brain_mask", "auto"),
+        intensity=options.intensity,
+        low=options.low,
+        high=options.high,
+        n4=options.n4,
+        interpolation=options.interpolation,
+        least_brain=options.least_brain,
+    )
+
+
 class _Terminated(BaseException):
     """SIGTERM, as an exception that ends the pool as ctrl-C does."""
 
@@ -193,11 +212,13 @@ def _terminate(*_):
 
 def main() -> None:
     """Entry point of `python -m madad_jax prepare`."""
+    # By default SIGTERM ends the process at once and leaves its workers behind.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = command_line.status("madad_jax prepare", run, sys.argv)
     except (KeyboardInterrupt, _Terminated) as stop:
         print("\nstopped; the same command continues", file=sys.stderr)
+        # As shells report the death by SIGINT and by SIGTERM.
         status = 130 if isinstance(stop, KeyboardInterrupt) else 143
     sys.exit(status)
 

@@ -69,6 +69,7 @@ def results(
 
     out = epath.Path(arguments[0][3])
     refused = out / _REFUSED
+    # Left by a run that was killed: those scans are tried again.
     if refused.is_dir():
         refused.rmtree()
     words = _split(options)
@@ -80,6 +81,7 @@ def results(
             _ = (
                 pipeline
                 | "scans" >> beam.Create(arguments)
+                # Without it, runners fuse the steps and one worker gets all scans.
                 | "spread" >> beam.Reshuffle()
                 | "prepare" >> beam.Map(_one, work)
             )

@@ -37,6 +37,7 @@ class Summary:
                 counts[split] = {
                     "people": len({row["subject"] for row in rows}),
                     "scans": len({row["scan"] for row in rows}),
+                    # A slice has a row for each modality: ids, not rows.
                     "slices": len({row["id"] for row in rows}),
                     "lesion_slices": len({row["id"] for row in rows if row["lesion_pixels"]}),
                     "pictures": len(rows),
@@ -79,6 +80,7 @@ def summary_text(summary: Summary, most: int | None = None) -> str:
     }
     for title, lines in groups.items():
         if lines:
+            # The rest is counted: a hospital's folder may warn of thousands.
             shown = lines if most is None or len(lines) <= most else lines[:most]
             rest = [f"- ... and {len(lines) - len(shown)} more"] if len(shown) < len(lines) else []
             parts.append("\n".join([f"## {title}: {len(lines)}", *shown, *rest]))
@@ -100,6 +102,7 @@ def dataset(
         "title": cohort.title,
         "licence": cohort.licence,
         "cite": cohort.cite,
+        # On its own, where `data.provenance` and other programs look for it.
         "geometry": options.pop("geometry"),
         "modalities": settings["modalities"],
         "bits": options["bits"],
@@ -113,6 +116,7 @@ def dataset(
 def readme(cohort: cohorts.Cohort, settings: dict[str, Any], summary: Summary) -> str:
     """The dataset card, as Markdown."""
     options, geometry = settings["options"], settings["options"]["geometry"]
+    # A digest of the lists and no path: the card goes with the folder, the lists may not.
     by = (
         f"a hash of the person's id, seed {settings['seed']}, shares {settings['fractions']}"
         if settings["lists"] is None

@@ -96,6 +96,7 @@ def load(name: str, path: str = "") -> Cohort:
         raise errors.UserError(f"--cohort_file belongs to --cohort=folder, not to '{name}'")
     source = epath.Path(path) if path else epath.Path(_TABLES / f"{name}.yaml")
     try:
+        # Safe: a table from a stranger must not run code.
         values = yaml.safe_load(atomic_files.read_bytes(source))
     except yaml.YAMLError as error:
         raise errors.UserError(f"'{source}' is no YAML: {' '.join(str(error).split())}") from error
@@ -141,6 +142,7 @@ def from_dict(values: Any, source: str) -> Cohort:
     _check_keys(table.get("options", {}), _OPTIONS, f"{source}: options")
     for key in ("id", "person"):
         try:
+            # As it will stand in `_compile`, so that an unbalanced bracket is found here.
             re.compile(f"(?P<id>{table.get(key, '')})")
         except re.error as error:
             raise errors.UserError(f"'{source}': {key}: no regular expression: {error}") from error
@@ -199,7 +201,9 @@ def _items(cohort: Cohort, root: epath.Path, scans, modalities: tuple[str, ...])
         scan, kinds = _file_name(scan_id), scans[scan_id]
         wanted = (*modalities, _BRAIN_MASK, _SEGMENTATION)
         twice = {k: kinds[k] for k in wanted if len(kinds.get(k, ())) > 1}
+        # A scan lacks a modality, not a mask: masks can be found, or are not needed.
         missing = [modality for modality in modalities if modality not in kinds]
+        # Many file systems take upper and lower case for the same.
         if scan.lower() in names:
             refused[scan] = (
                 f"duplicate id: '{scan_id}' and '{names[scan.lower()]}' would have the same file "
@@ -245,6 +249,7 @@ def _file_name(scan_id: str) -> str:
 def _walk(folder: epath.Path, inside: str, depth: int):
     """(path below the root, whether it is a folder; folders end in /), in the order of names."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        # What systems and programs leave behind, our own `.prepare` among them.
         if path.name.startswith("."):
             continue
         if path.is_dir():
@@ -265,6 +270,7 @@ def _compile(pattern: str, scan_id: str) -> re.Pattern:
         parts.append(re.escape(pattern[position : token.start()]))
         position = token.end()
         if token[0] == "{id}":
+            # The first place captures the id, the others must hold the same text.
             parts.append("(?P=id)" if seen else f"(?P<id>{scan_id})")
             seen = True
         else:
@@ -287,6 +293,7 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
 
 def _labels(value: Any, where: str) -> tuple[int, ...]:
     values = [] if value is None else value if isinstance(value, list) else [value]
+    # Python takes YAML's `true` for the number 1.
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
         raise errors.UserError(f"'{where}': found {value!r}, accepted: a list of numbers above 0")
     return tuple(values)

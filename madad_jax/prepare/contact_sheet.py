@@ -33,6 +33,7 @@ def draw(
         return b""
     count = -(-len(chosen) // _COLUMNS)
     height = _INCHES + _TITLE
+    # Not pyplot, which keeps every figure and asks for a display.
     sheet = figure.Figure(figsize=(_COLUMNS * _INCHES, count * height), facecolor="black")
     axes = []
     for k in range(len(chosen)):
@@ -49,6 +50,7 @@ def draw(
         for kind, colour in (("brainmask", _BRAIN), ("segmentation", _LESION)):
             path = out / f"{stem}-{kind}.png"
             mask = png_folder.read_grey(path) > 0 if path.exists() else np.zeros((2, 2), bool)
+            # matplotlib warns at the contour of a constant.
             if mask.any() and not mask.all():
                 axis.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
         axis.set_title(
@@ -70,6 +72,7 @@ def draw(
 
 def pick(rows: tuple[dict[str, Any], ...], count: int) -> list[dict[str, Any]]:
     """Up to `count` rows, at random but always the same: every split, lesions first in half."""
+    # A hash and no generator: a slice keeps its place when other scans join.
     order = sorted(rows, key=lambda row: hashlib.sha256(row["file"].encode()).digest())
     groups = [[row for row in order if row["split"] == split] for split in output.SPLITS]
     groups = [_mixed(group) for group in groups if group]

@@ -30,12 +30,15 @@ def show(job: job_lib.Job) -> int:
         print(f"leave    {scan}: in no split list")
     for scan in what.gone:
         print(f"{'remove ' if job.prune else 'keep   '}  {scan}: its files are gone")
-    options = job.options
+    options, preparation = job.options, job.options.preparation
+    geometry = preparation.geometry
+    # `refused` holds the plan's and those whose headers were refused here; the latter are still in
+    # `todo`.
     print(
         f"\n{len(what.todo) + len(what.refused) - len(refused)} to prepare, {len(what.current)} "
-        f"done, {len(refused)} refused; registration {options.registration}, brain mask "
-        f"{options.brain_mask}, protocol {options.protocol}, {options.geometry.image_size} px over "
-        f"{options.geometry.field_of_view:g} mm"
+        f"done, {len(refused)} refused; registration {preparation.registration}, brain mask "
+        f"{preparation.brain_mask}, protocol {options.protocol}, {geometry.image_size} px over "
+        f"{geometry.field_of_view:g} mm"
     )
     return 1 if refused else 0
 

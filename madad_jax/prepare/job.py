@@ -8,7 +8,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ import tqdm
 from etils import epath
 
 from madad_jax.core import errors
+from madad_jax.data.sources import record
 from madad_jax.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
 # Libraries' own threads on top of our processes only get in each other's way.
@@ -64,7 +64,6 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What all scans of one prepared folder must share."""
-        lists = json.dumps(self.lists, sort_keys=True).encode()
         return {
             "version": output.VERSION,
             "cohort": self.cohort.title,
@@ -72,7 +71,7 @@ class Job:
             "options": self.options.to_dict(),
             "fractions": self.fractions if self.lists is None else None,
             "seed": self.seed if self.lists is None else None,
-            "lists": None if self.lists is None else hashlib.sha256(lists).hexdigest()[:16],
+            "lists": None if self.lists is None else record.digest(self.lists)[:16],
         }
 
 
@@ -102,7 +101,7 @@ def plan(job: Job) -> Plan:
       UserError: no scan, a bad option, a person in two splits, or an `out` that was made
         differently or not by this program.
     """
-    subject.check(job.options)
+    job.options.check()
     if job.runner != "local":
         beam.check(job.runner, job.beam_options)
     out = epath.Path(job.out)
@@ -116,6 +115,7 @@ def plan(job: Job) -> Plan:
     for item in items:
         done = output.is_current(out, item, job.options, job.root, states.get(item.scan))
         (current if done else todo).append(item)
+    # Unlisted scans count as gone: no split would own their pictures.
     here = {item.scan for item in items} | set(found.refused)
     gone = tuple(scan for scan in states if scan not in here)
     return Plan(tuple(todo), tuple(current), found.refused, tuple(unlisted), gone)
@@ -132,6 +132,8 @@ def prepare(job: Job) -> card.Summary:
     with _only_one(out):
         output.write_settings(out, job.settings())
         refused = dict(what.refused)
+        # Before the others are prepared: no picture of a scan that is refused now may stay from
+        # before.
         doomed = [*refused, *(what.gone if job.prune else ())]
         for scan in doomed:
             output.remove_scan(out, scan)
@@ -164,7 +166,7 @@ def _describe(job: Job, out: epath.Path, states: dict[str, Any], summary: card.S
     output.write_if_changed(
         out / "README.md", card.readme(job.cohort, job.settings(), summary).encode()
     )
-    sheet = contact_sheet.draw(out, summary.rows, job.options.geometry)
+    sheet = contact_sheet.draw(out, summary.rows, job.options.preparation.geometry)
     if sheet:
         output.write_if_changed(out / "contact_sheet.png", sheet)
 
@@ -211,6 +213,7 @@ def _pooled(
         waiting = {pool.submit(_prepare_one, *values) for values in arguments}
         while waiting:
             deliver()
+            # Returns five times a second, so that a signal that was held back is seen.
             done, waiting = concurrent.futures.wait(
                 waiting, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED
             )
@@ -280,6 +283,7 @@ def _follow_parent(parent: int) -> None:
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
+        # The parent was killed outright: nobody takes this result or stops this process.
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -293,11 +297,14 @@ class _only_one:
         self._file = None
 
     def __enter__(self):
+        # Object stores have no locks.
         if "://" in str(self._path):
             return self
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(pathlib.Path(self._path), "ab")
+            # A lock goes with its process, however that ends; a marker file would stay after a
+            # kill.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise errors.UserError(

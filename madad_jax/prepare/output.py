@@ -11,7 +11,6 @@ A scan counts as done when its state file stands in `.prepare/scans/`; that is w
 run that is killed leaves at most pictures without a state, which the next run removes.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -22,12 +21,14 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import atomic_files, errors
+from madad_jax.data.sources import record
 from madad_jax.prepare import subject
 
 # Raise whenever a prepared pixel may change: scans prepared before are then prepared anew.
 VERSION = 1
 SPLITS = ("train", "val", "test", "test_healthy")
 _STATES = ".prepare/scans"
+# With the endings that an atomic write leaves behind when it is killed.
 _NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.[0-9-]+\.new)?$")
 
 
@@ -35,7 +36,7 @@ def key(item: subject.Item, options: subject.Options, root: str) -> str:
     """Names everything but the files' contents that a scan's pictures depend on."""
     paths = {kind: _inside(path, root) for kind, path in _paths(item).items()}
     values = [VERSION, item.scan, item.subject, item.split, item.healthy, paths, options.to_dict()]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return record.digest(values)[:16]
 
 
 def write_scan(
@@ -57,6 +58,7 @@ def write_scan(
     Raises:
       UserError: the folder cannot be written.
     """
+    # Other options may choose other slices: none of the old may stay beside the new.
     remove_scan(out, item.scan)
     written: dict[str, int] = {}
     rows = []
@@ -65,6 +67,7 @@ def write_scan(
         pictures = {piece.modality: piece.image}
         if f"{stem}-brainmask.png" not in written:
             pictures["brainmask"] = piece.brain_mask
+            # No slice of train bears a lesion, and training reads no segmentation.
             if piece.segmentation is not None and piece.split != "train":
                 pictures["segmentation"] = piece.segmentation
         for kind, picture in pictures.items():
@@ -72,6 +75,7 @@ def write_scan(
             atomic_files.write_bytes(out / f"{stem}-{kind}.png", content)
             written[f"{stem}-{kind}.png"] = len(content)
         rows.append(_row(piece, item, options, prepared, root))
+    # Before the state, which says that all is there.
     prepared.transform.save(out / "transforms" / f"{item.scan}.json")
     state = {
         "key": key(item, options, root),
@@ -173,6 +177,7 @@ def check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
         kept = json.loads(path.read_bytes())
     except ValueError:
         kept = {}
+    # As a file gives it back: tuples are lists there.
     mine = json.loads(json.dumps(settings))
     for name in sorted({*mine, *kept}):
         if mine.get(name) != kept.get(name):
@@ -206,8 +211,8 @@ def _row(
         "slice": piece.number,
         "modality": piece.modality,
         "file": f"{piece.split}/{piece.id}-{piece.modality}.png",
-        "level_mm": options.geometry.level(piece.number),
-        "pixel_mm": options.geometry.pixel,
+        "level_mm": options.preparation.geometry.level(piece.number),
+        "pixel_mm": options.preparation.geometry.pixel,
         "brain_pixels": int(piece.brain_mask.sum()),
         "lesion_pixels": lesion,
         "source": _inside(source, root),
@@ -217,6 +222,7 @@ def _row(
 
 
 def _png(picture: np.ndarray) -> bytes:
+    # Masks are white, for people who open them; readers take any value above 0.
     grey = picture.astype(np.uint8) * 255 if picture.dtype == bool else picture
     done, content = cv2.imencode(".png", grey)
     if not done:
@@ -241,6 +247,7 @@ def _stamp(path: str) -> tuple[int, int]:
         stats = [p.stat() for p in inner]
     except OSError:
         return (-1, -1)
+    # Whole seconds: copies and file systems keep finer times differently.
     return sum(stat.length for stat in stats), max((int(stat.mtime) for stat in stats), default=-1)
 
 

@@ -23,6 +23,7 @@ _ALIASES = {
     "training": "train",
     "testing": "test",
 }
+# In order of preference: a person's column before a file's.
 _ID_COLUMNS = ("subject", "id", "scan", "subject_id", "participant_id", "img_name", "image", "name")
 
 
@@ -35,6 +36,7 @@ def by_hash(person: str, fractions: dict[str, float], seed: int) -> str:
       seed: another seed, another division.
     """
     digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
+    # The digest as a number in [0, 1): the shares cut that line into splits.
     position = int.from_bytes(digest[:8], "big") / 2**64
     for split in SPLITS:
         position -= fractions.get(split, 0.0)
@@ -107,6 +109,8 @@ def assign(
         if not split:
             unlisted.append(item.scan)
             continue
+        # By the person, whatever the lists name: two scans of one person share what a network could
+        # learn.
         if people.setdefault(item.subject, split) != split:
             raise errors.UserError(
                 f"--splits: person '{item.subject}' is in both '{people[item.subject]}' and "
@@ -122,6 +126,7 @@ def assign(
 
 
 def _names(item: subject.Item) -> list[str]:
+    # Published lists name files as often as people.
     stems = [epath.Path(path).name.split(".nii")[0] for path in item.images.values()]
     return [item.scan, item.subject, *stems]
 
@@ -144,6 +149,7 @@ def _read(path: epath.Path, split: str) -> list[tuple[str, str]]:
         raise errors.UserError(f"'{path}' is empty; accepted: a list of ids")
     header = [cell.strip().lower() for cell in rows[0]]
     column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
+    # A file for each split may be a bare list of ids, without a header.
     if split:
         body = rows if column is None else rows[1:]
         return [(row[column or 0].strip(), split) for row in body if len(row) > (column or 0)]

@@ -1,27 +1,24 @@
 """One scan from its files to its slices: pure, picklable, memory bounded by the scan.
 
-read -> brain mask -> (N4) -> registration -> intensities -> slices, all of it in the scan's own
-space until the slices are sampled. Every writer (PNG, records, TFDS) consumes what comes out.
+What is done to a pixel is `scans.to_slices`, as for scans to be scored. Here stand files, other
+modalities, lesions, and which slices are kept. Every writer (PNG, records, TFDS) consumes what
+comes out.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.scans import brain_mask as brain_mask_lib
-from madad_jax.scans import geometry as geometry_lib
-from madad_jax.scans import intensity as intensity_lib
+from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
-from madad_jax.scans import resample, volumes
 from madad_jax.scans import slices as slices_lib
+from madad_jax.scans import to_slices, volumes
 
-_MOST_MISSING = 0.01  # Of the brain's voxels.
-_GOOD_OVERLAP = 0.85
 _MOST_OUTSIDE = 0.05  # Of the lesion's volume.
+_LEAST_LOST_ML = 0.1  # Nearest-neighbour sampling moves a small lesion's volume by about as much.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,84 +51,68 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How scans are prepared; everything that changes a pixel.
+    """How scans are prepared; everything that changes a pixel, or which slices are kept.
 
     Attributes:
+      preparation: how a scan becomes slices, as it will be done to scans to be scored.
       protocol: one of `slices.PROTOCOLS`.
-      geometry: of the slices.
       slice_step: every so many levels (`volume` alone).
-      least_brain: slices with less brain than this share of the picture are left out.
-      registration: see `registration.register`.
-      shift: see `registration.register`, mm.
-      brain_mask: see `brain_mask.find`.
-      intensity, low, high: see `intensity.find_scale`.
-      n4: correct the bias field first.
-      interpolation: of images, `linear` or `cubic`.
       bits: 8 or 16.
       labels: values of the segmentation that are lesion; () = every value above 0.
       unjudged: values that are neither lesion nor healthy.
     """
 
+    preparation: preparation_lib.Preparation = dataclasses.field(
+        default_factory=preparation_lib.Preparation
+    )
     protocol: str = "volume"
-    geometry: geometry_lib.Geometry = dataclasses.field(default_factory=geometry_lib.Geometry)
     slice_step: int = 1
-    least_brain: float = 0.02
-    registration: str = "affine"
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    brain_mask: str = "auto"
-    intensity: str = "percentile"
-    low: float = 1.0
-    high: float = 99.0
-    n4: bool = False
-    interpolation: str = "linear"
     bits: int = 8
     labels: tuple[int, ...] = ()
     unjudged: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = dataclasses.asdict(self) | {"geometry": self.geometry.to_dict()}
-        lists = ("shift", "labels", "unjudged")
-        return values | {name: list(getattr(self, name)) for name in lists}
+        """For JSON: one flat table."""
+        p = self.preparation
+        # Keys and their order are those of the folders that people have: `dataset.json` is
+        # compared byte by byte, and `output.key` digests these values.
+        return {
+            "protocol": self.protocol,
+            "geometry": p.geometry.to_dict(),
+            "slice_step": self.slice_step,
+            "least_brain": p.least_brain,
+            "registration": p.registration,
+            "shift": list(p.shift),
+            "brain_mask": p.brain_mask,
+            "intensity": p.intensity,
+            "low": p.low,
+            "high": p.high,
+            "n4": p.n4,
+            "interpolation": p.interpolation,
+            "bits": self.bits,
+            "labels": list(self.labels),
+            "unjudged": list(self.unjudged),
+        }
 
+    @property
+    def slice_numbers(self) -> list[int]:
+        """Slice numbers that the protocol looks at, rising.
 
-_ORDERS = {"linear": 1, "cubic": 3}
+        Raises:
+          UserError: unknown protocol or step.
+        """
+        return slices_lib.numbers(self.protocol, self.preparation.geometry, self.slice_step)
 
+    def check(self) -> None:
+        """Finds mistakes before the first scan is read.
 
-def check(options: Options) -> None:
-    """Finds mistakes before the first scan is read.
-
-    Raises:
-      UserError: a value out of range.
-    """
-    accepted = {
-        "protocol": slices_lib.PROTOCOLS,
-        "registration": registration_lib.METHODS,
-        "brain_mask": brain_mask_lib.METHODS,
-        "intensity": intensity_lib.METHODS,
-        "interpolation": tuple(_ORDERS),
-        "bits": (8, 16),
-    }
-    for name, values in accepted.items():
-        if getattr(options, name) not in values:
-            raise errors.UserError(
-                f"{name}: found '{getattr(options, name)}', accepted: "
-                f"{', '.join(str(value) for value in values)}"
-            )
-    if not 0.0 <= options.low < options.high <= 100.0:
-        raise errors.UserError(
-            f"percentiles: found {options.low:g} and {options.high:g}, accepted: "
-            "0 <= low < high <= 100"
-        )
-    if not 0.0 <= options.least_brain < 1.0:
-        raise errors.UserError(
-            f"least_brain: found {options.least_brain:g}, accepted: a share from 0 to below 1"
-        )
-    if options.brain_mask == "template" and options.registration != "none":
-        raise errors.UserError(
-            "brain_mask=template takes the scan to lie in MNI space; accepted: registration=none"
-        )
-    slices_lib.numbers(options.protocol, options.geometry, options.slice_step)
+        Raises:
+          UserError: a value out of range.
+        """
+        preparation_lib.check_choice("protocol", self.protocol, slices_lib.PROTOCOLS)
+        preparation_lib.check_choice("bits", self.bits, (8, 16))
+        self.preparation.check()
+        slices_lib.numbers(self.protocol, self.preparation.geometry, self.slice_step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,14 +140,16 @@ class PreparedSubject:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scan:
-    """The reference scan and what was found on it."""
+class _Truth:
+    """What a segmentation says, on the scan's canonical grid; None: nobody says.
 
-    volume: volumes.Volume
-    brain: Bool[np.ndarray, "X Y Z"]
-    lesion: Bool[np.ndarray, "X Y Z"] | None
-    unjudged: Bool[np.ndarray, "X Y Z"] | None
-    transform: registration_lib.Transform
+    Attributes:
+      lesion: where the lesion is.
+      unjudged: what is neither lesion nor healthy.
+    """
+
+    lesion: Bool[np.ndarray, "X Y Z"] | None = None
+    unjudged: Bool[np.ndarray, "X Y Z"] | None = None
 
 
 def prepare_subject(item: Item, options: Options) -> PreparedSubject:
@@ -180,32 +163,41 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     """
     warnings: list[str] = []
     digests: dict[str, str] = {}
-    first, *others = item.images.items()
-    scan = _read_scan(item, options, first[1], warnings, digests)
-    wanted = slices_lib.numbers(options.protocol, options.geometry, options.slice_step)
-    masks = _on_slices(scan.brain, scan, options, wanted)
-    truth = _on_slices(scan.lesion, scan, options, wanted)
+    preparation, numbers = options.preparation, options.slice_numbers
+    reference = next(iter(item.images.values()))
+    volume = _read(reference, warnings, digests)
+    # Masks too: a scan is due again when any of its files changes.
+    for other in (item.brain_mask, item.segmentation):
+        if other:
+            digests[other] = atomic_files.sha256(other)
+    # Before `locate`: a bad segmentation is found without waiting for a registration.
+    marked = _read_truth(item, options, volume)
+    located = to_slices.locate(volume, preparation, brain_mask_file=item.brain_mask)
+    warnings += [*located.warnings, *_check_inside(marked.lesion, located.brain)]
+
+    def sample(mask):
+        if mask is None:
+            return None
+        return to_slices.sample_mask(mask, located, preparation, numbers)
+
+    masks, truth = sample(located.brain), sample(marked.lesion)
+    # Known health is as good as a segmentation without a lesion.
     if truth is None and item.healthy:
         truth = np.zeros_like(masks)
-    doubtful = _on_slices(scan.unjudged, scan, options, wanted)
-    chosen = _choose(item, options, masks, truth, doubtful)
+    chosen = _choose(item, options, masks, truth, sample(marked.unjudged))
     if not chosen:
         warnings.append(_why_none(item, masks, truth))
     images, scales = {}, {}
-    for modality, path in (first, *others):
-        volume = scan.volume
-        if path != first[1]:
-            volume = _read(path, warnings, digests)
+    for modality, path in item.images.items():
+        seen = volume if path == reference else _read(path, warnings, digests)
         if chosen:
-            images[modality], scales[modality] = _images(
-                volume, scan, options, wanted, chosen, masks
-            )
-    facts = _facts(scan, options, wanted, truth, warnings) | {"intensity": scales}
+            images[modality], scales[modality] = _draw(seen, located, options, chosen, masks)
+    facts = _measure(located, marked.lesion, options, truth, warnings) | {"intensity": scales}
     return PreparedSubject(
         scan=item.scan,
         subject=item.subject,
-        slices=tuple(_slices(item, wanted, chosen, images, masks, truth)),
-        transform=scan.transform,
+        slices=tuple(_slices(item, numbers, chosen, images, masks, truth)),
+        transform=located.transform,
         sha256=digests,
         warnings=tuple(warnings),
         facts=facts,
@@ -219,44 +211,22 @@ def _read(path: str, warnings: list[str], digests: dict[str, str]) -> volumes.Vo
     return volume
 
 
-def _read_scan(item: Item, options: Options, path: str, warnings, digests) -> _Scan:
-    volume = _read(path, warnings, digests)
-    for other in (item.brain_mask, item.segmentation):
-        if other:
-            digests[other] = atomic_files.sha256(other)
-    brain, odd = brain_mask_lib.find(
-        volume, options.brain_mask, given=item.brain_mask, shift=options.shift
+def _read_truth(item: Item, options: Options, volume: volumes.Volume) -> _Truth:
+    """Lesion and doubtful places of the item's segmentation."""
+    if not item.segmentation:
+        return _Truth()
+    labels = volumes.read_labels(item.segmentation, volume)
+    return _Truth(
+        lesion=_match(labels, options.labels, item) if options.labels else labels > 0,
+        unjudged=_match(labels, options.unjudged, item) if options.unjudged else None,
     )
-    warnings += odd
-    if volume.missing is not None:
-        share = float(volume.missing[brain].mean())
-        if share > _MOST_MISSING:
-            raise errors.UserError(
-                f"'{path}': {share:.1%} of the brain's voxels are NaN or infinite, at most "
-                f"{_MOST_MISSING:.0%} may be"
-            )
-    lesion = unjudged = None
-    if item.segmentation:
-        labels = volumes.read_labels(item.segmentation, volume)
-        lesion = _is(labels, options.labels, item) if options.labels else labels > 0
-        unjudged = _is(labels, options.unjudged, item) if options.unjudged else None
-        outside = float((lesion & ~brain).sum()) / max(float(lesion.sum()), 1.0)
-        if outside > _MOST_OUTSIDE:
-            warnings.append(f"{outside:.0%} of the lesion lies outside the brain mask")
-    transform = registration_lib.register(
-        volume, options.registration, brain=brain, shift=options.shift
-    )
-    if transform.overlap < _GOOD_OVERLAP:
-        warnings.append(
-            f"after registration '{options.registration}' the brain and the template's have a "
-            f"Dice of {transform.overlap:.2f}; look at the contact sheet"
-        )
-    return _Scan(volume, brain, lesion, unjudged, transform)
 
 
-def _is(labels: np.ndarray, values: tuple[int, ...], item: Item) -> np.ndarray:
+def _match(labels: np.ndarray, values: tuple[int, ...], item: Item) -> np.ndarray:
     """Where a segmentation has one of the values."""
     found = np.unique(labels)
+    # Labels between whole numbers come from linear resampling: 1.5 is no mixture of lesions 1 and
+    # 2.
     if (odd := found[found != np.round(found)]).size:
         raise errors.UserError(
             f"'{item.segmentation}' has the value {odd[0]:g}; accepted: whole labels, of which "
@@ -265,11 +235,14 @@ def _is(labels: np.ndarray, values: tuple[int, ...], item: Item) -> np.ndarray:
     return np.isin(labels, values)
 
 
-def _on_slices(mask: np.ndarray | None, scan: _Scan, options: Options, wanted: list[int]):
-    """A mask of the scan on the slices; None stays None."""
-    if mask is None:
-        return None
-    return slices_lib.sample_masks(mask, scan.volume, scan.transform, options.geometry, wanted)
+def _check_inside(lesion: np.ndarray | None, brain: np.ndarray) -> list[str]:
+    """A warning where the brain mask loses a part of the lesion."""
+    if lesion is None:
+        return []
+    outside = float((lesion & ~brain).sum()) / max(float(lesion.sum()), 1.0)
+    if outside > _MOST_OUTSIDE:
+        return [f"{outside:.0%} of the lesion lies outside the brain mask"]
+    return []
 
 
 def _choose(item: Item, options: Options, masks, truth, doubtful) -> dict[int, str]:
@@ -281,7 +254,7 @@ def _choose(item: Item, options: Options, masks, truth, doubtful) -> dict[int, s
         None if truth is None else truth.sum(axis=(1, 2)).tolist(),
         unjudged=None if doubtful is None else doubtful.any(axis=(1, 2)).tolist(),
         healthy=item.healthy,
-        least_brain=math.ceil(options.least_brain * options.geometry.image_size**2),
+        least_brain=options.preparation.least_brain_pixels,
     )
 
 
@@ -293,53 +266,32 @@ def _why_none(item: Item, masks: np.ndarray, truth: np.ndarray | None) -> str:
     return f"every slice of the protocol bears a lesion or too little brain for {item.split}"
 
 
-def _images(
+def _draw(
     volume: volumes.Volume,
-    scan: _Scan,
+    located: to_slices.Located,
     options: Options,
-    wanted: list[int],
     chosen: dict[int, str],
     masks: np.ndarray,
 ) -> tuple[dict[int, np.ndarray], list[float]]:
     """{position: grey picture} of the chosen slices, and the intensities of black and white."""
-    brain = scan.brain
-    if volume is not scan.volume:
-        grids = [geometry_lib.VoxelGrid(v.data.shape, v.affine) for v in (scan.volume, volume)]
-        brain = resample.resample(brain, *grids, np.eye(4), order=0)
-        if not brain.any():
-            raise errors.UserError(
-                f"'{volume.source}' does not overlap with the brain of '{scan.volume.source}'; "
-                "scans of one session share their coordinates"
-            )
-    data = intensity_lib.correct_bias(volume, brain) if options.n4 else volume.data
-    try:
-        scale = intensity_lib.find_scale(
-            data, brain, options.intensity, low=options.low, high=options.high
-        )
-    except errors.UserError as error:
-        raise errors.UserError(f"'{volume.source}': {error}") from error
-    first, last = min(chosen), max(chosen)
-    stack = slices_lib.sample_images(
-        data,
-        volume,
-        scan.transform,
-        options.geometry,
-        wanted[first : last + 1],
-        order=_ORDERS[options.interpolation],
+    # A protocol may look at 190 levels of which a few are kept: only what lies between is sampled.
+    part = slice(min(chosen), max(chosen) + 1)
+    images, scale = to_slices.sample_images(
+        volume, located, options.preparation, options.slice_numbers[part], masks[part]
     )
-    grey = {k: slices_lib.quantise(scale(stack[k - first]), masks[k], options.bits) for k in chosen}
+    grey = {k: slices_lib.quantise(images[k - part.start], masks[k], options.bits) for k in chosen}
     return grey, [round(scale.low, 6), round(scale.high, 6)]
 
 
-def _slices(item, wanted, chosen, images, masks, truth):
+def _slices(item, numbers, chosen, images, masks, truth):
     for k, split in chosen.items():
         for modality in images:
             yield slices_lib.PreparedSlice(
-                id=f"{item.scan}-slice_{wanted[k]:03d}",
+                id=f"{item.scan}-slice_{numbers[k]:03d}",
                 subject=item.subject,
                 scan=item.scan,
                 split=split,
-                number=wanted[k],
+                number=numbers[k],
                 modality=modality,
                 image=images[modality][k],
                 brain_mask=masks[k],
@@ -347,24 +299,33 @@ def _slices(item, wanted, chosen, images, masks, truth):
             )
 
 
-def _facts(scan: _Scan, options: Options, wanted, truth, warnings: list[str]) -> dict[str, Any]:
+def _measure(
+    located: to_slices.Located,
+    lesion: np.ndarray | None,
+    options: Options,
+    truth: np.ndarray | None,
+    warnings: list[str],
+) -> dict[str, Any]:
     """Numbers about the scan; a lesion that the slices lost becomes a warning."""
+    volume, transform = located.volume, located.transform
+    geometry, numbers = options.preparation.geometry, options.slice_numbers
     lesion_ml = kept_ml = None
-    if scan.lesion is not None:
-        lesion_ml = float(scan.lesion.sum()) * scan.volume.voxel_ml
-        step = (wanted[1] - wanted[0]) * options.geometry.level_step if len(wanted) > 1 else 1.0
-        pixel_ml = options.geometry.pixel**2 * step / 1000.0
-        kept_ml = float(truth.sum()) * pixel_ml / scan.transform.volume_ratio
+    if lesion is not None:
+        lesion_ml = float(lesion.sum()) * volume.voxel_ml
+        step = (numbers[1] - numbers[0]) * geometry.level_step if len(numbers) > 1 else 1.0
+        pixel_ml = geometry.pixel**2 * step / 1000.0
+        # Pixels measure ml of the template; the registration may have scaled the head.
+        kept_ml = float(truth.sum()) * pixel_ml / transform.volume_ratio
         lost = lesion_ml - kept_ml
         whole = options.protocol == "volume" and options.slice_step == 1
-        if whole and lost > max(_MOST_OUTSIDE * lesion_ml, 0.1):
+        if whole and lost > max(_MOST_OUTSIDE * lesion_ml, _LEAST_LOST_ML):
             warnings.append(f"{lost:.1f} of {lesion_ml:.1f} ml of lesion lie outside the slices")
     return {
-        "shape": list(scan.volume.native.shape),
-        "voxel_mm": [round(float(mm), 4) for mm in scan.volume.voxel_mm],
-        "brain_ml": round(float(scan.brain.sum()) * scan.volume.voxel_ml, 1),
+        "shape": list(volume.native.shape),
+        "voxel_mm": [round(float(mm), 4) for mm in volume.voxel_mm],
+        "brain_ml": round(float(located.brain.sum()) * volume.voxel_ml, 1),
         "lesion_ml": None if lesion_ml is None else round(lesion_ml, 3),
         "lesion_ml_in_slices": None if kept_ml is None else round(kept_ml, 3),
-        "overlap": round(scan.transform.overlap, 4),
-        "volume_ratio": round(scan.transform.volume_ratio, 4),
+        "overlap": round(transform.overlap, 4),
+        "volume_ratio": round(transform.volume_ratio, 4),
     }

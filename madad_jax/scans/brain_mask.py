@@ -57,11 +57,11 @@ def find(
         method = _choose(volume, given)
         if method == "nonzero":
             warnings.append("the skull is gone already: the brain is where the scan is not 0")
-    mask = _found(volume, method, given, shift)
-    mask, odd = _tidied(mask, method)
+    mask = _find_by(volume, method, given, shift)
+    mask, about_pieces = _keep_largest(mask, method)
     if not mask.any():
         raise errors.UserError(f"'{volume.source}': brain mask '{method}' is empty")
-    warnings += odd
+    warnings += about_pieces
     size = float(mask.sum()) * volume.voxel_ml
     if not PLAUSIBLE_ML[0] <= size <= PLAUSIBLE_ML[1]:
         warnings.append(
@@ -73,6 +73,7 @@ def find(
 
 def is_stripped(volume: volumes.Volume) -> bool:
     """Whether the skull was removed before: 0 all around no more than a brain."""
+    # An ellipsoid fills 52 % of its tightest box, a head with its air nearly all of it.
     voxels = int(np.count_nonzero(volume.data))
     size = voxels * float(volume.voxel_ml)
     return _STRIPPED_ML[0] <= size <= _STRIPPED_ML[1] and voxels < 0.6 * volume.data.size
@@ -84,7 +85,7 @@ def _choose(volume: volumes.Volume, given: str) -> str:
     return "nonzero" if is_stripped(volume) else "builtin"
 
 
-def _found(volume, method: str, given: str, shift) -> np.ndarray:
+def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
     if method == "given":
         if not given:
             raise errors.UserError(
@@ -96,14 +97,15 @@ def _found(volume, method: str, given: str, shift) -> np.ndarray:
         return volume.data != 0
     if method == "template":
         _, mask, grid = registration.template_brain()
-        there = registration.register(volume, "none", shift=shift)
-        return there.to_scan(mask, volume, order=0, grid=grid)
+        to_mni = registration.register(volume, "none", shift=shift)
+        return to_mni.to_scan(mask, volume, order=0, grid=grid)
     if method == "builtin":
-        return _builtin(volume)
+        return _run_builtin(volume)
     return brain_tools.run(method, volume)
 
 
-def _builtin(volume: volumes.Volume) -> np.ndarray:
+def _run_builtin(volume: volumes.Volume) -> np.ndarray:
+    # By name: an installation may lack this module, which starts a process that runs JAX.
     name = "madad_jax.scans.builtin_mask"
     if importlib.util.find_spec(name) is None:
         raise errors.UserError(
@@ -113,7 +115,7 @@ def _builtin(volume: volumes.Volume) -> np.ndarray:
     return importlib.import_module(name).find(volume)
 
 
-def _tidied(mask: np.ndarray, method: str) -> tuple[np.ndarray, list[str]]:
+def _keep_largest(mask: np.ndarray, method: str) -> tuple[np.ndarray, list[str]]:
     """The largest component, holes filled; a large second component is worth a warning."""
     labels, count = ndimage.label(mask)
     warnings = []
@@ -127,4 +129,5 @@ def _tidied(mask: np.ndarray, method: str) -> tuple[np.ndarray, list[str]]:
                 "first's voxels; the largest is used"
             )
         mask = labels == largest + 1
+    # Ventricles may be exactly 0 in a stripped scan; they belong to the brain.
     return ndimage.binary_fill_holes(mask), warnings

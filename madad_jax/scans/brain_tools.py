@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from madad_jax.core import errors
 from madad_jax.scans import volumes
 
+# HD-BET takes minutes on a CPU; what takes longer than this hangs.
 _MINUTES = 30.0
 
 
@@ -72,6 +73,7 @@ def run(name: str, volume: volumes.Volume) -> Bool[np.ndarray, "X Y Z"]:
         try:
             done = subprocess.run(
                 [program, *tool.arguments],
+                # Bare file names in this folder: a tool in a container sees no other path.
                 cwd=folder,
                 capture_output=True,
                 text=True,
@@ -83,9 +85,9 @@ def run(name: str, volume: volumes.Volume) -> Bool[np.ndarray, "X Y Z"]:
             raise errors.UserError(f"'{volume.source}': {name} did not finish: {error}") from error
         mask = pathlib.Path(folder) / tool.mask
         if done.returncode or not mask.exists():
-            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+            lines = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
             raise errors.UserError(
                 f"'{volume.source}': {name} ended with status {done.returncode} and "
-                f"{'a' if mask.exists() else 'no'} mask: {said[-1][:300]}"
+                f"{'a' if mask.exists() else 'no'} mask: {lines[-1][:300]}"
             )
         return volumes.read_labels(mask, volume) > 0

@@ -19,6 +19,7 @@ from madad_jax.core import errors
 from madad_jax.scans import volumes
 
 _COMMAND = (sys.executable, "-m", "madad_jax.predict.extract_brain", "--serve")
+# One process for all threads: its networks compile for a minute, once.
 _LOCK = threading.Lock()
 _CHILD: list["_Child"] = []
 
@@ -44,6 +45,7 @@ class _Child:
         try:
             self.process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
             self.process.stdin.flush()
+            # A process that died gives an empty line.
             answer = self.process.stdout.readline().strip()
         except OSError:
             answer = ""
@@ -67,6 +69,7 @@ def find(volume: volumes.Volume) -> Bool[np.ndarray, "X Y Z"]:
       UserError: deepbet is not installed, or no brain was found; names the scan.
     """
     with _LOCK:
+        # It died at an earlier scan (out of memory?): this one gets a new process.
         if _CHILD and _CHILD[0].process.poll() is not None:
             _CHILD.pop()
         if not _CHILD:

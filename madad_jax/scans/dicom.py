@@ -34,8 +34,8 @@ def read_series(
       UserError: no DICOM images, several series, several images at one position (a series of
         volumes), uneven positions, colour, or a compression that cannot be read.
     """
-    images, sha256 = _images(folder)
-    frames = [frame for image in images for frame in _frames(image, folder)]
+    images, sha256 = _read_images(folder)
+    frames = [frame for image in images for frame in _list_frames(image, folder)]
     if len(frames) < 2:
         raise errors.UserError(
             f"'{folder}' has {len(frames)} DICOM image; accepted: a whole series"
@@ -45,17 +45,20 @@ def read_series(
     order = np.argsort(positions @ normal, kind="stable")
     heights = (positions @ normal)[order]
     _check_even(heights, folder)
+    # Pixels are [row, column]; the first axis of a volume is the column, as in NIfTI.
     array = np.stack([frames[i]["pixels"]().T for i in order], axis=-1)
     affine = np.eye(4)
+    # PixelSpacing is (between rows, between columns): the second belongs to the first axis.
     affine[:3, 0] = _LPS_TO_RAS @ orientation[:3] * spacing[1]
     affine[:3, 1] = _LPS_TO_RAS @ orientation[3:] * spacing[0]
+    # Over the whole stack: single steps carry the rounding of positions with few digits.
     first, last = positions[order[0]], positions[order[-1]]
     affine[:3, 2] = _LPS_TO_RAS @ (last - first) / (len(frames) - 1)
     affine[:3, 3] = _LPS_TO_RAS @ first
     return array, affine, sha256
 
 
-def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
+def _read_images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
     """The images of the folder, which must be of one series, and the digest of all its files."""
     images, digests = [], []
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -81,7 +84,7 @@ def _images(folder: epath.Path) -> tuple[list[pydicom.Dataset], str]:
     return images, hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
-def _frames(image: pydicom.Dataset, folder: epath.Path):
+def _list_frames(image: pydicom.Dataset, folder: epath.Path):
     """{position, orientation, spacing, pixels()} of every frame of an image."""
     if int(image.get("SamplesPerPixel", 1)) != 1:
         raise errors.UserError(f"'{folder}' holds colour images; accepted: grey ones")
@@ -114,10 +117,11 @@ def _frame(image: pydicom.Dataset, number: int, count: int) -> dict:
         except AttributeError:
             return default
 
+    # MR series often state neither: then stored values are the values.
     slope, intercept = rescale("RescaleSlope", 1.0), rescale("RescaleIntercept", 0.0)
 
     def pixels() -> np.ndarray:
-        array = _decoded(image)
+        array = _decode(image)
         plane = array[number] if count > 1 else array
         return plane.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
@@ -142,7 +146,7 @@ def _functional_groups(image: pydicom.Dataset, number: int) -> list[pydicom.Data
     return groups
 
 
-def _decoded(image: pydicom.Dataset) -> np.ndarray:
+def _decode(image: pydicom.Dataset) -> np.ndarray:
     """The stored values; pydicom keeps them after the first call."""
     try:
         return image.pixel_array

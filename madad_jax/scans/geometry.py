@@ -109,6 +109,7 @@ class Geometry:
         matrix[0, 2] = right * pixel
         matrix[1, 1] = -pixel
         matrix[2, 0] = step * self.level_step
+        # From the first to the last pixel's centre it is side - 1 pixels, not side.
         matrix[0, 3] = self.centre[0] - right * pixel * (side - 1) / 2
         matrix[1, 3] = self.centre[1] + pixel * (side - 1) / 2
         matrix[2, 3] = self.level(first)
@@ -121,6 +122,7 @@ class Geometry:
         Raises:
           ValueError: `numbers` is empty or does not rise by a constant step.
         """
+        # A single slice has no step; it counts for one level.
         steps = set(np.diff(numbers).tolist()) or {1}
         if not len(numbers) or len(steps) > 1 or min(steps) < 1:
             raise ValueError(f"slice numbers must rise by a constant step: {numbers}")
@@ -160,6 +162,7 @@ def from_dict(values: dict[str, Any]) -> Geometry:
       UserError: unknown key, wrong type or value out of range.
     """
     fields = {field.name: field.type for field in dataclasses.fields(Geometry)}
+    # `space` is written for people and other programs; there is only one to read.
     known = [*fields, "space"]
     for key in values:
         if key not in known:
@@ -188,7 +191,7 @@ def from_dict(values: dict[str, Any]) -> Geometry:
     return Geometry(**given)
 
 
-def of_cohort(
+def from_cohort_sizes(
     *, image_size: int, slices: int, slice_spacing: float, field_of_view: float, middle: float
 ) -> Geometry:
     """The geometry of the embedded cohort, from its sizes.

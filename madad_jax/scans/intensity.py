@@ -21,6 +21,8 @@ class Scale:
 
     def __call__(self, data: np.ndarray) -> np.ndarray:
         """Values in [0, 1], float32."""
+        # A product in float32 and no division: slices on disk were rounded this way, and a scan to
+        # be scored must be rounded alike.
         unit = (data - np.float32(self.low)) * np.float32(1.0 / (self.high - self.low))
         return np.clip(unit, 0.0, 1.0, dtype=np.float32)
 
@@ -55,6 +57,7 @@ def find_scale(
         ends = np.percentile(inside, (low, high))
         bottom, top = (0.0 if low == 0.0 else ends[0]), ends[1]
     elif method == "zscore":
+        # Sums of a million voxels in float32 lose the digits that the spread is made of.
         mean, spread = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
         bottom, top = mean - _SPREAD * spread, mean + _SPREAD * spread
     else:
@@ -93,6 +96,7 @@ def correct_bias(
     bright = np.where(positive, volume.data, 0).astype(np.float32)
     image = itk.image(sitk, bright, volume.voxel_mm)
     brain = itk.image(sitk, positive.astype(np.uint8), volume.voxel_mm)
+    # The field varies over centimetres, and N4's time grows with the number of voxels.
     shrink = [max(1, int(4.0 // mm)) for mm in volume.voxel_mm]
     correct = sitk.N4BiasFieldCorrectionImageFilter()
     correct.SetMaximumNumberOfIterations([50, 50, 50, 50])

@@ -14,6 +14,7 @@ def load():
 
 def image(sitk, array: np.ndarray, spacing, origin=(0.0, 0.0, 0.0)):
     """An ITK image of an array [x, y, z]: axes are taken as they are, so RAS+ mm stay RAS+ mm."""
+    # ITK takes arrays as [z, y, x].
     out = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     out.SetSpacing([float(mm) for mm in spacing])
     out.SetOrigin([float(mm) for mm in origin])

@@ -57,6 +57,7 @@ def _tissue(atlas: _Atlas, voxel: np.ndarray) -> str:
     if (voxel < 0).any() or (voxel >= shape).any():
         return "outside the template"
     share = {name: float(values[tuple(voxel)]) for name, values in atlas.tissues.items()}
+    # Inside the brain, where neither tissue is likely, there is fluid.
     if sum(share.values()) < 0.5:
         return "fluid"
     return max(share, key=share.__getitem__)
@@ -76,5 +77,6 @@ def _load() -> _Atlas:
     tissues = {}
     for name, image in (("grey matter", grey), ("white matter", white)):
         values = np.asarray(image.dataobj, np.float32)
+        # The maps are probabilities up to a factor.
         tissues[name] = values / values.max()
     return _Atlas(centres, names, tissues, np.linalg.inv(grey.affine))

@@ -143,11 +143,11 @@ def register(
     if method == "affine":
         if brain is None:
             raise ValueError("affine registration needs the brain mask")
-        matrix = _affine(volume, brain)
+        matrix = _find_affine(volume, brain)
     transform = Transform(matrix, method)
     if brain is None:
         return transform
-    overlap = _overlap(transform, volume, brain)
+    overlap = _measure_overlap(transform, volume, brain)
     if overlap < _LEAST_OVERLAP:
         hint = " (is it in MNI space? try --registration=affine)" if method == "none" else ""
         raise errors.UserError(
@@ -165,41 +165,46 @@ def template_brain() -> tuple[np.ndarray, np.ndarray, geometry_lib.VoxelGrid]:
 
     image = np.asarray(datasets.load_mni152_template(resolution=1).dataobj, np.float32)
     brain = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
-    halves = [_halved(a.astype(np.float32)) for a in (image * brain, brain)]
+    halves = [_halve(a.astype(np.float32)) for a in (image * brain, brain)]
     affine = geometry_lib.TEMPLATE_GRID.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    # The middle of two voxels of 1 mm lies half a millimetre beyond the first.
     affine[:3, 3] += 0.5
     return halves[0], halves[1] >= 0.5, geometry_lib.VoxelGrid(halves[0].shape, affine)
 
 
-def _halved(array: np.ndarray) -> np.ndarray:
+def _halve(array: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 x 2 voxels; an odd last voxel (empty in the template) is dropped."""
     x, y, z = (n // 2 for n in array.shape)
     return array[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
 
 
-def _affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
+def _find_affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
     """scan mm -> ICBM152 mm by mutual information."""
     sitk = itk.load()
     fixed_array, fixed_brain, fixed_grid = template_brain()
     grid = _box_around(volume, brain)
     source = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
+    # Mutual information counts 32 bins: a few bright vessels would leave all tissue in one.
     low, high = np.percentile(volume.data[brain], (1.0, 99.0))
     if high <= low:
         raise errors.UserError(f"'{volume.source}' is constant inside the brain ({low:g})")
     scaled = np.where(brain, np.clip((volume.data - low) / (high - low), 0.0, 1.0), 0.0)
     moving = resample.resample(scaled, source, grid, np.eye(4), order=1)
     moving_brain = resample.resample(brain.astype(np.float32), source, grid, np.eye(4), order=1)
+    # 8 mm beyond the template's brain, so that the metric sees where the scan's brain ends.
     around = ndimage.binary_dilation(fixed_brain, iterations=4)
-    images = [_image(sitk, a, g) for a, g in ((fixed_array, fixed_grid), (moving, grid))]
+    images = [_make_image(sitk, a, g) for a, g in ((fixed_array, fixed_grid), (moving, grid))]
     masks = [
-        _image(sitk, a.astype(np.float32), g)
+        _make_image(sitk, a.astype(np.float32), g)
         for a, g in ((fixed_brain, fixed_grid), (moving_brain, grid))
     ]
-    gate = sitk.Cast(_image(sitk, around.astype(np.float32), fixed_grid), sitk.sitkUInt8)
+    gate = sitk.Cast(_make_image(sitk, around.astype(np.float32), fixed_grid), sitk.sitkUInt8)
+    # By the masks' moments and not the images': contrasts differ, brains do not.
     start = sitk.CenteredTransformInitializer(
         *masks, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
     try:
+        # Six parameters first: twelve from a poor start find shears that no head has.
         rigid = _maximise(sitk, *images, gate, start, levels=(4, 2))
         affine = sitk.AffineTransform(3)
         affine.SetCenter(rigid.GetCenter())
@@ -212,6 +217,7 @@ def _affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
             f"'{volume.source}' cannot be registered to ICBM152: {reason}"
         ) from error
     matrix, centre = np.array(found.GetMatrix()).reshape(3, 3), np.array(found.GetCenter())
+    # ITK's transform goes from the fixed image (the template) to the moving one (the scan).
     to_scan = np.eye(4)
     to_scan[:3, :3] = matrix
     to_scan[:3, 3] = np.array(found.GetTranslation()) + centre - matrix @ centre
@@ -232,7 +238,7 @@ def _box_around(volume: volumes.Volume, brain: np.ndarray) -> geometry_lib.Voxel
     return geometry_lib.VoxelGrid(tuple(int(n) for n in np.ceil((high - low) / 2.0) + 1), affine)
 
 
-def _image(sitk, array: np.ndarray, grid: geometry_lib.VoxelGrid):
+def _make_image(sitk, array: np.ndarray, grid: geometry_lib.VoxelGrid):
     return itk.image(sitk, array, np.diag(grid.affine)[:3], grid.affine[:3, 3])
 
 
@@ -260,7 +266,7 @@ def _maximise(sitk, fixed, moving, gate, start, *, levels: tuple[int, ...]):
     return start
 
 
-def _overlap(transform: Transform, volume: volumes.Volume, brain: np.ndarray) -> float:
+def _measure_overlap(transform: Transform, volume: volumes.Volume, brain: np.ndarray) -> float:
     """Dice of the moved brain and the template's."""
     _, wanted, grid = template_brain()
     moved = transform.to_template(brain, volume, order=0, grid=grid)

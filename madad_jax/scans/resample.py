@@ -32,26 +32,31 @@ def resample(
       [*target.shape], of `array`'s type for order 0, else float32.
     """
     matrix = np.linalg.inv(grid.affine) @ target_to_source @ target.affine
+    # ndimage takes no bool.
     source = array.astype(np.uint8) if array.dtype == bool else array
     if order:
         cell = matrix[:3, :3].copy()
+        # Slices that are thinner than the gaps between them must not be smoothed over the gaps.
         if thickness is not None:
             cell[:, 0] *= min(1.0, thickness / np.linalg.norm(target.affine[:3, 0]))
-        source = _smoothed(source.astype(np.float32, copy=False), cell)
+        source = _smooth(source.astype(np.float32, copy=False), cell)
     out = ndimage.affine_transform(
         source,
         matrix[:3, :3],
         matrix[:3, 3],
         output_shape=target.shape,
         order=order,
+        # `grid-constant` fades the outermost voxels into 0, `constant` would cut them at their
+        # centres. Labels must not fade.
         mode="constant" if order == 0 else "grid-constant",
         cval=0,
     )
     return out.astype(bool) if array.dtype == bool else out
 
 
-def _smoothed(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
+def _smooth(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """Gaussian of (step - 1) / 2 voxels along axes that a target voxel steps over by more."""
     steps = np.abs(cell).max(axis=1)
+    # Up to a fifth coarser loses less by aliasing than by a blur.
     sigmas = np.where(steps > 1.2, (steps - 1.0) / 2.0, 0.0)
     return ndimage.gaussian_filter(array, sigmas, mode="constant") if sigmas.any() else array

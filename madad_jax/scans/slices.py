@@ -103,6 +103,7 @@ def sample_images(
     order: int = 1,
 ) -> Float32[np.ndarray, "k H W"]:
     """Intensities on the scan's grid, seen on the slices `wanted` (rising by a constant step)."""
+    # The mean of finer samples: a pixel of 3 mm that is sampled at its centre alone aliases.
     cuts = max(1, int(np.ceil(geometry.pixel / _FINEST_MM)))
     grid = geometry.grid(wanted, subpixels=cuts)
     fine = transform.to_template(data, volume, order=order, grid=grid, thickness=_SLICE_MM)
@@ -183,9 +184,12 @@ def choose(
     largest = int(np.argmax(lesions)) if len(lesions) else -1
     chosen = {}
     for k, (brain, lesion) in enumerate(zip(brain_pixels, lesions, strict=True)):
+        # A lesion counts however little brain its slice shows: to drop it would flatter every
+        # method.
         if brain < least_brain and not (lesion and split == "test"):
             continue
         if split != "test":
+            # What nobody has looked at is not healthy.
             if lesion or doubtful[k] or (lesion_pixels is None and not healthy):
                 continue
             chosen[k] = split

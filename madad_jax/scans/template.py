@@ -56,11 +56,12 @@ def load() -> Template:
         raise errors.UserError(
             "the embedded cohort needs the package 'nilearn' (see requirements.txt)"
         ) from error
-    image = _oriented(datasets.load_mni152_template(resolution=1))
-    grey = _oriented(datasets.load_mni152_gm_template(resolution=1))
-    white = _oriented(datasets.load_mni152_wm_template(resolution=1))
-    brain = _oriented(datasets.load_mni152_brain_mask(resolution=1)) > 0
+    image = _orient(datasets.load_mni152_template(resolution=1))
+    grey = _orient(datasets.load_mni152_gm_template(resolution=1))
+    white = _orient(datasets.load_mni152_wm_template(resolution=1))
+    brain = _orient(datasets.load_mni152_brain_mask(resolution=1)) > 0
     grey, white = grey / grey.max(), white / white.max()
+    # Distances are smooth: every second voxel is enough.
     depth = ndimage.distance_transform_edt(brain[::2, ::2, ::2]) * 2.0
     ventricle = _ventricles(image, brain)[::2, ::2, ::2]
     inside = ndimage.distance_transform_edt(ventricle)
@@ -75,7 +76,7 @@ def load() -> Template:
     )
 
 
-def _oriented(image) -> Float32[np.ndarray, "z r c"]:
+def _orient(image) -> Float32[np.ndarray, "z r c"]:
     """[x, y, z] with y towards the front -> [z, row, column] with rows towards the back."""
     data = np.asarray(image.dataobj, dtype=np.float32)
     return np.ascontiguousarray(data.transpose(2, 1, 0)[:, ::-1, :])
@@ -108,6 +109,7 @@ def _ventricles(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     aside = np.abs(column - CENTRE[2])
     # Front-to-back coordinate counted from the back, as in the atlas.
     front = image.shape[1] - 1 - row
+    # Bounds in the template's voxels, where its ventricles lie.
     near = (aside < 42) & (front > 60) & (front < 165) & (z > 64) & (z < 108)
     near &= ~((aside > 30) & (front > 95))  # The insula's cisterns.
     near &= ~((aside < 7) & (z > 92))  # The fissure between the hemispheres,

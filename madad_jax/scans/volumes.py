@@ -24,7 +24,9 @@ _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
 # 4 GiB as float32: beyond any head scan, well within what a damaged header may claim.
 _MOST_VOXELS = 2**30
+# Localizers and crops of a few voxels are no scans: no mask or registration works on them.
 _LEAST_SIDE = 8
+# Headers in metres or micrometres fall outside.
 _VOXEL_MM = (0.02, 25.0)
 # What nibabel raises at headers that make no sense.
 _UNREADABLE = (
@@ -98,6 +100,8 @@ def read(path: epath.PathLike) -> Volume:
     image = _parse(content, path)
     header = image.header
     shape = _shape(header, path)
+    # float32 from the start: get_fdata's float64 doubles a scan's memory. Values that overflow
+    # become infinite, which `from_array` reports.
     with np.errstate(over="ignore", invalid="ignore"):
         array = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
     affine, warnings = _affine(header, path)
@@ -128,6 +132,7 @@ def from_array(
     if not finite.all():
         share = 1.0 - finite.mean()
         warnings = (*warnings, f"{share:.2%} of the voxels are NaN or infinite; they count as 0")
+        # 0 and not a neighbour's value: a mask by `nonzero` must take a hole for no tissue.
         array, missing = np.where(finite, array, 0), to_canonical(~finite, native)
     if not array.any():
         what = "no finite value other than 0" if missing is not None else "0 everywhere"
@@ -187,6 +192,7 @@ def write_nifti(path: epath.PathLike, array: np.ndarray, *, like: Volume) -> Non
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
     if path.name.endswith(".gz"):
+        # No time of writing in the gzip header: the same map gives the same bytes.
         content = gzip.compress(content, compresslevel=5, mtime=0)
     atomic_files.write_bytes(path, content)
 
@@ -201,6 +207,7 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
     content = atomic_files.read_bytes(path)
     image = _parse(content, path)
     shape = _shape(image.header, path)
+    # Sorted: tools store a mask's axes in another order than its scan's, and the header says so.
     if sorted(shape) != sorted(like.native.shape):
         raise errors.UserError(
             f"'{path}' has the shape {_by(shape)}, its scan '{like.source}' "
@@ -209,6 +216,7 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
     array = np.nan_to_num(np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")))
     array = array.reshape(shape)
     stated = int(image.header["sform_code"]) or int(image.header["qform_code"])
+    # Without an orientation of its own, a mask of the scan's shape lies on the scan's voxels.
     if not stated and shape == like.native.shape:
         return np.ascontiguousarray(to_canonical(array, like.native))
     affine, _ = _affine(image.header, path)
@@ -219,6 +227,7 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
     if canonical.shape == like.data.shape:
         moved = affine @ nib.orientations.inv_ornt_aff(order, shape)
         distance = _largest_distance(moved, like.affine, like.data.shape)
+    # A voxel of tolerance: headers round, and tools disagree by half a voxel about the corner.
     if distance > float(like.voxel_mm.min()):
         raise errors.UserError(
             f"'{path}' lies up to {distance:.1f} mm beside its scan '{like.source}' by the two "
@@ -263,6 +272,7 @@ def _parse(content: bytes, path: epath.Path) -> nib.Nifti1Image:
         header, kind = _header(start, path)
         voxels = math.prod(_shape(header, path))
         end = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
+        # No more than the header asks for: a small gzip file may unpack to terabytes.
         body = start + stream.read(max(end - len(start), 0))
         if len(body) < end:
             raise errors.UserError(
@@ -279,6 +289,7 @@ def _parse(content: bytes, path: epath.Path) -> nib.Nifti1Image:
 
 def _header(start: bytes, path: epath.Path) -> tuple[nib.Nifti1Header, type[nib.Nifti1Image]]:
     """The header at the start of a file, NIfTI-1 or -2, and the class of its image."""
+    # A header begins with its own size, in the byte order of the machine that wrote it.
     size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
     length = 540 if 540 in size else 348
     if len(start) < length or not {348, 540} & size:
@@ -338,6 +349,7 @@ def _affine(header: nib.Nifti1Header, path: epath.Path) -> tuple[np.ndarray, tup
             return found["sform"], (
                 f"sform and qform disagree by up to {distance:.1f} mm; the sform is used",
             )
+    # The sform first, as nibabel reads it: registrations are written there.
     for name in ("sform", "qform"):
         if name in found:
             return found[name], ()

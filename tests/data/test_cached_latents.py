@@ -33,8 +33,8 @@ def cache(tmp_path, monkeypatch):
 
     def make(slices, draws):
         folder = epath.Path(tmp_path) / f"{slices}-{draws}"
-        parts = cached_latents.parts("train", slices * draws)
-        with cached_latents.writing(folder, 0):
+        parts = cached_latents.list_parts("train", slices * draws)
+        with cached_latents.lock(folder, 0):
             cached_latents.fill(folder, parts, encode(draws))
             cached_latents.finish(folder, parts, {})
         return cached_latents.CachedLatents(folder, "train", draws=draws, layout=_LAYOUT)
@@ -109,13 +109,13 @@ def test_draws_depend_on_slice_and_draw_alone(numbered):
 @pytest.mark.parametrize("records", [0, 1, 4, 5, 23])
 def test_parts_cover_every_record_once(records, monkeypatch):
     monkeypatch.setattr(cached_latents, "RECORDS_PER_SHARD", 4)
-    parts = cached_latents.parts("val", records)
+    parts = cached_latents.list_parts("val", records)
     assert [r for p in parts for r in range(p.start, p.stop)] == list(range(records))
     assert all(p.stop - p.start <= 4 for p in parts)
 
 
 def test_hosts_without_a_common_folder_are_told(tmp_path):
-    parts = cached_latents.parts("train", 1)
+    parts = cached_latents.list_parts("train", 1)
     with pytest.raises(errors.UserError, match=r"train-00000.*one folder that all hosts see"):
         cached_latents.finish(epath.Path(tmp_path), parts, {})
 
@@ -126,12 +126,12 @@ def test_a_second_run_waits_for_the_first(tmp_path):
 
     def other():
         entered.wait()
-        with cached_latents.writing(epath.Path(tmp_path), 0):
+        with cached_latents.lock(epath.Path(tmp_path), 0):
             order.append("second")
 
     thread = threading.Thread(target=other)
     thread.start()
-    with cached_latents.writing(epath.Path(tmp_path), 0):
+    with cached_latents.lock(epath.Path(tmp_path), 0):
         entered.set()
         thread.join(timeout=0.3)
         order.append("first")

@@ -109,8 +109,8 @@ def test_lesions_are_recorded_where_they_are():
 
 
 def test_fifteen_subjects_have_every_kind_in_every_size():
-    assert len({cohort.lesion_of(i) for i in range(15)}) == 15
-    assert {kind for kind, _ in map(cohort.lesion_of, range(5))} == set(lesions.KINDS)
+    assert len({cohort.lesion_class(i) for i in range(15)}) == 15
+    assert {kind for kind, _ in map(cohort.lesion_class, range(5))} == set(lesions.KINDS)
 
 
 def _forbid(monkeypatch):

@@ -60,7 +60,7 @@ def test_same_slices_in_the_same_order(roots, name, split, modality):
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
             assert a[key].dtype == b[key].dtype
-        assert ours.encoded(i).image.content == theirs.encoded(i).image.content
+        assert ours.read_encoded(i).image.content == theirs.read_encoded(i).image.content
     assert f"{_SPLITS[split]} {modality} slices" in ours.describe()
 
 

@@ -9,7 +9,7 @@ from madad_jax.data.cohort import cohort
 
 
 def _of(tmp_path, size=64):
-    return provenance.of_source(
+    return provenance.describe_source(
         name="png_folder", root=str(tmp_path), modality="T2", image_size=size, cohort=None
     )
 
@@ -27,14 +27,16 @@ def test_of_a_prepared_folder_at_another_size(tmp_path):
 
 def test_of_the_embedded_cohort_is_where_it_draws():
     sizes = {"slices": 3, "slice_spacing": 5.0, "field_of_view": 192.0}
-    found = provenance.of_source(name="cohort", root="", modality="T1", image_size=96, cohort=sizes)
+    found = provenance.describe_source(
+        name="cohort", root="", modality="T1", image_size=96, cohort=sizes
+    )
     assert [found.geometry.level(k) for k in range(3)] == [13.0, 18.0, 23.0]
     assert found.geometry.level(1) == cohort.MIDDLE_LEVEL and found.numbers == (0, 2, 1)
     assert found.geometry.pixel == 2.0
 
 
 def test_comes_back_from_its_file(tmp_path):
-    made = provenance.of_source(
+    made = provenance.describe_source(
         name="cohort", root="", modality="T1", image_size=96, cohort={"slices": 3}
     )
     path = epath.Path(tmp_path / "preparation.json")

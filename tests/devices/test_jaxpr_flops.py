@@ -58,7 +58,7 @@ def test_image_to_map_costs_what_the_preset_promises(preset, least, most):
 
 
 def test_the_light_preset_changes_the_autoencoder_and_the_steps_alone():
-    assert methods.uses_latents(default.get_config("light"))
+    assert methods.stands_on_latents(default.get_config("light"))
     paper, light = (dict(default.get_config(name).to_dict()) for name in ("paper", "light"))
     different = {k for k in paper if paper[k] != light[k]}
     assert different == {"autoencoder", "sampler", "preset", "preset_values"}

@@ -14,8 +14,8 @@ from madad_jax.scans import geometry, registration, volumes
 from tests.e2e import tiny_config
 
 GEOMETRY = geometry.Geometry(64, 208.0, first_level=-60.0, level_step=4.0)
-PREPARATION = provenance.Preparation(
-    GEOMETRY, "T1", registration="none", brain_mask="nonzero", intensity="zscore"
+PREPARATION = provenance.SourcePreparation(
+    GEOMETRY, modality="T1", registration="none", brain_mask="nonzero", intensity="zscore"
 )
 NUMBERS = tuple(range(2, 32, 2))
 CENTRE = (-26.0, -30.0, 24.0)  # of the lesion, MNI mm: in the left of the brain

@@ -34,7 +34,7 @@ def exported(untrained):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return api._model(str(untrained), ""), out, done.stdout
+    return api.open_run(str(untrained), ""), out, done.stdout
 
 
 def test_predicts_the_same_without_this_package(exported, tmp_path):

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from madad_jax.core import errors
 from madad_jax.predict import extract_brain
-from tests.input.prepare import scans
+from tests.scans import cases
 
 ONE_COMMAND = "accepted: pip install --no-deps deepbet"
 
@@ -49,7 +49,7 @@ def test_both_networks_are_read_from_the_installed_package(name):
 @pytest.mark.slow
 def test_a_brain_is_found_in_a_head():
     """The template's brain at 2 mm inside fluid, a skull and skin, drawn one around the other."""
-    image, brain, _ = scans.see(scans.box())
+    image, brain, _ = cases.see(cases.box())
     head = np.random.default_rng(0).uniform(0, 20, brain.shape)
     for voxels, value in ((9, 700.0), (6, 100.0), (2, 250.0)):
         head[ndimage.binary_dilation(brain, iterations=voxels)] = value

@@ -14,7 +14,7 @@ def calibrated(healthy):
 def _setting(calibrated, **changes):
     values = {"where": "runs/x", "signal": "map", "postprocess": "none", "changes": {}}
     values |= {"rates": {}, "default_rate": 0.01}
-    return operating.setting(calibrated, **values | changes)
+    return operating.choose_setting(calibrated, **values | changes)
 
 
 def test_the_default_is_the_runs_own_rate(calibrated, healthy):

@@ -26,7 +26,7 @@ def _volume(packed):
 
 
 def test_holds_scan_and_map_in_their_place(result):
-    data = _data(page.html(result))
+    data = _data(page.render(result))
     scan, shown = _volume(data["scan"]), _volume(data["map"])
     assert scan.shape == shown.shape and data["threshold"] < data["slider_max"] <= 1.0
     np.testing.assert_array_equal(scan.affine, shown.affine)
@@ -36,12 +36,12 @@ def test_holds_scan_and_map_in_their_place(result):
     there = nib.affines.apply_affine(np.linalg.inv(scan.affine), mm).round().astype(int)
     value = np.asarray(shown.dataobj)[tuple(there)]
     assert value == pytest.approx(result.anomaly[tuple(at)], abs=1 / 255)
-    button = re.search(r'data-voxel="\[(.*?)\]"', page.html(result))[1]
+    button = re.search(r'data-voxel="\[(.*?)\]"', page.render(result))[1]
     np.testing.assert_array_equal([int(v) for v in button.split(",")], there)
 
 
 def test_one_file_without_network(result):
-    text = page.html(result)
+    text = page.render(result)
     outside = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     assert not re.search(r'(src|href)="(?!data:|#)', outside)
     assert "not a medical device" in outside and "Niivue" in outside
@@ -53,7 +53,7 @@ def test_a_name_from_a_stranger_stays_text(result):
     summary["scan"]["source"] = "/tmp/" + EVIL
     summary["warnings"] = [EVIL, "@@data@@"]
     summary["candidates"][0]["region"]["name"] = EVIL
-    text = page.html(dataclasses.replace(result, summary=summary))
+    text = page.render(dataclasses.replace(result, summary=summary))
     assert "<script>document.body.dataset.stolen" not in text and "<img src=x" not in text
     assert text.count("@@data@@") == 1, "what is put in is not looked at for marks"
 
@@ -169,7 +169,7 @@ def test_a_script_in_a_file_name_does_not_run(result, tmp_path):
     summary["scan"]["source"] = "/tmp/" + EVIL
     summary["warnings"] = [EVIL]
     file = tmp_path / "report.html"
-    file.write_text(page.html(dataclasses.replace(result, summary=summary)))
+    file.write_text(page.render(dataclasses.replace(result, summary=summary)))
     with browser.Browser(tmp_path / "profile") as chrome:
         chrome.open(file.as_uri())
         assert chrome.evaluate("document.body.dataset.stolen") is None

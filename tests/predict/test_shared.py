@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from madad_jax.predict import folder
+from madad_jax.predict import scan_folder
 from tests.e2e import jobs
 from tests.predict import conftest
 
@@ -22,8 +22,8 @@ def test_tables_of_processes_become_one(tmp_path):
     for k, names in enumerate((["c", "a"], [], ["b"])):
         rows = [{"scan": n, "status": "done", "score": 0.25, "other": 1} for n in names]
         if rows:
-            folder._write_table(out / folder.table_of(k), rows)
-    rows = folder.merge(out, 3)
+            scan_folder._write_table(out / scan_folder.table_name(k), rows)
+    rows = scan_folder.merge_tables(out, 3)
     assert [r["scan"] for r in rows] == ["a", "b", "c"]
     assert [r["scan"] for r in _table(tmp_path)] == ["a", "b", "c"]
     assert [p.name for p in tmp_path.iterdir()] == ["scans.csv"]

@@ -14,7 +14,7 @@ import pytest
 from madad_jax.core import errors
 from madad_jax.data.sources import png_folder
 from madad_jax.prepare import __main__ as main
-from madad_jax.prepare import cohorts, subject
+from madad_jax.prepare import cohorts
 from madad_jax.prepare import job as job_lib
 from madad_jax.scans import geometry
 from tests.scans import cases
@@ -149,7 +149,7 @@ def job(folder, out, **changes):
         "root": str(folder),
         "out": str(out),
         "modalities": ("T1",),
-        "options": subject.Options(
+        "options": cases.options(
             protocol="s2",
             geometry=geometry.Geometry(64, 256.0),
             registration="none",

@@ -1,5 +1,6 @@
 """Scans of one known head: the ICBM152 brain, seen by scanners of any angle and voxel size."""
 
+import dataclasses
 import functools
 
 import nibabel as nib
@@ -8,7 +9,7 @@ from scipy import ndimage
 
 from madad_jax.prepare import subject
 from madad_jax.scans import geometry as geometry_lib
-from madad_jax.scans import registration, resample, volumes
+from madad_jax.scans import preparation, registration, resample, volumes
 
 # A lesion in the white matter of the left hemisphere, between z = 0 and 19 mm, and a smaller one.
 LESIONS = (((-28.0, -20.0, 12.0), 11.0), ((25.0, 10.0, 8.0), 7.0))
@@ -82,6 +83,21 @@ def write(folder, name, grid=None, *, moved=None, code="RAS", voxel=(2.0, 2.0, 2
     return subject.Item(
         scan=name, subject=name, split="test", images={"T1": path}, segmentation=segmentation
     )
+
+
+def options(**values):
+    """`subject.Options` of what stands in it and in its `Preparation`."""
+    return change(subject.Options(), **values)
+
+
+def change(before, **values):
+    """`subject.Options` with other values, each where it belongs."""
+    pixels = {field.name for field in dataclasses.fields(preparation.Preparation)}
+    changed = dataclasses.replace(
+        before.preparation, **{k: v for k, v in values.items() if k in pixels}
+    )
+    others = {k: v for k, v in values.items() if k not in pixels}
+    return dataclasses.replace(before, preparation=changed, **others)
 
 
 def volume(array, affine=None):

@@ -73,7 +73,7 @@ def test_the_template_lies_where_nilearn_puts_it():
 
 def test_the_cohort_is_drawn_where_its_geometry_says():
     options = cohort.Options(slices=2, slice_spacing=6.0, field_of_view=208.0)
-    g = geometry.of_cohort(
+    g = geometry.from_cohort_sizes(
         image_size=64, slices=2, slice_spacing=6.0, field_of_view=208.0, middle=18.0
     )
     subject = cohort.draw_subject("train", 0, modality="T1", image_size=64, seed=0, options=options)

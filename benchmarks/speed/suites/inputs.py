@@ -57,7 +57,7 @@ def _cached(config: Any, folder: pathlib.Path) -> cached_latents.CachedLatents:
             yield layout.pack(moments, moments, brain)
 
     place = epath.Path(folder)
-    cached_latents.fill(place, cached_latents.parts("train", count), encode)
+    cached_latents.fill(place, cached_latents.list_parts("train", count), encode)
     return cached_latents.CachedLatents(place, "train", draws=1, layout=layout)
 
 

@@ -17,7 +17,7 @@ volume as real ones have; a seed means the same person at every image size.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 from scipy import ndimage, special
 
 from madad_jax.data.cohort import folding, random_fields
@@ -50,6 +50,22 @@ class Anatomy:
     min_jacobian: float
 
 
+@dataclasses.dataclass(frozen=True)
+class _AverageTissue:
+    """The warped template at the subject's brain voxels.
+
+    Attributes:
+      fluid_logit: log odds of fluid against tissue.
+      white_logit: log odds of white against grey matter.
+      depth, ventricle: as of `Anatomy`, mm.
+    """
+
+    fluid_logit: Float[np.ndarray, " n"]
+    white_logit: Float[np.ndarray, " n"]
+    depth: Float[np.ndarray, " n"]
+    ventricle: Float[np.ndarray, " n"]
+
+
 def draw(
     rng: np.random.Generator,
     template: template_lib.Template,
@@ -62,11 +78,14 @@ def draw(
     points = _to_template(grid, displacement, matrix, shift)
     brain = _sample(template.brain, points) > 0.5
     inside = points[:, brain]
-    fluid_logit = _sample(template.fluid_logit, inside)
-    white_logit = _sample(template.white_logit, inside)
-    depth = _sample(template.depth, inside / 2.0)
-    ventricle = _sample(template.ventricle, inside / 2.0)
-    fluid, grey, white = _compete(rng, grid, brain, fluid_logit, white_logit, depth, ventricle, age)
+    average = _AverageTissue(
+        fluid_logit=_sample(template.fluid_logit, inside),
+        white_logit=_sample(template.white_logit, inside),
+        # Distances are kept at half the template's resolution.
+        depth=_sample(template.depth, inside / 2.0),
+        ventricle=_sample(template.ventricle, inside / 2.0),
+    )
+    fluid, grey, white = _draw_tissue(rng, grid, brain, average, age)
 
     def spread(values, outside=0.0):
         full = np.full(grid.shape, outside, np.float32)
@@ -79,8 +98,8 @@ def draw(
         fluid=spread(fluid),
         grey=spread(grey),
         white=spread(white),
-        depth=spread(depth),
-        ventricle=spread(ventricle, 99.0),
+        depth=spread(average.depth),
+        ventricle=spread(average.ventricle, 99.0),
         min_jacobian=min_jacobian,
     )
 
@@ -101,8 +120,16 @@ def _rotation(first: int, second: int, angle: float) -> np.ndarray:
     return matrix
 
 
-def _warp(rng, template, grid, matrix, shift, age) -> tuple[np.ndarray, float]:
+def _warp(
+    rng: np.random.Generator,
+    template: template_lib.Template,
+    grid: random_fields.Grid,
+    matrix: Float32[np.ndarray, "3 3"],
+    shift: Float32[np.ndarray, " 3"],
+    age: float,
+) -> tuple[np.ndarray, float]:
     """Displacement u on the working grid, mm [3, z, h, w], and its smallest Jacobian."""
+    # Coarse voxels beyond the stack: tissue is moved in from there.
     margin = 6
     below, above = grid.levels[0] - margin * _COARSE_MM, grid.levels[-1] + margin * _COARSE_MM
     levels = np.arange(below, above + _COARSE_MM, _COARSE_MM)
@@ -130,7 +157,9 @@ def _warp(rng, template, grid, matrix, shift, age) -> tuple[np.ndarray, float]:
     return np.stack(fine), smallest
 
 
-def _ventricle_flow(rng, template, points, age) -> np.ndarray:
+def _ventricle_flow(
+    rng: np.random.Generator, template: template_lib.Template, points: np.ndarray, age: float
+) -> np.ndarray:
     """Velocity [3, z, h, w] that opens (positive size) or closes the ventricles."""
     size = np.clip(1.3 + 1.6 * age + rng.normal(0.0, 1.0), -1.5, 6.5)
     distance = template.ventricle
@@ -176,7 +205,12 @@ def _jacobian(displacement: np.ndarray, grid: random_fields.Grid) -> np.ndarray:
     return np.linalg.det(np.moveaxis(matrix, (0, 1), (-2, -1)))
 
 
-def _to_template(grid, displacement, matrix, shift) -> np.ndarray:
+def _to_template(
+    grid: random_fields.Grid,
+    displacement: Float32[np.ndarray, "3 z h w"],
+    matrix: Float32[np.ndarray, "3 3"],
+    shift: Float32[np.ndarray, " 3"],
+) -> np.ndarray:
     """Template voxel coordinates [3, z, h, w] of every point of `grid`."""
     across = grid.in_plane()
     levels = np.asarray(grid.levels, np.float32)
@@ -195,28 +229,35 @@ def _sample(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(volume, points, order=1, mode="nearest")
 
 
-def _compete(rng, grid, brain, fluid_logit, white_logit, depth, ventricle, age):
-    """Shares of fluid, grey and white matter at the brain's points.
+def _draw_tissue(
+    rng: np.random.Generator,
+    grid: random_fields.Grid,
+    brain: Bool[np.ndarray, "z h w"],
+    average: _AverageTissue,
+    age: float,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Shares of fluid, grey and white matter at the brain's n voxels: tissues compete with noise.
 
     Low temperatures make crisp borders; deep nuclei keep the template's mixture of grey and
     white, which is what tells thalamus from putamen.
     """
+    depth = average.depth
     deep = special.expit((depth - 26.0) / 3.0)
     folds = random_fields.smooth(rng, grid, 4.0)[brain]
     ribbon = random_fields.smooth(rng, grid, 2.4)[brain]
-    distance, convex, medial = (field[brain] for field in folding.sulci(rng, grid))
+    distance, convex, medial = (field[brain] for field in folding.draw_sulci(rng, grid))
     reach = 13.0 + 4.0 * random_fields.smooth(rng, grid, 14.0)[brain]
     cortex = convex * special.expit((reach - depth) / 2.0)
-    medial = medial * special.expit((ventricle - 13.0) / 2.0)
+    medial = medial * special.expit((average.ventricle - 13.0) / 2.0)
     cortex = np.maximum(cortex, medial)
     width = 0.9 * np.exp(0.25 * age + rng.normal(0.0, 0.15))
     rough = 1.0 - 0.75 * deep
     # Where the average brain is one grey band, the subject's own folds may cut it.
     loose = 1.0 - 0.5 * cortex - 0.2 * medial
-    fluid = loose * fluid_logit / 0.32 + rough * folds + 0.35 * age + rng.normal(0.0, 0.2)
+    fluid = loose * average.fluid_logit / 0.32 + rough * folds + 0.35 * age + rng.normal(0.0, 0.2)
     fluid += cortex * (9.0 * np.exp(-((distance / width) ** 2)) - 1.0)
     temperature = 0.30 + 0.55 * deep
-    white = loose * white_logit / temperature + rough * ribbon + rng.normal(0.0, 0.3)
+    white = loose * average.white_logit / temperature + rough * ribbon + rng.normal(0.0, 0.3)
     white += cortex * (6.5 * np.tanh((distance - rng.uniform(2.6, 3.2)) / 1.2) - 1.5)
     white -= 6.0 * np.exp(-((depth / 2.6) ** 2))  # The ribbon is closed on the outside.
     fluid, white = special.expit(fluid), special.expit(white)

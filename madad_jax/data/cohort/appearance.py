@@ -53,6 +53,7 @@ def draw_contrast(rng: np.random.Generator, modality: str) -> Contrast:
     fluid, grey, white = TISSUES[modality]
     middle = 0.5 * (grey + white)
     spread = np.exp(rng.normal(0.0, 0.15))  # Of the contrast between grey and white.
+    # About their common middle, so that the brain's mean brightness stays.
     grey, white = middle + spread * (grey - middle), middle + spread * (white - middle)
     fluid = fluid * np.exp(rng.normal(0.0, 0.10))
     return Contrast(modality, float(fluid), float(grey), float(white))

@@ -88,6 +88,7 @@ def options_from_dict(values: dict[str, Any] | None) -> Options:
             )
     kinds = {field.name: field.type for field in dataclasses.fields(Options)}
     options = Options(**{key: kinds[key](value) for key, value in (values or {}).items()})
+    # 96 mm about MIDDLE_LEVEL: every slice between meets the brain.
     if not 1 <= options.slices <= 24 or options.slices * options.slice_spacing > 96:
         raise errors.UserError(
             f"data.cohort.slices: found {options.slices} at {options.slice_spacing} mm, "
@@ -111,8 +112,9 @@ def draw_subject(
         modality=modality,
         seed=seed,
         grid=random_fields.Grid(image_size * factor, options.field_of_view, levels),
-        lesion=lesion_of(index) if split in _LESION_SPLITS else None,
+        lesion=lesion_class(index) if split in _LESION_SPLITS else None,
     )
+    # Noise comes last: a scanner's is of its own pixels, not of finer ones.
     image = appearance.add_noise(drawn.rng, _shrink(drawn.image, image_size))
     brain = _shrink(drawn.brain.astype(np.float32), image_size) >= 0.5
     segmentation = (_shrink(drawn.lesion.astype(np.float32), image_size) >= 0.5) & brain
@@ -141,6 +143,8 @@ def draw_parts(
     lesion: tuple[str, str] | None,
 ) -> Parts:
     """Draws a subject on a grid; `lesion` is (kind, size) or None."""
+    # crc32 and not hash(), which Python salts anew in every process. Streams of their own: a change
+    # of how lesions are drawn leaves the anatomy alone.
     streams = np.random.SeedSequence([seed, zlib.crc32(split.encode()), index]).spawn(4)
     shape_rng, lesion_rng = (np.random.default_rng(s) for s in streams[:2])
     # Another modality of the same subject: same anatomy and lesion, own scan.
@@ -159,7 +163,7 @@ def draw_parts(
     return Parts(image, anatomy.brain, mask, scan_rng)
 
 
-def lesion_of(index: int) -> tuple[str, str]:
+def lesion_class(index: int) -> tuple[str, str]:
     """Kind and size of the subject `index`; all pairs within 15 subjects."""
     return lesions.KINDS[index % len(lesions.KINDS)], lesions.SIZES[index % len(lesions.SIZES)]
 
@@ -167,6 +171,7 @@ def lesion_of(index: int) -> tuple[str, str]:
 def _shrink(volume: np.ndarray, side: int) -> np.ndarray:
     if volume.shape[1] == side:
         return volume
+    # Means over areas: partial volume, as real pixels have it.
     size = (side, side)
     return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in volume])
 
@@ -235,6 +240,7 @@ class Cohort:
 
     def fingerprint(self) -> str:
         """Of all that the subjects are drawn from."""
+        # How many are drawn at a time changes no pixel.
         options = dataclasses.asdict(self._options) | {"workers": 0}
         values = (GENERATOR_VERSION, self._split, self._modality, self._image_size, self._seed)
         return record_lib.digest([*values, options])
@@ -247,7 +253,7 @@ class Cohort:
             subject=subject,
             slice=level,
             modality=self._modality,
-            lesion_kind=lesion_of(number)[0] if sick else "",
+            lesion_kind=lesion_class(number)[0] if sick else "",
         )
 
     def _draw_all(self, count: int) -> list[Subject]:

@@ -81,6 +81,7 @@ def draw(
     """
     grid = grid or Grid()
     low, high, step = levels
+    # The highest belongs to them, whatever the rounding.
     heights = tuple(np.arange(low, high + 1e-6, step).tolist())
     side = round(_FIELD_MM / _PIXEL_MM)
     split = "scan" if lesion else "scan-healthy"
@@ -101,7 +102,9 @@ def draw(
     image = appearance.add_noise(drawn.rng, image)
     brain = resample.resample(drawn.brain, source, target, to_head, order=0)
     segmentation = resample.resample(drawn.lesion, source, target, to_head, order=0) & brain
+    # A header that knows the head's place holds the pose; the voxels are the same.
     affine = target.affine if not grid.lies_in_mni else to_head @ target.affine
+    # At least 1: in a stripped scan, 0 means outside of the brain.
     image = np.where(brain, np.maximum(image * _UNITS, 1.0), 0.0).astype(np.float32)
     if grid.flip:
         image, segmentation = image[::-1].copy(), segmentation[::-1].copy()
@@ -132,5 +135,6 @@ def _target(grid: Grid, source: geometry_lib.VoxelGrid) -> geometry_lib.VoxelGri
     low, high = points.min(axis=0), points.max(axis=0)
     affine = np.diag([*grid.voxel_mm, 1.0])
     affine[:3, 3] = low
+    # One more than the steps between them: both ends are voxel centres.
     sides = np.ceil((high - low) / np.array(grid.voxel_mm)).astype(int) + 1
     return geometry_lib.VoxelGrid(tuple(int(n) for n in sides), affine)

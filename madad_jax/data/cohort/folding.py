@@ -16,7 +16,7 @@ _RIM = 68.0  # Radius at which lengths along the surface are measured, mm.
 _LEVEL_STEP = 5.0  # Lattice step across slices, mm.
 
 
-def sulci(
+def draw_sulci(
     rng: np.random.Generator, grid: random_fields.Grid
 ) -> tuple[
     Float32[np.ndarray, "z h w"], Float32[np.ndarray, "z h w"], Float32[np.ndarray, "z h w"]
@@ -29,11 +29,12 @@ def sulci(
       where only some stretches fold.
     """
     across = grid.in_plane()
+    # Brains are about 1.2 times as long as wide.
     radius = np.hypot(across[:, None] / 1.2, across[None, :])
     convex = special.expit((radius - 38.0) / 3.0)
     medial = special.expit((10.0 - np.abs(across)) / 1.5)[None, :]
     presence = special.expit(3.0 * random_fields.smooth(rng, grid, 16.0) + 0.5)
-    distance = np.where(medial > 0.5, _medial(rng, grid), _radial(rng, grid))
+    distance = np.where(medial > 0.5, _draw_medial(rng, grid), _draw_radial(rng, grid))
     return (
         np.abs(distance).astype(np.float32),
         np.broadcast_to(convex.astype(np.float32), grid.shape),
@@ -41,7 +42,7 @@ def sulci(
     )
 
 
-def _radial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarray:
+def _draw_radial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarray:
     """Signed distance to sheets that stand on the convexity, about 14 mm apart."""
     arc = 2.0
     angles, radii, step = round(2 * np.pi * _RIM / arc), 14, 7.0
@@ -62,7 +63,7 @@ def _radial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarray:
     return _remap(sheet, angle, radius)
 
 
-def _medial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarray:
+def _draw_medial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarray:
     """Signed distance to sheets across the medial surface, drawn for each hemisphere."""
     cells, step = round(grid.field_of_view / 2.0), 2.0
     across = grid.in_plane()
@@ -81,7 +82,13 @@ def _medial(rng: np.random.Generator, grid: random_fields.Grid) -> np.ndarray:
     return _remap(sheet, rows, side)
 
 
-def _lattice(rng, grid, first: int, second: int, sigma: tuple[float, ...]) -> np.ndarray:
+def _lattice(
+    rng: np.random.Generator,
+    grid: random_fields.Grid,
+    first: int,
+    second: int,
+    sigma: tuple[float, ...],
+) -> np.ndarray:
     planes = int(np.ceil((grid.levels[-1] - grid.levels[0]) / _LEVEL_STEP)) + 3
     white = rng.standard_normal((planes, first, second), dtype=np.float32)
     field = ndimage.gaussian_filter(white, sigma, mode=("nearest", "nearest", "wrap"))

@@ -33,6 +33,10 @@ _INTENSITY = {
 }
 
 
+# (noise-free intensities with the lesion in them, its mask), both [z, h, w].
+_Drawn = tuple[np.ndarray, np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class Planted:
     """Noise-free intensities with a lesion in them.
@@ -63,12 +67,19 @@ def plant(
     return Planted(clean.astype(np.float32), mask & anatomy.brain)
 
 
-def _blob(rng, grid, centre, radius, roughness=0.16) -> np.ndarray:
+def _blob(
+    rng: np.random.Generator,
+    grid: random_fields.Grid,
+    centre: tuple[int, int, int],
+    radius: float,
+    roughness: float = 0.16,
+) -> np.ndarray:
     """Distance from `centre` in radii of a rough, tilted ellipsoid; < 1 inside."""
     across = grid.in_plane()
     z = np.asarray(grid.levels, np.float32)[:, None, None] - grid.levels[centre[0]]
     row = across[None, :, None] - across[centre[1]]
     column = across[None, None, :] - across[centre[2]]
+    # Half a turn: an ellipse looks the same after it.
     angle = rng.uniform(0.0, np.pi)
     stretch = np.exp(rng.normal(0.0, 0.15))
     along = (np.cos(angle) * row + np.sin(angle) * column) * stretch
@@ -78,14 +89,18 @@ def _blob(rng, grid, centre, radius, roughness=0.16) -> np.ndarray:
     return distance + roughness * rough
 
 
-def _pick(rng, anatomy, weight, margin=1) -> tuple[int, int, int]:
+def _pick(
+    rng: np.random.Generator, anatomy: anatomy_lib.Anatomy, weight: np.ndarray, margin: int = 1
+) -> tuple[int, int, int]:
     """A voxel drawn with probability proportional to `weight`, off the outer slices."""
+    # Every fourth pixel: a place need not be known finer, and choosing among all is slow.
     coarse = weight[:, ::4, ::4].astype(np.float64)
     levels = coarse.shape[0]
     if levels > 2 * margin:
         coarse[:margin] = 0.0
         coarse[levels - margin :] = 0.0
     flat = coarse.ravel()
+    # The few slices of this subject show no such place: anywhere in the brain.
     if flat.sum() <= 0.0:
         flat = anatomy.brain[:, ::4, ::4].astype(np.float64).ravel()
     chosen = rng.choice(flat.size, p=flat / flat.sum())
@@ -93,24 +108,33 @@ def _pick(rng, anatomy, weight, margin=1) -> tuple[int, int, int]:
     return int(z), int(row) * 4, int(column) * 4
 
 
-def _radius(rng, size) -> float:
+def _radius(rng: np.random.Generator, size: str) -> float:
     return rng.uniform(*_RADIUS[size])
 
 
 def _soft(mask: np.ndarray, grid: random_fields.Grid, sigma: float = 0.8) -> np.ndarray:
+    # In plane alone: slices lie millimetres apart.
     blur = sigma / grid.pixel
     return ndimage.gaussian_filter(mask.astype(np.float32), (0.0, blur, blur), truncate=2.5)
 
 
-def _level(rng, name, contrast) -> float:
+def _level(rng: np.random.Generator, name: str, contrast: appearance.Contrast) -> float:
     return _INTENSITY[name][contrast.modality] * np.exp(rng.normal(0.0, 0.06))
 
 
-def _texture(rng, grid, amount=0.05) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, grid: random_fields.Grid, amount: float = 0.05
+) -> np.ndarray:
     return 1.0 + amount * random_fields.smooth(rng, grid, 2.5)
 
 
-def _stroke(rng, size, anatomy, contrast, clean):
+def _stroke(
+    rng: np.random.Generator,
+    size: str,
+    anatomy: anatomy_lib.Anatomy,
+    contrast: appearance.Contrast,
+    clean: np.ndarray,
+) -> _Drawn:
     weight = anatomy.brain & (anatomy.depth > 5.0) & (anatomy.fluid < 0.3)
     distance = _blob(rng, anatomy.grid, _pick(rng, anatomy, weight), _radius(rng, size), 0.2)
     mask = (distance < 1.0) & anatomy.brain & (anatomy.ventricle > 1.0)
@@ -121,7 +145,13 @@ def _stroke(rng, size, anatomy, contrast, clean):
     return clean + amount * (target - clean), mask
 
 
-def _tumour(rng, size, anatomy, contrast, clean):
+def _tumour(
+    rng: np.random.Generator,
+    size: str,
+    anatomy: anatomy_lib.Anatomy,
+    contrast: appearance.Contrast,
+    clean: np.ndarray,
+) -> _Drawn:
     weight = (anatomy.white > 0.5) & (anatomy.depth > 9.0) & (anatomy.ventricle > 3.0)
     radius = _radius(rng, size)
     grid = anatomy.grid
@@ -143,7 +173,13 @@ def _tumour(rng, size, anatomy, contrast, clean):
     return clean, oedema | core
 
 
-def _periventricular(rng, size, anatomy, contrast, clean):
+def _periventricular(
+    rng: np.random.Generator,
+    size: str,
+    anatomy: anatomy_lib.Anatomy,
+    contrast: appearance.Contrast,
+    clean: np.ndarray,
+) -> _Drawn:
     near = (anatomy.ventricle > 1.5) & (anatomy.ventricle < 11.0)
     weight = near & (anatomy.white > 0.7)
     count, radii = {
@@ -160,7 +196,13 @@ def _periventricular(rng, size, anatomy, contrast, clean):
     return clean + amount * (target - clean), mask
 
 
-def _heterotopia(rng, size, anatomy, contrast, clean):
+def _heterotopia(
+    rng: np.random.Generator,
+    size: str,
+    anatomy: anatomy_lib.Anatomy,
+    contrast: appearance.Contrast,
+    clean: np.ndarray,
+) -> _Drawn:
     grid = anatomy.grid
     radius = _radius(rng, size) * (0.8 if size == "large" else 1.0)
     blur = 0.4 * radius / grid.pixel
@@ -172,13 +214,25 @@ def _heterotopia(rng, size, anatomy, contrast, clean):
     return clean + amount * (contrast.grey - contrast.white), mask
 
 
-def _displacement(rng, size, anatomy, contrast, clean):
+def _displacement(
+    rng: np.random.Generator,
+    size: str,
+    anatomy: anatomy_lib.Anatomy,
+    contrast: appearance.Contrast,
+    clean: np.ndarray,
+) -> _Drawn:
     if rng.random() < 0.5:
         return _missing_cortex(rng, size, anatomy, contrast, clean)
     return _mass_effect(rng, size, anatomy, clean)
 
 
-def _missing_cortex(rng, size, anatomy, contrast, clean):
+def _missing_cortex(
+    rng: np.random.Generator,
+    size: str,
+    anatomy: anatomy_lib.Anatomy,
+    contrast: appearance.Contrast,
+    clean: np.ndarray,
+) -> _Drawn:
     """A stretch of cortical ribbon and sulci replaced by white matter."""
     weight = (anatomy.grey > 0.6) & (anatomy.depth > 4.0) & (anatomy.depth < 14.0)
     radius = 1.1 * _radius(rng, size)
@@ -192,7 +246,9 @@ def _missing_cortex(rng, size, anatomy, contrast, clean):
     return clean + amount * (contrast.white - clean) * anatomy.brain, mask
 
 
-def _mass_effect(rng, size, anatomy, clean):
+def _mass_effect(
+    rng: np.random.Generator, size: str, anatomy: anatomy_lib.Anatomy, clean: np.ndarray
+) -> _Drawn:
     """Tissue pushed away from a point that itself looks normal: only its place is wrong.
 
     The picture at r shows what was at r (1 - 0.85 bump(r / R)), bump(s) = (1 - s^2)^2: smooth,
@@ -201,12 +257,14 @@ def _mass_effect(rng, size, anatomy, clean):
     grid = anatomy.grid
     reach = 1.7 * _radius(rng, size)
     weight = (anatomy.brain & (anatomy.depth > min(0.5 * reach, 22.0))).astype(np.float32)
+    # Near the ventricles, whose bent outline shows the shift.
     weight *= np.exp(-np.abs(anatomy.ventricle - 5.0) / 10.0)
     z, row, column = _pick(rng, anatomy, weight)
     across = grid.in_plane()
     height = np.asarray(grid.levels, np.float32)[:, None, None] - grid.levels[z]
     down = across[None, :, None] - across[row]
     right = across[None, None, :] - across[column]
+    # 3-D, so that the push fades over neighbouring slices too.
     squared = (down**2 + right**2 + height**2) / reach**2
     pull = 0.85 * np.clip(1.0 - squared, 0.0, 1.0) ** 2
     rows = np.arange(grid.side, dtype=np.float32)

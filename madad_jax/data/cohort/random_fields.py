@@ -56,17 +56,17 @@ def smooth(rng: np.random.Generator, grid: Grid, sigma: float) -> Float32[np.nda
     cells = max(int(np.ceil(grid.field_of_view / step)), 4)
     if sigma < 0.6 * grid.spacing:
         # Slices this far apart have nothing to do with each other.
-        lattice = _filtered(rng, (len(grid.levels), cells, cells), axes=(1, 2))
+        lattice = _filter(rng, (len(grid.levels), cells, cells), axes=(1, 2))
         planes = lattice
     else:
         span = grid.levels[-1] - grid.levels[0]
         depth = int(np.ceil(span / step)) + 2
-        lattice = _filtered(rng, (depth, cells, cells), axes=(0, 1, 2))
+        lattice = _filter(rng, (depth, cells, cells), axes=(0, 1, 2))
         planes = at_levels(lattice, (np.asarray(grid.levels) - grid.levels[0]) / step + 0.5)
     return upsample(planes, grid.side)
 
 
-def _filtered(
+def _filter(
     rng: np.random.Generator, shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> Float32[np.ndarray, "z h w"]:
     white = rng.standard_normal(shape, dtype=np.float32)

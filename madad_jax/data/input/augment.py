@@ -95,6 +95,7 @@ def from_options(options: dict[str, Any] | None) -> Augment | None:
       UserError: unknown key or style.
     """
     options = dict(options or {})
+    # Options that do not say `enabled` are meant to be used.
     if not options.pop("enabled", bool(options)):
         return None
     known = [field.name for field in dataclasses.fields(Augment)]
@@ -123,6 +124,7 @@ def warp(
     background.
     """
     height, width = mask.shape
+    # The middle between pixel centres: a half turn brings the picture onto itself.
     centre = ((width - 1) / 2.0, (height - 1) / 2.0)
     matrix = cv2.getRotationMatrix2D(centre, angle, 1.0)
     matrix[:, 2] += (shift_right, shift_down)
@@ -135,6 +137,7 @@ def warp(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=_BACKGROUND,
     )
+    # Nearest: a threshold on an interpolated mask would thin the brain's outline.
     moved_mask = cv2.warpAffine(mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
     return moved[..., None], moved_mask > 0
 
@@ -143,6 +146,7 @@ def change_intensity(
     image: Float32[np.ndarray, "H W 1"], *, gain: float, offset: float
 ) -> Float32[np.ndarray, "H W 1"]:
     """`gain * x + offset` on the [0, 1] scale, clipped, in and out in [-1, 1]."""
+    # On [0, 1], where the published widths are given.
     unit = (image + 1.0) * 0.5
     changed = np.clip(gain * unit + offset, 0.0, 1.0) * 2.0 - 1.0
     return changed.astype(np.float32)

@@ -48,6 +48,7 @@ class Layout:
         brain_mask: Bool[np.ndarray, "H W"],
     ) -> bytes:
         """bfloat16 bit patterns and a mask as one record."""
+        # Little endian on any machine: a cache may be filled on one and read on another.
         parts = (mean.astype("<u2"), logvar.astype("<u2"), np.packbits(brain_mask))
         return b"".join(part.tobytes() for part in parts)
 
@@ -58,6 +59,7 @@ class Layout:
         """
         count, side = math.prod(self.latent), self.image_size
         wanted = 4 * count + -(-side * side // 8)
+        # The length is enough: shards carry checksums of their own.
         if len(content) != wanted:
             raise errors.UserError(
                 f"latent cache: a record has {len(content)} bytes and {wanted} were expected; "
@@ -107,6 +109,7 @@ class Draws:
         """`image` float32 [H, W, 1] and `brain_mask` bool [H, W]."""
         number, draw = divmod(self._start + index, self._draws)
         element = self._source[number]
+        # Never a segmentation: what training reads is made from this.
         element = {key: element[key] for key in ("image", "brain_mask")}
         if self._augment is None:
             return element
@@ -145,9 +148,10 @@ class Part:
     stop: int
 
 
-def parts(split: str, records: int) -> list[Part]:
+def list_parts(split: str, records: int) -> list[Part]:
     """How the records of a split are cut into shards."""
     count = max(1, -(-records // RECORDS_PER_SHARD))
+    # Even shares: processes encode whole shards, and none should wait for another.
     edges = [records * i // count for i in range(count + 1)]
     return [
         Part(split, shards.shard_name(split, i, count), edges[i], edges[i + 1])
@@ -155,7 +159,7 @@ def parts(split: str, records: int) -> list[Part]:
     ]
 
 
-def whole(folder: epath.Path) -> dict[str, str]:
+def read_digests(folder: epath.Path) -> dict[str, str]:
     """Digests by shard name of a finished cache; {} when it is not finished."""
     try:
         return dict(json.loads((folder / "manifest.json").read_text())["shards"])
@@ -165,7 +169,7 @@ def whole(folder: epath.Path) -> dict[str, str]:
 
 def remove_damaged(folder: epath.Path, wanted: Iterable[Part]) -> None:
     """Removes shards of a finished cache whose bytes are not those that were written."""
-    digests = whole(folder)
+    digests = read_digests(folder)
     for part in wanted:
         path = folder / part.name
         if (
@@ -200,15 +204,16 @@ def finish(folder: epath.Path, wanted: Iterable[Part], facts: dict[str, Any]) ->
             raise errors.UserError(
                 f"'{path}' is missing; data.latents_dir must be one folder that all hosts see"
             )
+        # Of what lies there now: other hosts wrote shards that this one never saw.
         digests[part.name] = atomic_files.sha256(path)
-    if digests == whole(folder):
+    if digests == read_digests(folder):
         return
     text = json.dumps({"facts": facts, "shards": digests}, indent=1, sort_keys=True)
     atomic_files.write_text(folder / "manifest.json", text)
 
 
 @contextlib.contextmanager
-def writing(folder: epath.Path, process: int) -> Iterator[None]:
+def lock(folder: epath.Path, process: int) -> Iterator[None]:
     """Only one run fills a shared cache; others wait here and then find it full.
 
     The lock goes with its process, however that ends. Raises UserError when `folder` cannot be
@@ -221,6 +226,7 @@ def writing(folder: epath.Path, process: int) -> Iterator[None]:
         raise errors.UserError(f"'{folder}': {error.strerror or error}") from error
     with handle:
         try:
+            # Tried without waiting, to say why nothing seems to happen.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             _LOG.info("latents: another run is writing '%s'; waiting", folder)

@@ -143,6 +143,7 @@ def train_iterator(
             grain.MapDataset.source(_TrainView(source)),
             augment_lib.from_options(augment),
         )
+    # Grain's seeds have 32 bits.
     dataset = dataset.seed(int(seed) % 2**32).shuffle().repeat()
     if transform is not None:
         dataset = dataset.random_map(transform)
@@ -182,6 +183,7 @@ class EvalBatches:
             ahead = self._submit(pool, 0)
             for number in range(len(self)):
                 elements = ahead
+                # The next batch is read while the caller works on this one.
                 if number + 1 < len(self):
                     ahead = self._submit(pool, number + 1)
                 yield self._collate(number, [future.result() for future in elements])

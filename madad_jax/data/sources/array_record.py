@@ -36,6 +36,7 @@ def unpack(record: record_lib.Record, content: bytes, where: str) -> encoded_lib
     Raises:
       UserError: the lengths do not add up to the record.
     """
+    # Three zeros for a record too short to hold lengths; it fails the check below.
     lengths = _LENGTHS.unpack_from(content) if len(content) >= _LENGTHS.size else (0, 0, 0)
     if _LENGTHS.size + sum(lengths) != len(content) or not lengths[0]:
         raise errors.UserError(f"'{where}', slice {record.id}: not a record of a slice")
@@ -86,9 +87,9 @@ class ArrayRecordFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `record.Source`. Raises UserError for a damaged record."""
-        return encoded_lib.element(self.encoded(index), self._image_size)
+        return encoded_lib.element(self.read_encoded(index), self._image_size)
 
-    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+    def read_encoded(self, index: int) -> encoded_lib.EncodedSlice:
         """The bytes of the slice `index`."""
         where = str(self._root / self._name)
         return unpack(self.records[index], self._reader[index], where)
@@ -107,15 +108,16 @@ class ArrayRecordFolder:
 
     def _check_disjoint(self) -> None:
         others = {}
-        for split, modalities in contents(self._root).items():
+        for split, modalities in list_contents(self._root).items():
             if record_lib.may_not_share(self._split, split):
+                # Over all modalities: T1 of a person here and T2 there is the same person.
                 entries = [read_index(self._root, split, m)["records"] for m in modalities]
                 others[split] = {entry["subject"] for part in entries for entry in part}
         subjects = {record.subject for record in self.records}
         record_lib.check_disjoint(self._split, subjects, others)
 
 
-def contents(root: epath.PathLike) -> dict[str, list[str]]:
+def list_contents(root: epath.PathLike) -> dict[str, list[str]]:
     """Modalities of every split that was packed whole, both sorted."""
     found: dict[str, list[str]] = {}
     for path in sorted(epath.Path(root).glob("*-*.json")):
@@ -132,12 +134,13 @@ def read_index(root: epath.Path, split: str, modality: str) -> dict[str, Any]:
     """
     path = root / f"{split}-{modality}.json"
     if not path.exists():
-        found = [f"{s}-{m}" for s, kinds in contents(root).items() for m in kinds]
+        found = [f"{s}-{m}" for s, kinds in list_contents(root).items() for m in kinds]
         raise errors.UserError(
             f"'{path}' does not exist; '{root}' holds: {', '.join(found) or 'nothing packed'}"
         )
     try:
         index = json.loads(path.read_text())
+        # Made and dropped: entries of another version fail here, where the file is named.
         [record_lib.Record(**entry) for entry in index["records"]]
         str(index["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
@@ -161,11 +164,12 @@ def write(source: png_folder.PngFolder, root: epath.PathLike, split: str, modali
     if path.exists() and _index_fits(root, split, modality, source.fingerprint(), wanted):
         return False
     path.unlink(missing_ok=True)
+    # Shards of another count would be taken for a mixture of two data sets.
     for old in root.glob(f"{name}-[0-9]*-of-[0-9]*{shards.SUFFIX}"):
         old.unlink()
     for i, shard in enumerate(wanted):
         numbers = range(len(source) * i // count, len(source) * (i + 1) // count)
-        shards.write(root / shard, (_checked(source.encoded(k)) for k in numbers))
+        shards.write(root / shard, (_pack_checked(source.read_encoded(k)) for k in numbers))
     records = [vars(record) for record in source.records]
     text = json.dumps({"fingerprint": source.fingerprint(), "records": records}, indent=1)
     atomic_files.write_text(path, text)
@@ -180,7 +184,7 @@ def _index_fits(root, split, modality, fingerprint: str, wanted: list[str]) -> b
     return index["fingerprint"] == fingerprint and all((root / name).exists() for name in wanted)
 
 
-def _checked(encoded: encoded_lib.EncodedSlice) -> bytes:
+def _pack_checked(encoded: encoded_lib.EncodedSlice) -> bytes:
     # A damaged file is found now, by its name, and not in the middle of a training.
     encoded_lib.element(encoded, 8)
     return pack(encoded)

@@ -54,6 +54,7 @@ def element(encoded: EncodedSlice, size: int) -> dict[str, Any]:
     if encoded.segmentation is not None:
         segmentation = _decode_mask(encoded.segmentation, like=image, of=encoded.image)
     brain = resize_mask(pad_to_square(mask), size)
+    # Masked before resizing: a bright skull must not bleed into the brain's rim.
     unit = resize_image(pad_to_square(np.where(mask, image, np.float32(0))), size)
     pixels = np.where(brain, unit * 2.0 - 1.0, -1.0).astype(np.float32)
     return {
@@ -80,6 +81,7 @@ def decode_grey(part: Part) -> Float32[np.ndarray, "H W"]:
             f"'{part.name}' is not a readable PNG ({len(part.content)} bytes: damaged or another "
             "format); accepted: 8- or 16-bit grey PNG"
         )
+    # By the file's own depth: 255 of 8 bits and 65535 of 16 bits are the same white.
     return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
 
 

@@ -38,6 +38,7 @@ class Labelled:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `record.Slices`."""
+        # Healthy slices stand first, so that their numbers are those of the healthy split.
         sick = index >= len(self._healthy)
         source = self._abnormal if sick else self._healthy
         place = self._chosen[index - len(self._healthy)] if sick else index
@@ -54,5 +55,6 @@ class Labelled:
 
 
 def _abnormal_slices(source: record_lib.Source) -> list[int]:
+    # A source that never names a lesion is labelled by its split alone.
     known = [i for i, record in enumerate(source.records) if record.lesion_kind]
     return known or list(range(len(source)))

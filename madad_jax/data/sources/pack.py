@@ -33,8 +33,9 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
     """
     check(formats)
     root, out = epath.Path(root), epath.Path(out)
-    found = png_folder.contents(root)
+    found = png_folder.list_contents(root)
     for split in found:
+        # A dash ends the split's name in the names of shards and indices.
         if not split.isidentifier():
             raise errors.UserError(
                 f"'{root / split}': the name of a packed split may hold letters, digits and _ alone"
@@ -43,6 +44,7 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
     if "array_record" in formats:
         for split, modalities in found.items():
             for modality in modalities:
+                # The size of decoded slices does not matter: bytes are packed as they are.
                 source = png_folder.PngFolder(
                     str(root), split=split, modality=modality, image_size=8
                 )

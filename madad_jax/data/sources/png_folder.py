@@ -24,6 +24,7 @@ from madad_jax.core import errors
 from madad_jax.data.sources import encoded as encoded_lib
 from madad_jax.data.sources import record as record_lib
 
+# Greedy: ids may hold dashes, modality names and `-slice_` itself; the last one counts.
 _NAME = re.compile(r"^(?P<subject>.+)-slice_(?P<slice>\d+)-(?P<kind>.+)\.png$", re.IGNORECASE)
 _BRAIN_MASK, _SEGMENTATION = "brainmask", "segmentation"
 _LAYOUT = "{split}/{id}-slice_{k}-{modality|brainmask|segmentation}.png"
@@ -59,7 +60,7 @@ class PngFolder:
         self._modality = modality
         self._image_size = image_size
         names = _list_split(self._root, split)
-        parsed = _by_slice(names)
+        parsed = _group_by_slice(names)
         self.records, self._files = _select(self._root / split, parsed, modality)
         _check_disjoint(self._root, split, {record.subject for record in self.records})
 
@@ -73,9 +74,9 @@ class PngFolder:
         Raises:
           UserError: a file is not a readable PNG, or a mask has another size than its image.
         """
-        return encoded_lib.element(self.encoded(index), self._image_size)
+        return encoded_lib.element(self.read_encoded(index), self._image_size)
 
-    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+    def read_encoded(self, index: int) -> encoded_lib.EncodedSlice:
         """The bytes of the slice `index`.
 
         Raises:
@@ -101,6 +102,7 @@ class PngFolder:
 
     def fingerprint(self) -> str:
         """Of names, sizes and times of the files; of the names alone on a remote store."""
+        # Without segmentations: nothing that is kept under this digest holds one.
         used = (path for f in self._files for path in (f.image, f.brain_mask))
         return record_lib.digest([self._split, self._image_size, record_lib.file_facts(used)])
 
@@ -112,15 +114,17 @@ def _list_split(root: epath.Path, split: str) -> list[str]:
         raise errors.UserError(
             f"data folder '{missing}' does not exist; put slices there as {root}/{_LAYOUT}"
         )
+    # File systems list in any order, and training must not depend on it.
     return sorted(path.name for path in folder.iterdir())
 
 
-def _by_slice(names: list[str]) -> dict[tuple[str, int], dict[str, str]]:
+def _group_by_slice(names: list[str]) -> dict[tuple[str, int], dict[str, str]]:
     """(subject, slice) -> {kind: file name}; other files are left alone."""
     slices: dict[tuple[str, int], dict[str, str]] = {}
     for name in names:
         match = _NAME.match(name)
         if match:
+            # A number, so that slice 9 comes before slice 10.
             key = (match["subject"], int(match["slice"]))
             slices.setdefault(key, {})[match["kind"]] = name
     return slices
@@ -131,6 +135,7 @@ def _select(
 ) -> tuple[list[record_lib.Record], list[_Files]]:
     records, files = [], []
     for (subject, number), kinds in sorted(slices.items()):
+        # A slice may lack a modality that others of its subject have.
         if modality not in kinds:
             continue
         if _BRAIN_MASK not in kinds:
@@ -142,6 +147,7 @@ def _select(
         segmentation = kinds.get(_SEGMENTATION)
         records.append(
             record_lib.Record(
+                # The number as the file writes it, zeros included.
                 id=f"{subject}-slice_{kinds[modality].rsplit('-slice_', 1)[1].split('-')[0]}",
                 subject=subject,
                 slice=number,
@@ -165,7 +171,7 @@ def _select(
     return records, files
 
 
-def contents(root: epath.PathLike) -> dict[str, list[str]]:
+def list_contents(root: epath.PathLike) -> dict[str, list[str]]:
     """Modalities of every split folder of a data set that holds slices, both sorted.
 
     Raises:
@@ -174,9 +180,11 @@ def contents(root: epath.PathLike) -> dict[str, list[str]]:
     root = epath.Path(root)
     found = {}
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        if record_lib.group(folder.name) is None or not folder.is_dir():
+        if record_lib.split_group(folder.name) is None or not folder.is_dir():
             continue
-        kinds = {kind for k in _by_slice(_list_split(root, folder.name)).values() for kind in k}
+        kinds = {
+            kind for k in _group_by_slice(_list_split(root, folder.name)).values() for kind in k
+        }
         if modalities := sorted(kinds - {_BRAIN_MASK, _SEGMENTATION}):
             found[folder.name] = modalities
     if not found:
@@ -187,9 +195,10 @@ def contents(root: epath.PathLike) -> dict[str, list[str]]:
 def _check_disjoint(root: epath.Path, split: str, subjects: set[str]) -> None:
     others = {}
     for folder in sorted(root.iterdir()):
+        # From names alone: opening every split takes minutes on a remote store.
         if record_lib.may_not_share(split, folder.name) and folder.is_dir():
             others[str(folder)] = {
-                subject for subject, _ in _by_slice([p.name for p in folder.iterdir()])
+                subject for subject, _ in _group_by_slice([p.name for p in folder.iterdir()])
             }
     record_lib.check_disjoint(str(root / split), subjects, others)
 

@@ -36,14 +36,14 @@ class Record:
 _GROUPS = ("train", "val", "test")
 
 
-def group(split: str) -> str | None:
+def split_group(split: str) -> str | None:
     """`train`, `val` or `test`; None for a folder that is none of them."""
     return next((name for name in _GROUPS if split.startswith(name)), None)
 
 
 def may_not_share(split: str, other: str) -> bool:
     """Whether nobody may stand in both."""
-    return group(other) is not None and group(other) != group(split)
+    return split_group(other) is not None and split_group(other) != split_group(split)
 
 
 def check_disjoint(split: str, subjects: set[str], others: Mapping[str, set[str]]) -> None:
@@ -100,6 +100,8 @@ class Source(Slices, Protocol):
 
 def digest(value: Any) -> str:
     """sha256 of the JSON text of plain values, for `Source.fingerprint`."""
+    # Not `core.json_digest`, whose text has no spaces: caches and prepared folders that people
+    # have are kept under this text's digest.
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,6 +112,7 @@ def file_facts(paths: Iterable[epath.Path]) -> list[tuple[str, int, int]]:
     """
     facts = []
     for path in paths:
+        # Nanoseconds, as two writes may fall into one second.
         local = "://" not in str(path)
         stat = os.stat(path) if local else None
         facts.append((path.name, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0))))

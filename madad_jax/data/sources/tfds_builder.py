@@ -26,6 +26,7 @@ from madad_jax.data.sources import record as record_lib
 
 NAME = "brain_slices"
 _PICTURES = ("image", "brain_mask", "segmentation")
+# PNG bytes stay bytes: `encoded` makes them pixels as for the other readers.
 _ENCODED = {name: tfds.decode.SkipDecoding() for name in _PICTURES}
 
 
@@ -68,20 +69,21 @@ class BrainSlices(tfds.core.GeneratorBasedBuilder):
         self.info.metadata["fingerprint"] = fingerprint(root)
         return {
             split: self._generate_examples(root, split, modalities)
-            for split, modalities in png_folder.contents(root).items()
+            for split, modalities in png_folder.list_contents(root).items()
         }
 
     def _generate_examples(self, root, split: str, modalities: list[str]) -> Iterator[Any]:
         for modality in modalities:
             source = png_folder.PngFolder(str(root), split=split, modality=modality, image_size=8)
             for i in range(len(source)):
-                encoded = source.encoded(i)
+                encoded = source.read_encoded(i)
                 encoded_lib.element(encoded, 8)  # a damaged file is named now
                 yield f"{encoded.record.id}-{modality}", self._example(encoded)
 
     def _example(self, encoded: encoded_lib.EncodedSlice) -> dict[str, Any]:
         self._check_depth(encoded.image)
         truth = encoded.segmentation
+        # TFDS knows no missing picture: any one stands in, and `has_segmentation` says so.
         parts = (encoded.image, encoded.brain_mask, truth or encoded.brain_mask)
         record = encoded.record
         return {name: io.BytesIO(p.content) for name, p in zip(_PICTURES, parts, strict=True)} | {
@@ -104,7 +106,7 @@ class BrainSlices(tfds.core.GeneratorBasedBuilder):
 def fingerprint(root: epath.PathLike) -> str:
     """Of every slice of a folder."""
     found = []
-    for split, modalities in png_folder.contents(root).items():
+    for split, modalities in png_folder.list_contents(root).items():
         for modality in modalities:
             source = png_folder.PngFolder(str(root), split=split, modality=modality, image_size=8)
             found.append([split, modality, source.fingerprint()])
@@ -117,9 +119,9 @@ def write(root: epath.PathLike, out: epath.PathLike) -> bool:
     Raises:
       UserError: a file cannot be read or is no PNG, or slices of two depths.
     """
-    split, modalities = next(iter(png_folder.contents(root).items()))
+    split, modalities = next(iter(png_folder.list_contents(root).items()))
     first = png_folder.PngFolder(str(root), split=split, modality=modalities[0], image_size=8)
-    depth = encoded_lib.bit_depth(first.encoded(0).image)
+    depth = encoded_lib.bit_depth(first.read_encoded(0).image)
     builder = BrainSlices(data_dir=str(out), config=f"uint{depth}", file_format="array_record")
     done = epath.Path(builder.data_dir)
     if done.exists():
@@ -166,6 +168,7 @@ class TfdsFolder:
 
     def _read_records(self) -> tuple[list[int], list[record_lib.Record]]:
         found, modalities = [], set()
+        # Once through all examples: TFDS has no index by modality.
         for i in range(len(self._data)):
             example = self._data[i]
             record = _record(example)
@@ -177,6 +180,7 @@ class TfdsFolder:
                 f"'{self._folder}', split {self._split}, has no slices of modality "
                 f"'{self._modality}'; found: {', '.join(sorted(modalities)) or 'none'}"
             )
+        # TFDS shuffles what it writes; training's order is that of the sorted folder.
         found.sort()
         return [i for *_, i in found], [record for *_, record, _ in found]
 
@@ -186,9 +190,9 @@ class TfdsFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `record.Source`. Raises UserError for a damaged picture."""
-        return encoded_lib.element(self.encoded(index), self._image_size)
+        return encoded_lib.element(self.read_encoded(index), self._image_size)
 
-    def encoded(self, index: int) -> encoded_lib.EncodedSlice:
+    def read_encoded(self, index: int) -> encoded_lib.EncodedSlice:
         """The bytes of the slice `index`."""
         record = self.records[index]
         try:

@@ -23,12 +23,14 @@ HERE = pathlib.Path(__file__).parent
 def predict(image: np.ndarray, brain_mask: np.ndarray, batch_size: int = 16) -> dict:
     """{name: array [n, ...]} of slices [n, H, W] in [0, 1] and their brain masks."""
     about = json.loads((HERE / "model.json").read_text())
+    # JAX calls its backend gpu, exports are made for a platform.
     kind = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     detect = export.deserialize(bytearray((HERE / about["files"][kind]).read_bytes()))
     weights = safetensors.numpy.load((HERE / about["weights"]).read_bytes())
     parts = []
     for number, start in enumerate(range(0, len(image), batch_size)):
         part = slice(start, start + batch_size)
+        # The networks' range; the last batch may be shorter, as b is free.
         x = image[part].astype(np.float32)[..., None] * 2.0 - 1.0
         out = detect.call(weights, x, brain_mask[part].astype(bool), np.uint32(number))
         parts.append({name: np.asarray(value) for name, value in out.items()})

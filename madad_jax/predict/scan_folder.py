@@ -33,14 +33,14 @@ _NIFTI = (".nii", ".nii.gz")
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Scan:
     """A scan to be read: `name` is its output folder's."""
 
     name: str
     path: epath.Path
 
 
-def discover(path: str) -> tuple[list[Found], bool]:
+def discover(path: str) -> tuple[list[Scan], bool]:
     """(scans under `path`, whether it is one scan and not a folder of them).
 
     A NIfTI file, a folder with one DICOM series, or a folder of these at any depth.
@@ -52,8 +52,8 @@ def discover(path: str) -> tuple[list[Found], bool]:
     if not root.exists():
         raise errors.UserError(f"--input={path}: no such file or folder")
     if not root.is_dir():
-        return [Found(_stem(root.name), root)], True
-    found = list(_inside(root, root))
+        return [Scan(_stem(root.name), root)], True
+    found = list(_find_scans(root, root))
     if not found:
         raise errors.UserError(
             f"--input={path}: no scan in it; accepted: NIfTI files (.nii, .nii.gz) and DICOM series"
@@ -61,24 +61,28 @@ def discover(path: str) -> tuple[list[Found], bool]:
     if len(found) == 1 and found[0].path == root:
         return found, True
     names = [f.name for f in found]
-    twice = {n for n in names if names.count(n) > 1}
-    if twice:
-        raise errors.UserError(f"--input={path}: two scans are called '{min(twice)}'; rename one")
+    repeated = {n for n in names if names.count(n) > 1}
+    if repeated:
+        raise errors.UserError(
+            f"--input={path}: two scans are called '{min(repeated)}'; rename one"
+        )
     return found, False
 
 
-def _inside(folder: epath.Path, root: epath.Path) -> Iterator[Found]:
+def _find_scans(folder: epath.Path, root: epath.Path) -> Iterator[Scan]:
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     scans = [p for p in entries if p.name.lower().endswith(_NIFTI) and not p.is_dir()]
     for path in scans:
         name = str(path)[len(str(root)) :].strip("/")
-        yield Found(_stem(name).replace("/", "_"), path)
+        yield Scan(_stem(name).replace("/", "_"), path)
+    # NIfTI files beside DICOM files are conversions of them: one of the two is enough.
     if not scans and any(_is_dicom(p) for p in entries if not p.is_dir()):
         name = str(folder)[len(str(root)) :].strip("/")
-        yield Found(name.replace("/", "_") or folder.name, folder)
+        yield Scan(name.replace("/", "_") or folder.name, folder)
     for path in entries:
+        # A folder with a summary is output of ours, of a run into its own input.
         if path.is_dir() and not (path / result_lib.SUMMARY).exists():
-            yield from _inside(path, root)
+            yield from _find_scans(path, root)
 
 
 def _stem(name: str) -> str:
@@ -93,14 +97,15 @@ def _is_dicom(path: epath.Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
+            # The standard (part 10): 128 bytes of anything, then these four.
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
 
-def predict(
+def predict_scans(
     detector: detector_lib.Detector,
-    found: list[Found],
+    found: list[Scan],
     out: epath.Path,
     *,
     single: bool,
@@ -119,29 +124,32 @@ def predict(
     for path in out.glob("*.new") if out.is_dir() else ():
         path.unlink(missing_ok=True)  # what a killed run left of the table
 
-    def one(scan: Found) -> dict[str, Any]:
+    def predict(scan: Scan) -> dict[str, Any]:
         folder = out if single else out / scan.name
-        done = _done(folder, scan.path, settings)
+        done = _read_summary(folder, scan.path, settings)
         if done is not None:
             return {**_row(scan, done), "status": "done before"}
+        # Before the scan is scored: if it fails now, no earlier result may pass for this one.
         result_lib.start_over(folder)
         result = detector(scan.path, brain_mask=brain_mask)
         result.summary["settings_sha256"] = settings
         result.save(folder, report=report)
         return {**_row(scan, result.summary), "status": "done"}
 
-    return each(one, found, out, single=single, workers=workers, stopped=stopped, table=table)
+    return for_each_scan(
+        predict, found, out, single=single, workers=workers, stopped=stopped, table=table
+    )
 
 
-def mood(
-    detector: detector_lib.Detector, found: list[Found], out: epath.Path, task: str, **options: Any
+def predict_for_mood(
+    detector: detector_lib.Detector, found: list[Scan], out: epath.Path, task: str, **options: Any
 ) -> list[dict[str, Any]]:
     """The MOOD challenge's interface: `out/<file>` with a map, or `out/<file>.txt` with a score.
 
     `sample` writes one number in [0, 1] a scan, `pixel` a map of the scan's shape.
     """
 
-    def one(scan: Found) -> dict[str, Any]:
+    def predict(scan: Scan) -> dict[str, Any]:
         result = detector(scan.path)
         if task == "sample":
             text = f"{min(max(result.score, 0.0), 1.0)}"
@@ -150,12 +158,12 @@ def mood(
             volumes.write_nifti(out / scan.path.name, result.anomaly, like=result.volume)
         return {**_row(scan, result.summary), "status": "done"}
 
-    return each(one, found, None, single=False, **options)
+    return for_each_scan(predict, found, None, single=False, **options)
 
 
-def each(
-    one: Callable[[Found], dict[str, Any]],
-    found: list[Found],
+def for_each_scan(
+    work: Callable[[Scan], dict[str, Any]],
+    found: list[Scan],
     out: epath.Path | None,
     *,
     single: bool,
@@ -163,16 +171,19 @@ def each(
     stopped: Callable[[], bool] = lambda: False,
     table: str = TABLE,
 ) -> list[dict[str, Any]]:
-    """Runs `one` on every scan, `workers` at a time; at most so many are in memory.
+    """Runs `work` on every scan, `workers` at a time; at most so many are in memory.
 
     What a scan cannot do is its row's message; `out` (None: nowhere) gets the `table`. After
     `stopped` no further scan is begun.
     """
+    # One scan raises its own error; one of many becomes a line of the table.
     if single:
-        return [one(found[0])]
+        return [work(found[0])]
     rows: list[dict[str, Any]] = []
+    # Threads: there is one set of weights on the device, and reading and resampling release the
+    # interpreter's lock.
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
-        futures = [pool.submit(_guarded, one, scan, stopped) for scan in found]
+        futures = [pool.submit(_run_guarded, work, scan, stopped) for scan in found]
         bar = tqdm.tqdm(
             concurrent.futures.as_completed(futures), total=len(found), desc="scans", unit="scan"
         )
@@ -184,16 +195,17 @@ def each(
             if row["status"] == "failed":
                 tqdm.tqdm.write(f"{row['scan']}: {row['message']}")
             if out is not None:
+                # After every scan: a run that is killed leaves the table of what it did.
                 _write_table(out / table, rows)
     return sorted(rows, key=lambda row: row["scan"])
 
 
-def _guarded(one, scan: Found, stopped: Callable[[], bool]) -> dict[str, Any] | None:
+def _run_guarded(work, scan: Scan, stopped: Callable[[], bool]) -> dict[str, Any] | None:
     if stopped():
         return None
     start = time.monotonic()
     try:
-        row = one(scan)
+        row = work(scan)
     except errors.UserError as error:
         row = {"status": "failed", "message": str(error)}
     except Exception as error:  # A defect of ours on one scan must not cost the night's others.
@@ -203,7 +215,7 @@ def _guarded(one, scan: Found, stopped: Callable[[], bool]) -> dict[str, Any] | 
     return {"scan": scan.name, "source": str(scan.path), "seconds": seconds, **row}
 
 
-def _row(scan: Found, summary: dict[str, Any]) -> dict[str, Any]:
+def _row(scan: Scan, summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "scan": scan.name,
         "source": str(scan.path),
@@ -215,14 +227,14 @@ def _row(scan: Found, summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table_of(process: int) -> str:
+def table_name(process: int) -> str:
     """The table of one process among several."""
     return f"{TABLE}.process_{process}"
 
 
-def merge(out: epath.Path, processes: int) -> list[dict[str, str]]:
+def merge_tables(out: epath.Path, processes: int) -> list[dict[str, str]]:
     """Makes one table of those that `processes` processes left, and removes them; its rows."""
-    rows, parts = [], [out / table_of(k) for k in range(processes)]
+    rows, parts = [], [out / table_name(k) for k in range(processes)]
     for part in parts:
         if part.exists():  # one without scans writes none
             rows += csv.DictReader(io.StringIO(part.read_text()))
@@ -256,9 +268,10 @@ def settings_digest(detector: detector_lib.Detector) -> str:
     )
 
 
-def _done(folder: epath.Path, path: epath.Path, settings: str) -> dict[str, Any] | None:
+def _read_summary(folder: epath.Path, path: epath.Path, settings: str) -> dict[str, Any] | None:
     """The summary of the same file under the same settings, if it is there."""
     summary = folder / result_lib.SUMMARY
+    # A series has no single file to compare; it is scored again.
     if path.is_dir() or not summary.exists():
         return None
     try:

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.predict import folder
+from madad_jax.predict import scan_folder
 from tests.predict import conftest
 
 
@@ -30,10 +30,12 @@ def _table(out):
 
 
 def test_one_bad_scan_does_not_stop_the_others(scans, setting, tmp_path):
-    found, single = folder.discover(str(scans))
+    found, single = scan_folder.discover(str(scans))
     assert [f.name for f in found] == ["a", "a_bad", "b_scan"] and not single
     made, out = conftest.make_detector(setting), tmp_path / "out"
-    rows = folder.predict(made, found, epath.Path(out), single=False, workers=2, report=False)
+    rows = scan_folder.predict_scans(
+        made, found, epath.Path(out), single=False, workers=2, report=False
+    )
     assert [r["status"] for r in rows] == ["done", "failed", "done"]
     table = _table(out)
     assert "a_bad.nii.gz" in table["a_bad"]["message"] and table["a_bad"]["score"] == ""
@@ -41,13 +43,13 @@ def test_one_bad_scan_does_not_stop_the_others(scans, setting, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == ["a", "b_scan", "scans.csv"]
     stamp = (out / "a" / "anomaly.nii.gz").stat().st_mtime_ns
     # Again: what is done stays, unless the settings are others.
-    rows = folder.predict(made, found, epath.Path(out), single=False, report=False)
+    rows = scan_folder.predict_scans(made, found, epath.Path(out), single=False, report=False)
     assert [r["status"] for r in rows] == ["done before", "failed", "done before"]
     assert (out / "a" / "anomaly.nii.gz").stat().st_mtime_ns == stamp
     text = json.loads((out / "a" / "summary.json").read_text())
     text["settings_sha256"] = "of another threshold"
     (out / "a" / "summary.json").write_text(json.dumps(text))
-    rows = folder.predict(made, found[:1], epath.Path(out), single=False, report=False)
+    rows = scan_folder.predict_scans(made, found[:1], epath.Path(out), single=False, report=False)
     assert rows[0]["status"] == "done"
 
 
@@ -57,8 +59,8 @@ def test_a_defect_of_ours_costs_one_scan_too(setting, tmp_path):
             raise ZeroDivisionError("ours")
         return {"status": "done"}
 
-    found = [folder.Found(n, epath.Path(tmp_path / n)) for n in "abc"]
-    rows = folder.each(one, found, epath.Path(tmp_path), single=False)
+    found = [scan_folder.Scan(n, epath.Path(tmp_path / n)) for n in "abc"]
+    rows = scan_folder.for_each_scan(one, found, epath.Path(tmp_path), single=False)
     assert [r["status"] for r in rows] == ["done", "failed", "done"]
     assert "unexpected ZeroDivisionError: ours" in rows[1]["message"]
 
@@ -71,36 +73,38 @@ def test_after_a_signal_no_further_scan_is_begun(tmp_path):
         stop.set()
         return {"status": "done"}
 
-    found = [folder.Found(n, epath.Path(tmp_path / n)) for n in "abc"]
-    rows = folder.each(one, found, epath.Path(tmp_path), single=False, stopped=stop.is_set)
+    found = [scan_folder.Scan(n, epath.Path(tmp_path / n)) for n in "abc"]
+    rows = scan_folder.for_each_scan(
+        one, found, epath.Path(tmp_path), single=False, stopped=stop.is_set
+    )
     assert begun == ["a"] and len(rows) == 1
 
 
 def test_what_is_a_scan(tmp_path):
     with pytest.raises(errors.UserError, match="no such file"):
-        folder.discover(str(tmp_path / "nowhere"))
+        scan_folder.discover(str(tmp_path / "nowhere"))
     with pytest.raises(errors.UserError, match="no scan in it"):
-        folder.discover(str(tmp_path))
+        scan_folder.discover(str(tmp_path))
     series = tmp_path / "series"
     series.mkdir()
     for i in range(3):
         (series / f"IM{i}").write_bytes(b"\0" * 128 + b"DICM")
-    found, single = folder.discover(str(series))
-    assert single and found == [folder.Found("series", epath.Path(series))]
-    found, single = folder.discover(str(tmp_path))
+    found, single = scan_folder.discover(str(series))
+    assert single and found == [scan_folder.Scan("series", epath.Path(series))]
+    found, single = scan_folder.discover(str(tmp_path))
     assert not single and [f.name for f in found] == ["series"]
     (tmp_path / "x.nii").write_bytes(b"")
     (tmp_path / "x.nii.gz").write_bytes(b"")
     with pytest.raises(errors.UserError, match="two scans are called 'x'"):
-        folder.discover(str(tmp_path))
+        scan_folder.discover(str(tmp_path))
 
 
 @pytest.mark.parametrize("task", ["sample", "pixel"])
 def test_mood_interface(scans, setting, tmp_path, task):
-    found, _ = folder.discover(str(scans))
+    found, _ = scan_folder.discover(str(scans))
     out = epath.Path(tmp_path / "out")
     out.mkdir()
-    folder.mood(conftest.make_detector(setting), found, out, task)
+    scan_folder.predict_for_mood(conftest.make_detector(setting), found, out, task)
     if task == "sample":
         scores = {p.name: float(p.read_text()) for p in out.iterdir()}
         assert set(scores) == {"a.nii.gz.txt", "scan.nii.txt"}
