@@ -17,8 +17,9 @@ def get_config(preset: str = "paper"):
     c.note = ""  # a sentence for the report (hardware, budget)
     c.data = _data()
     c.autoencoder = _autoencoder()
-    c.method = "madad"  # or another section of `methods`
-    c.methods = method_settings.sections()
+    c.method = "madad"  # the section of `methods` that is used
+    # A section a method; configs/baselines/<name>.py bring those of the others.
+    c.methods = config_dict.create(madad=method_settings.madad())
     c.denoiser = _denoiser()
     c.diffusion = config_dict.create(
         timesteps=10,

@@ -6,7 +6,14 @@ The argument is a cohort of parts/protocols.py. Published settings: Kascenas et 
 repository (128 pixels, 2,100 epochs of 32 batches of 16).
 """
 
-from configs.parts import pixels, protocols
+from configs.parts import method_settings, pixels, protocols
+
+# `config.methods.dae`; its `inference` part may change after training.
+SETTINGS = dict(
+    resolution=16,  # cells of noise a side
+    sigma=0.2,  # of the noise, for intensities in [0, 1]
+    inference=method_settings.filtered(median=5, erosion=5),
+)
 
 PUBLISHED = {
     "data.image_size": 128,
@@ -42,4 +49,4 @@ SMALL = pixels.SMALL | {
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("dae", argument, PUBLISHED, SMALL)
+    return protocols.config("dae", argument, SETTINGS, PUBLISHED, SMALL)

@@ -1,5 +1,6 @@
 """From a config to networks: the autoencoder, the denoiser, a classifier, weights of LPIPS."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,11 @@ def autoencoder_training(config: config_dict.ConfigDict) -> autoencoder_method.K
     )
 
 
-def classifier(config: config_dict.ConfigDict, section: Any) -> interfaces.Classifier:
-    """The classifier of `section` for images, computed in the denoiser's type."""
-    c = section.to_dict()
-    c["channel_mult"] = tuple(c["channel_mult"])
-    return registry.classifier(**c, dtype=config.denoiser.dtype)
+def classifier(
+    config: config_dict.ConfigDict, settings: Mapping[str, Any]
+) -> interfaces.Classifier:
+    """A classifier for images with these settings, computed in the denoiser's type."""
+    return registry.classifier(**settings, dtype=config.denoiser.dtype)
 
 
 def smoothing_sigma(config: config_dict.ConfigDict) -> float:

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
+from madad_jax.models import image_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,3 +41,11 @@ class Ae(families.Bottleneck):
         x_hat, _, _ = self.network.apply(params, x, key=key if train else None)
         loss = jnp.abs(x - x_hat).mean()
         return loss, {"loss": loss}
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Ae:
+    """From `config.methods.ae`."""
+    return Ae(
+        network=image_networks.reconstructor(**settings.network.table(), variational=False),
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+    )

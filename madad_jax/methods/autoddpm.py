@@ -26,6 +26,7 @@ from madad_jax.anomaly_maps import difference, morphology
 from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,3 +129,15 @@ def measure_suspicion(
     high = jnp.quantile(residual, 0.95, axis=(1, 2), keepdims=True)
     # The floor keeps a perfect reconstruction (all residuals 0) from dividing by 0.
     return jnp.clip(perceptual, 0.0, 1.0) * jnp.clip(residual / jnp.maximum(high, 1e-6), 0.0, 1.0)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> AutoDdpm:
+    """From `config.methods.autoddpm`."""
+    c = settings.inference
+    return AutoDdpm(
+        **shared_lib.pixel_parts(shared, settings),
+        reverse=shared_lib.reverse(c),
+        inpainting=Inpainting(
+            c.inpaint_start, c.inpaint_steps, c.resamplings, c.threshold, c.dilation
+        ),
+    )

@@ -25,6 +25,7 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
 from madad_jax.synthesis import mix, shapes
 
@@ -105,3 +106,14 @@ def coarse_noise(
     # Without the roll the grid of cells would lie at the same pixels in every sample.
     roll = jax.random.randint(k_roll, (batch, 2), 0, jnp.array([height, width]))
     return jax.vmap(lambda x, r: jnp.roll(x, (r[0], r[1]), (0, 1)))(fine, roll)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Dae:
+    """From `config.methods.dae`."""
+    return Dae(
+        network=shared.pixel_unet(),
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+        resolution=settings.resolution,
+        sigma=settings.sigma,
+        synthesis=shared.synthesis,
+    )

@@ -32,6 +32,7 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import masking, process
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 from madad_jax.synthesis import mix, shapes
 
 _NO_SYNTHESIS = shapes.Options()
@@ -158,3 +159,16 @@ def shuffle_patches(
     x = jax.random.permutation(key, x.reshape(-1, side, side, c))
     x = x.reshape(b, h // side, w // side, side, side, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(latents.shape)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> DecoDiff:
+    """From `config.methods.deco_diff`."""
+    return DecoDiff(
+        denoiser=shared.denoiser(),
+        autoencoder=shared.autoencoder(),
+        schedule=shared.schedule(),
+        corruption=Corruption(**settings.corruption.table()),
+        start=settings.inference.start,
+        score=shared_lib.fused_score(shared, settings.inference),
+        synthesis=shared.synthesis,
+    )

@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float
 from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
 
 _RATE = 10.0  # the threshold is exp(10 p): p moves at the network's learning rate
@@ -236,3 +237,13 @@ def shrink(
     first = (jnp.int32(0), start, x, jnp.ones(len(x), bool))
     _, mask, x_hat, _ = jax.lax.while_loop(is_unfinished, take_round, first)
     return mask, x_hat
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> IterMask2:
+    """From `config.methods.itermask2`."""
+    inference = settings.inference
+    return IterMask2(
+        network=shared.pixel_unet(),
+        residual=shared_lib.residual(shared, inference),
+        options=Options(**settings.table(), **inference.table(without=("difference", "gamma"))),
+    )

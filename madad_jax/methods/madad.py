@@ -18,6 +18,7 @@ from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.methods import base, families
+from madad_jax.methods import shared as shared_lib
 from madad_jax.synthesis import mix, shapes
 
 
@@ -227,3 +228,21 @@ class MadAd(families.OnLatents):
     def _finish(self, maps: jax.Array, batch: Batch) -> jax.Array:
         maps = difference_lib.gaussian_smooth(maps, self.score.sigma)
         return maps * batch["brain_mask"] if self.score.inside_brain else maps
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:
+    """From `config.methods.madad`."""
+    inference = settings.inference
+    return MadAd(
+        denoiser=shared.denoiser(),
+        autoencoder=shared.autoencoder(),
+        schedule=shared.schedule(),
+        noise=shared.noise,
+        synthesis=shared.synthesis,
+        masking=Masking(**settings.masking.table()),
+        loss_options=Loss(**settings.loss.table()),
+        sampler=Sampler(**inference.sampler.table()),
+        score=Score(
+            **inference.score.table(), sigma=shared.sigma, inside_brain=shared.inside_brain
+        ),
+    )

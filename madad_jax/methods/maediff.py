@@ -28,6 +28,7 @@ from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import image_networks, interfaces
 
 _PLAIN = difference.Residual()
@@ -166,3 +167,17 @@ def visible_patches(boxes: Float[jax.Array, "b H W"], patch: int) -> Float[jax.A
     b, height, width = boxes.shape
     squares = boxes.reshape(b, height // patch, patch, width // patch, patch)
     return 1.0 - squares.max((2, 4))
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MaeDiff:
+    """From `config.methods.maediff`."""
+    return MaeDiff(
+        network=shared.pixel_unet(),
+        encoder=image_networks.masked_autoencoder(**settings.network.table()),
+        process=shared.process("x0"),
+        box=settings.box,
+        stride=settings.stride,
+        mae_weight=settings.mae_weight,
+        start=settings.inference.start,
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+    )

@@ -23,6 +23,7 @@ from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
 
 
@@ -102,3 +103,13 @@ def boxes(shape: tuple[int, int], box: int, stride: int) -> Bool[np.ndarray, "n 
     for n, (r, c) in enumerate((r, c) for r in rows for c in columns):
         out[n, r : r + box, c : c + box] = True
     return out
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> PatchedDdpm:
+    """From `config.methods.pddpm`."""
+    return PatchedDdpm(
+        **shared_lib.pixel_parts(shared, settings),
+        box=settings.box,
+        stride=settings.stride,
+        start=settings.inference.start,
+    )

@@ -32,6 +32,7 @@ from madad_jax.anomaly_maps import fused
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 from madad_jax.synthesis import mix, polygons, shapes
 
 LEVELS = 1000  # of t, as the networks embed it
@@ -206,3 +207,15 @@ def textures(key: jax.Array, shape: tuple[int, ...]) -> Float[jax.Array, "b H W 
     waves = jnp.where(hard, jnp.sign(waves), waves)
     grey = jax.random.uniform(k_grey, (2, b, 1, 1), minval=0.0, maxval=0.8)
     return jnp.clip(2 * grey[0] - 0.8 + grey[1] * waves, -1.0, 1.0)[..., None]
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Reflect:
+    """From `config.methods.reflect`."""
+    return Reflect(
+        denoiser=shared.denoiser(),
+        autoencoder=shared.autoencoder(),
+        corruption=Corruption(**settings.corruption.table()),
+        steps=settings.inference.steps,
+        score=shared_lib.fused_score(shared, settings.inference),
+        synthesis=shared.synthesis,
+    )

@@ -30,6 +30,7 @@ from madad_jax.anomaly_maps import morphology
 from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 
 _BLUR = 2.0  # pixels
 _PUBLISHED = partial.Reverse(start=250)
@@ -109,3 +110,13 @@ def harmonise(
     wide = morphology.dilate(morphology.close(m, window), window)
     cd = (0.5 * (wide + m))[..., None]
     return cd * x0 + (1.0 - cd) * x
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Thor:
+    """From `config.methods.thor`."""
+    return Thor(
+        **shared_lib.pixel_parts(shared, settings),
+        reverse=shared_lib.reverse(settings.inference),
+        harmonise=settings.inference.harmonise,
+        window=settings.inference.window,
+    )

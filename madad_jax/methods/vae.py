@@ -18,6 +18,8 @@ from jaxtyping import Float
 
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
+from madad_jax.models import image_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,3 +48,12 @@ def kl_divergence(
 ) -> Float[jax.Array, " b"]:
     """KL of N(mean, exp(log_sigma)^2) from N(0, 1), summed over the latent."""
     return 0.5 * (mean**2 + jnp.exp(2 * log_sigma) - 2 * log_sigma - 1.0).sum(-1)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Vae:
+    """From `config.methods.vae`."""
+    return Vae(
+        network=image_networks.reconstructor(**settings.network.table(), variational=True),
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+        kl_weight=settings.kl_weight,
+    )

@@ -30,6 +30,7 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial, process
 from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
 from madad_jax.synthesis import mix, shapes
 
@@ -141,3 +142,16 @@ class Wolleb:
         """sqrt(1 - abar_t) times the gradient of log C(healthy | x, t)."""
         abar = process.gather(self.process.schedule.alphas_cumprod, t)
         return jnp.sqrt(1.0 - abar) * jax.grad(lambda x: healthy(x, t).sum())(x)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Wolleb:
+    """From `config.methods.wolleb`. Raises UserError for labels that there are not."""
+    return Wolleb(
+        **shared_lib.pixel_parts(shared, settings),
+        classifier=shared.classifier(settings.classifier.table()),
+        synthesis=shared.synthesis,
+        labels=settings.choose("labels", LABELS),
+        level=settings.inference.start,
+        steps=settings.inference.steps,
+        scale=settings.inference.scale,
+    )
