@@ -99,19 +99,10 @@ def make_optimizer(
         warmup_epochs=warmup_epochs,
         epochs=epochs,
     )
+    _check_decay(name, weight_decay, decay_mask)
     if name == "adam":
-        if weight_decay:
-            raise errors.UserError(
-                f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
-                "none; set it to 0 or choose 'adamw'"
-            )
         tx = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
     elif name == "muon":
-        if weight_decay and decay_mask != "all":
-            raise errors.UserError(
-                f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
-                "parameters; choose 'all', or weight_decay=0"
-            )
         # An orthogonalised update is as large in every direction, whatever its gradient: matrices
         # need a rate of their own.
         tx = optax.contrib.muon(
@@ -131,3 +122,17 @@ def make_optimizer(
         # Before the moments, so that one bad batch does not stay in them for a thousand steps.
         tx = optax.chain(optax.clip_by_global_norm(grad_clip_norm), tx)
     return tx, rate
+
+
+def _check_decay(name: str, weight_decay: float, decay_mask: str) -> None:
+    """Raises UserError for a decay that the optimiser cannot do."""
+    if name == "adam" and weight_decay:
+        raise errors.UserError(
+            f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
+            "none; set it to 0 or choose 'adamw'"
+        )
+    if name == "muon" and weight_decay and decay_mask != "all":
+        raise errors.UserError(
+            f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
+            "parameters; choose 'all', or weight_decay=0"
+        )
