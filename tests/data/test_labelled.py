@@ -6,6 +6,7 @@ import pytest
 from madad_jax.core import errors
 from madad_jax.data.input import pipeline
 from madad_jax.data.sources import labelled
+from madad_jax.data.sources import record as record_lib
 from tests.data import test_cohort
 
 
@@ -16,7 +17,7 @@ def _cohort(split):
 def test_slices_that_show_a_lesion_are_the_abnormal_ones():
     healthy, abnormal = _cohort("train"), _cohort("train_lesion")
     both = labelled.Labelled(healthy, abnormal)
-    assert isinstance(both, record.Source) and len(both) == len(both.records)
+    assert isinstance(both, record_lib.Source) and len(both) == len(both.records)
     sick = [record for record in abnormal.records if record.lesion_kind]
     assert both.records == [*healthy.records, *sick] and 0 < len(sick) < len(abnormal)
     labels = [bool(both[i]["unhealthy"]) for i in range(len(both))]
