@@ -90,7 +90,7 @@ def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
         if not given:
             raise errors.UserError(
                 f"'{volume.source}' has no brain mask file; accepted: a pattern 'brain_mask' in "
-                "the cohort's table, or another --brain_mask"
+                "the cohort's table (prepare), --brain_mask_file (predict), or another --brain_mask"
             )
         return volumes.read_labels(given, volume) > 0
     if method == "nonzero":
