@@ -101,7 +101,7 @@ class Score:
             if candidate.signal in ensemble.COMBINE:
                 signals = [out[n] for n in ("map", "latent_map", "mask_map") if n in out]
                 out["map"] = np.array(
-                    ensemble.combined(jnp.stack(signals), candidate.signal), np.float32
+                    ensemble.combine_maps(jnp.stack(signals), candidate.signal), np.float32
                 )
             else:
                 out["map"] = out[candidate.signal]
