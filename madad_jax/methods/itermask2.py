@@ -86,8 +86,8 @@ class IterMask2:
         mask = random_squares(k_mask, batch["brain_mask"], o.sides, o.squares)
         keys = (k_a, k_b) if train else (None, None)
         from_edges = self._predict_from_edges(params, h, keys[0])
-        filled = self._fill_mask(params, x, h, mask, k_noise, keys[1])
         first = jnp.square(from_edges.x0 - x).mean()
+        filled = self._fill_mask(params, x, h, mask, k_noise, keys[1])
         error = jnp.square(filled.x0 - x)
         pinball, exceeded = self._pinball(params, error[..., 0], mask * batch["brain_mask"])
         total = first + error.mean() + pinball
