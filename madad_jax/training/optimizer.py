@@ -42,6 +42,28 @@ def _matrix_dimensions(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
+def _muon(
+    rate: schedules.Schedule,
+    lr_ratio: float,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        # An orthogonalised update is as large in every direction, whatever its gradient: matrices
+        # need a rate of their own.
+        lambda step: lr_ratio * rate(step),
+        adam_learning_rate=rate,
+        muon_weight_dimension_numbers=_matrix_dimensions,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        adam_b1=beta1,
+        adam_b2=beta2,
+        eps=eps,
+    )
+
+
 def make_optimizer(
     *,
     name: str = "adamw",
@@ -112,18 +134,7 @@ def make_optimizer(
                 f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
                 "parameters; choose 'all', or weight_decay=0"
             )
-        # An orthogonalised update is as large in every direction, whatever its gradient: matrices
-        # need a rate of their own.
-        tx = optax.contrib.muon(
-            lambda step: muon_lr_ratio * rate(step),
-            adam_learning_rate=rate,
-            muon_weight_dimension_numbers=_matrix_dimensions,
-            weight_decay=weight_decay,
-            adam_weight_decay=weight_decay,
-            adam_b1=beta1,
-            adam_b2=beta2,
-            eps=eps,
-        )
+        tx = _muon(rate, muon_lr_ratio, weight_decay, beta1, beta2, eps)
     else:
         mask = decay_matrices if decay_mask == "matrices" else None
         tx = optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=mask)
