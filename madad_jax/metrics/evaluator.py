@@ -241,9 +241,9 @@ class Evaluator:
             "max_dice_lesion_slices": lesions.max_dice()[0],
             "max_dice_exact": self._max_dice_exact() if lesions.slices else None,
             **pooled,
-            "pooled_max_dice_201": _pooled_201(everything),
-            **_at_healthy(sums, everything),
-            **_at_oracle(sums, at),
+            "pooled_max_dice_201": running_totals.pooled_grid_dice(everything),
+            **running_totals.figures_at_healthy(sums, everything),
+            **running_totals.figures_at_oracle(sums, at),
             **{f"image_auroc_{name}": sums.image_auroc(name)[0] for name in ("max", "mean")},
             "by_size": self._groups(sums, "size", threshold_counts.SIZE_GROUPS, at),
             "by_kind": self._groups(sums, "kind", sorted({k for _, k in sums.groups} - {""}), at),
@@ -361,40 +361,3 @@ class Evaluator:
                 "dice_healthy": None if sums.threshold is None else mean_at,
             }
         return out
-
-
-def _pooled_201(everything: running_totals.Group) -> float | None:
-    if not everything.lesion:
-        return None
-    return float((2.0 * everything.hits / (everything.above + everything.lesion)).max())
-
-
-def _at_healthy(sums: running_totals.Totals, everything: running_totals.Group) -> dict[str, Any]:
-    pooled: dict[str, float | None] = dict.fromkeys(("dice", "precision", "recall"))
-    mean, alarms = None, (None, None)
-    if sums.threshold is not None:
-        alarms = sums.alarms.shares(*sums.alarms.at)
-        if everything.lesion:
-            dice, hits, above = everything.at
-            mean = float(dice / everything.slices)
-            pooled["dice"] = float(2.0 * hits / (above + everything.lesion))
-            pooled["precision"] = float(hits / above) if above else None
-            pooled["recall"] = float(hits / everything.lesion)
-    return {
-        "healthy_threshold": sums.threshold,
-        "alarm_pixels": sums.alarm_pixels,
-        "dice_healthy": mean,
-        "pooled_dice_healthy": pooled["dice"],
-        "precision_healthy": pooled["precision"],
-        "recall_healthy": pooled["recall"],
-        "false_alarm_slices_healthy": alarms[0],
-        "false_alarm_pixels_healthy": alarms[1],
-    }
-
-
-def _at_oracle(sums: running_totals.Totals, threshold: float | None) -> dict[str, Any]:
-    alarms: tuple[float | None, float | None] = (None, None)
-    if threshold is not None:
-        column = int(np.argmin(np.abs(threshold_counts.THRESHOLDS - threshold)))
-        alarms = sums.alarms.shares(sums.alarms.slices_at[column], sums.alarms.above[column])
-    return {"false_alarm_slices_oracle": alarms[0], "false_alarm_pixels_oracle": alarms[1]}

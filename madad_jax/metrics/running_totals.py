@@ -176,3 +176,44 @@ def region_overlap_of(group: Group) -> tuple[float | None, float]:
     if group.fine is None:
         return None, 0.0
     return region_overlap.from_histogram(group.mass, group.fine[1])
+
+
+def pooled_grid_dice(everything: Group) -> float | None:
+    """The largest pooled Dice at a threshold of the grid; None without lesion pixels."""
+    if not everything.lesion:
+        return None
+    return float((2.0 * everything.hits / (everything.above + everything.lesion)).max())
+
+
+def figures_at_healthy(sums: Totals, everything: Group) -> dict[str, Any]:
+    """Figures at the healthy threshold, None where it or a lesion is missing, by their names in
+    a result row; `everything` is the union of `sums`."""
+    pooled: dict[str, float | None] = dict.fromkeys(("dice", "precision", "recall"))
+    mean, alarms = None, (None, None)
+    if sums.threshold is not None:
+        alarms = sums.alarms.shares(*sums.alarms.at)
+        if everything.lesion:
+            dice, hits, above = everything.at
+            mean = float(dice / everything.slices)
+            pooled["dice"] = float(2.0 * hits / (above + everything.lesion))
+            pooled["precision"] = float(hits / above) if above else None
+            pooled["recall"] = float(hits / everything.lesion)
+    return {
+        "healthy_threshold": sums.threshold,
+        "alarm_pixels": sums.alarm_pixels,
+        "dice_healthy": mean,
+        "pooled_dice_healthy": pooled["dice"],
+        "precision_healthy": pooled["precision"],
+        "recall_healthy": pooled["recall"],
+        "false_alarm_slices_healthy": alarms[0],
+        "false_alarm_pixels_healthy": alarms[1],
+    }
+
+
+def figures_at_oracle(sums: Totals, threshold: float | None) -> dict[str, Any]:
+    """False alarms at a threshold of the grid that was chosen with the truth; None without one."""
+    alarms: tuple[float | None, float | None] = (None, None)
+    if threshold is not None:
+        column = int(np.argmin(np.abs(threshold_counts.THRESHOLDS - threshold)))
+        alarms = sums.alarms.shares(sums.alarms.slices_at[column], sums.alarms.above[column])
+    return {"false_alarm_slices_oracle": alarms[0], "false_alarm_pixels_oracle": alarms[1]}

@@ -42,6 +42,28 @@ def _matrix_dimensions(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
+def _muon(
+    rate: schedules.Schedule,
+    lr_ratio: float,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        # An orthogonalised update is as large in every direction, whatever its gradient: matrices
+        # need a rate of their own.
+        lambda step: lr_ratio * rate(step),
+        adam_learning_rate=rate,
+        muon_weight_dimension_numbers=_matrix_dimensions,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        adam_b1=beta1,
+        adam_b2=beta2,
+        eps=eps,
+    )
+
+
 def make_optimizer(
     *,
     name: str = "adamw",
@@ -99,22 +121,20 @@ def make_optimizer(
         warmup_epochs=warmup_epochs,
         epochs=epochs,
     )
-    _check_decay(name, weight_decay, decay_mask)
     if name == "adam":
+        if weight_decay:
+            raise errors.UserError(
+                f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
+                "none; set it to 0 or choose 'adamw'"
+            )
         tx = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
     elif name == "muon":
-        # An orthogonalised update is as large in every direction, whatever its gradient: matrices
-        # need a rate of their own.
-        tx = optax.contrib.muon(
-            lambda step: muon_lr_ratio * rate(step),
-            adam_learning_rate=rate,
-            muon_weight_dimension_numbers=_matrix_dimensions,
-            weight_decay=weight_decay,
-            adam_weight_decay=weight_decay,
-            adam_b1=beta1,
-            adam_b2=beta2,
-            eps=eps,
-        )
+        if weight_decay and decay_mask != "all":
+            raise errors.UserError(
+                f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
+                "parameters; choose 'all', or weight_decay=0"
+            )
+        tx = _muon(rate, muon_lr_ratio, weight_decay, beta1, beta2, eps)
     else:
         mask = decay_matrices if decay_mask == "matrices" else None
         tx = optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=mask)
@@ -122,17 +142,3 @@ def make_optimizer(
         # Before the moments, so that one bad batch does not stay in them for a thousand steps.
         tx = optax.chain(optax.clip_by_global_norm(grad_clip_norm), tx)
     return tx, rate
-
-
-def _check_decay(name: str, weight_decay: float, decay_mask: str) -> None:
-    """Raises UserError for a decay that the optimiser cannot do."""
-    if name == "adam" and weight_decay:
-        raise errors.UserError(
-            f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
-            "none; set it to 0 or choose 'adamw'"
-        )
-    if name == "muon" and weight_decay and decay_mask != "all":
-        raise errors.UserError(
-            f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
-            "parameters; choose 'all', or weight_decay=0"
-        )
