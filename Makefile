@@ -1,33 +1,58 @@
-# Two commands: `make demo` and `make test`. Both set up what they need in .venv first.
+# Two commands: `make demo` and `make test`. Both set up what they need in .venv first, in the
+# versions that were tested together (constraints/, a file per Python). `make test-newest` runs the
+# tests with the newest versions of everything, and `make constraints` then keeps those.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# Empty for a Python without such a file, and in every other venv than .venv.
+TESTED = $(if $(filter .venv,$(VENV)),$(wildcard constraints/python$(VERSION).txt))
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow test-newest lint setup constraints freeze clean
 
-demo: .venv/.run
+demo: $(VENV)/.run
 	$(BIN)/python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
-test: .venv/.dev
+test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: .venv/.dev
+test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2
 
-lint: .venv/.dev
+test-newest:
+	rm -rf .venv-newest
+	$(MAKE) VENV=.venv-newest test
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-setup: .venv/.dev
+setup: $(VENV)/.dev
 
-.venv/.run: requirements.txt
+# pip is no part of a tested set, nor are setuptools and wheel, which not every venv holds.
+constraints:
+	$(MAKE) VENV=.venv-newest setup freeze
+
+freeze:
+	@echo "# Python $(VERSION): versions that were tested together. Made by: make test-newest constraints" \
+	  > constraints/python$(VERSION).txt
+	$(BIN)/python -m pip freeze --exclude=setuptools --exclude=wheel --disable-pip-version-check \
+	  | grep '^[A-Za-z0-9._-]*==' >> constraints/python$(VERSION).txt
+
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make: Python 3.11 or newer is needed (found %d.%d); set PYTHON=..." % sys.version_info[:2])'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt $(wildcard constraints/*.txt) | $(VENV)/bin/python
+	@$(if $(TESTED),,echo "make: no tested set for $(VENV) (Python $(VERSION)): taking the newest versions")
+	$(INSTALL) $(TESTED:%=-c %) -r requirements.txt
+	$(INSTALL) $(TESTED:%=-c %) --no-deps deepbet
 	touch $@
 
-.venv/.dev: .venv/.run requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	$(INSTALL) $(TESTED:%=-c %) -r requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-newest runs

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from configs import default
+from madad_jax.assembly import parts
 from madad_jax.devices import mesh
 from madad_jax.experiment import compile_report
 
@@ -30,7 +31,7 @@ def main() -> None:
         c.data.latents = "cached"
         c.denoiser.update(name="dit", size=args.size, dropout=0.0, scan=scan)
         c.train.batch_size = args.batch
-        lowered = compile_report.denoiser_step(c, mesh.make_mesh())[1]
+        lowered = compile_report.denoiser_step(parts.assemble(c), mesh.make_mesh())[1]
         start = time.perf_counter()
         programs[way] = lowered.compile()
         compiling[way] = time.perf_counter() - start

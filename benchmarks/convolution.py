@@ -85,7 +85,7 @@ def _derivatives(denoisers: dict[str, Any]) -> dict[str, Callable]:
 
     def make(denoiser: Any) -> Callable:
         def loss(params: dict, x: jax.Array, t: jax.Array) -> jax.Array:
-            return sum(jnp.square(y).sum() for y in denoiser.apply(params, x, t))
+            return sum(jnp.square(y).sum() for y in denoiser.apply(params, x, t)[:2])
 
         return jax.grad(loss)
 

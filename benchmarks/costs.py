@@ -22,7 +22,7 @@ import jax
 from absl import app, flags
 
 from configs import default, demo
-from madad_jax.assembly import networks
+from madad_jax.assembly import networks, parts
 from madad_jax.devices import mesh
 from madad_jax.experiment import compile_report
 from madad_jax.training import batch_specs
@@ -49,11 +49,11 @@ def _dit(size: str) -> dict[str, Any]:
 
 
 def _step(config: Any) -> Any:
-    return compile_report.denoiser_step(config, mesh.make_mesh())[1]
+    return compile_report.denoiser_step(parts.assemble(config), mesh.make_mesh())[1]
 
 
 def _maps(config: Any) -> Any:
-    return compile_report.image_to_map(config, mesh.make_mesh())[1]
+    return compile_report.image_to_map(parts.assemble(config), mesh.make_mesh())[1]
 
 
 def _encode(config: Any) -> Any:

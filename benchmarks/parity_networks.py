@@ -10,8 +10,7 @@ import numpy as np
 import optax
 
 from benchmarks.comparison import Row, largest, nhwc
-from madad_jax.convert import autoencoder_kl as convert_autoencoder
-from madad_jax.convert import unet as convert_unet
+from madad_jax.convert import autoencoder_kl_weights, unet_weights
 from madad_jax.diffusion import losses, process, samplers, schedule
 from madad_jax.models import interfaces, registry
 from madad_jax.training import optimizer
@@ -29,7 +28,7 @@ def formula_weights(golden: pathlib.Path) -> Iterator[Row]:
     state = official.state(official.key_list("unet_xs_keys.txt"))
     x = nhwc(official.array("x", 2, 4, 32, 32))[:1]
     denoiser = registry.denoiser("unet", size="XS")
-    x0, logit = jax.jit(denoiser.apply)(convert_unet.to_ours(state), x, np.int32([3]))
+    x0, logit, _ = jax.jit(denoiser.apply)(unet_weights.to_ours(state), x, np.int32([3]))
     yield Row(name, "U-Net XS, x0", largest(x0, official.expected("unet_xs_x0")), NETWORK)
     p_visible = jax.nn.sigmoid(logit)
     yield Row(
@@ -37,7 +36,7 @@ def formula_weights(golden: pathlib.Path) -> Iterator[Row]:
     )
 
     state = official.state(official.key_list("vae_klf8_keys.txt"))
-    params, autoencoder = convert_autoencoder.to_ours(state), registry.autoencoder()
+    params, autoencoder = autoencoder_kl_weights.to_ours(state), registry.autoencoder()
     image = nhwc(np.tanh(official.array("image", 1, 1, 64, 64)))
     latent = nhwc(official.array("latent", 1, 4, 8, 8))
     mean, logvar = jax.jit(autoencoder.encode)(params, image)
@@ -51,8 +50,8 @@ def tiny_unet(golden: pathlib.Path) -> tuple[interfaces.Denoiser, dict]:
     """The network of file a, which c and h use too."""
     with np.load(golden / "a_unet_tiny.npz") as file:
         state = {k.removeprefix("param/"): file[k] for k in file.files if k.startswith("param/")}
-    config = convert_unet.infer_config(state)
-    return registry.denoiser("unet", **config), convert_unet.to_ours(state, config)
+    config = unet_weights.infer_config(state)
+    return registry.denoiser("unet", **config), unet_weights.to_ours(state, config)
 
 
 def unet_layers(golden: pathlib.Path) -> Iterator[Row]:
@@ -61,7 +60,7 @@ def unet_layers(golden: pathlib.Path) -> Iterator[Row]:
     denoiser, params = tiny_unet(golden)
     file = np.load(golden / f"{name}.npz")
     apply = jax.jit(denoiser.apply)
-    x0, logit = apply(params, nhwc(file["x_all"]), file["t_all"])
+    x0, logit, _ = apply(params, nhwc(file["x_all"]), file["t_all"])
     yield Row(name, "x0, t = 0..9", largest(x0, nhwc(file["out_x0_all"])), NETWORK)
     p_visible = jax.nn.sigmoid(logit)
     yield Row(name, "mask, t = 0..9", largest(p_visible, nhwc(file["out_mask_all"])), NETWORK)
@@ -93,8 +92,11 @@ def autoencoder_layers(golden: pathlib.Path) -> Iterator[Row]:
     name = "d_vae_tiny"
     file = np.load(golden / f"{name}.npz")
     state = {k.removeprefix("param/"): file[k] for k in file.files if k.startswith("param/")}
-    config = convert_autoencoder.infer_config(state)
-    params, autoencoder = convert_autoencoder.to_ours(state, config), registry.autoencoder(**config)
+    config = autoencoder_kl_weights.infer_config(state)
+    params, autoencoder = (
+        autoencoder_kl_weights.to_ours(state, config),
+        registry.autoencoder(**config),
+    )
     mean, logvar = jax.jit(autoencoder.encode)(params, nhwc(file["x"]))
     decode = jax.jit(autoencoder.decode)
     for part, value in (
@@ -164,7 +166,7 @@ def training(golden: pathlib.Path) -> Iterator[Row]:
     tx, _ = make_optimizer()
 
     def loss(params):
-        x0_hat, logit = denoiser.apply(params, x_t, t)
+        x0_hat, logit, _ = denoiser.apply(params, x_t, t)
         mse = losses.latent_loss(x0, x0_hat, visible)
         mask = losses.mask_loss(visible, logit, "mse")
         return (mse + MASK_WEIGHT * mask).mean(), (mse, mask)
@@ -183,9 +185,9 @@ def training(golden: pathlib.Path) -> Iterator[Row]:
             for key, ours in (("mse", mse), ("mask_prediction", mask)):
                 error = largest(np.asarray(ours) / file[key], np.ones(len(ours)))
                 yield Row(name, f"{key}, relative", error, 1e-5)
-            yield from _gradients(name, convert_unet.to_official(gradient), file)
+            yield from _gradients(name, unet_weights.to_official(gradient), file)
         if i in (0, 5):
-            yield _parameters(name, convert_unet.to_official(params), file, i + 1)
+            yield _parameters(name, unet_weights.to_official(params), file, i + 1)
     ours = np.asarray(history, np.float64)
     error = largest(ours / file["losses_6steps"], np.ones_like(ours))
     yield Row(name, "losses of six AdamW steps, relative", error, 1e-5)

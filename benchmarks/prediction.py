@@ -146,7 +146,7 @@ def coverage(fresh: Fresh) -> list[str]:
                 truth = np.mean([s.share_above(threshold) for s in scans])
                 shares = np.array([s.share_above(threshold) for s in some])
                 drawn = shares[rng.integers(0, count, (TRIALS, count))].mean(axis=1)
-                low, high = intervals.of_mean(shares, at_most=1.0)
+                low, high = intervals.mean_interval(shares, at_most=1.0)
                 ours += low <= truth <= high
                 low, high = np.percentile(drawn, (2.5, 97.5))
                 plain += low <= truth <= high
@@ -212,7 +212,7 @@ def _measured(healthy, scans, kind: str, rate: float) -> tuple[float, float, flo
             [float(scan_stacks.count_at(s.levels, s.counts, threshold)) for s in g]
             for g in (scans, healthy.scans)
         ]
-    found = intervals.of_fresh_mean(*(np.array(g) for g in groups))
+    found = intervals.fresh_mean_interval(*(np.array(g) for g in groups))
     if found is None:
         raise ValueError("no value above 0")
     return float(np.mean(groups[0])), *found

@@ -53,8 +53,9 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     c.mesh.update(job["mesh"])
     mesh = mesh_lib.make_mesh(**c.mesh.to_dict())
     c.train.batch_size = PER_DEVICE * mesh_lib.batch_shards(mesh)
-    costs = compile_report.measure("step", compile_report.denoiser_step(c, mesh)[1])
-    detector, spec = parts.detector(c), parts.detector_spec(c, c.train.batch_size)
+    made = parts.assemble(c)
+    costs = compile_report.measure("step", compile_report.denoiser_step(made, mesh)[1])
+    detector, spec = made.method, made.train_spec()
     params = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
     flat = trees.flatten(parameter_rules.param_shardings(params, mesh))
     sizes = {path: 4 * math.prod(x.shape) for path, x in trees.flatten(params).items()}

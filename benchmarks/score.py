@@ -12,21 +12,23 @@ import argparse
 import copy
 import dataclasses
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from configs import default
-from madad_jax.assembly import parts
+from madad_jax.assembly import config_record
+from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import saver
+from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import across_slices
 from madad_jax.evaluation import scorer as scorer_lib
-from madad_jax.experiment import stages, trained_weights, workdir
+from madad_jax.experiment import frozen_weights, inputs, trained_weights, workdir
 from madad_jax.methods.wrappers import ensemble
 from madad_jax.metrics import bootstrap, evaluator
 from madad_jax.runtime import startup
-from madad_jax.runtime import stop as stop_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Candidate:
 LOOKS = {
     "one": {},
     "flips": {"ensemble.flips": True},
-    "draws": {"ensemble.draws": 4, "sampler.eta": 0.5},
+    "draws": {"ensemble.draws": 4, "methods.madad.inference.sampler.eta": 0.5},
     "spread": {"ensemble.flips": True, "ensemble.combine": "mahalanobis"},
 }
 OWN = "the run's own score"
@@ -70,28 +72,32 @@ CANDIDATES = (
 class Score:
     """The run's weights, and maps of a set under any looks."""
 
-    def __init__(self, run: workdir.Run, split: str, subjects: int):
-        self._run = run
-        config = copy.deepcopy(run.config)
+    def __init__(self, config: Any, folder: str, split: str, subjects: int):
+        self._config = copy.deepcopy(config)
         if subjects:  # how many are drawn touches no other split
-            config.data.cohort[split] = subjects
-        self._source = parts.source(config, split)
-        self._frozen = stages.frozen_part(run)
+            self._config.data.cohort[split] = subjects
+        parts = parts_lib.assemble(self._config)
+        self._workdir = workdir.Workdir(folder)
+        self._mesh = mesh_lib.make_mesh(**parts.mesh)
+        self._inputs = inputs.Inputs(parts.data, self._mesh, parts.evaluation.batch_size)
+        self._source = self._inputs.source(split)
+        weights = frozen_weights.FrozenWeights.restore(parts, self._workdir, self._mesh)
+        self._frozen = weights.values
         self._kept: dict[str, list] = {}
-        preparation = parts.preparation(run.config)
+        preparation = parts.data.preparation()
         self._step = preparation.geometry.level_step if preparation else 1.0
 
     def pairs(self, looks: str) -> list:
         """(batch, maps) of the whole set; kept, as several candidates share them."""
         if looks not in self._kept:
-            config = copy.deepcopy(self._run.config)
+            config = copy.deepcopy(self._config)
             config.update_from_flattened_dict(LOOKS[looks])
-            method = parts.detector(config)
-            folder = self._run.trained / "denoiser" / "checkpoints"
-            params = trained_weights.denoiser(config, folder, self._run.mesh, method)
-            scorer = scorer_lib.Scorer(method, params, self._frozen, self._run.mesh, config.seed)
-            batches = self._run.batches_of(self._source)
-            self._kept[looks] = list(scorer_lib.scored(scorer, batches, looks))
+            parts = parts_lib.assemble(config)
+            folder = self._workdir.checkpoints("denoiser")
+            params = trained_weights.restore_denoiser(parts, folder, self._mesh)
+            scorer = scorer_lib.Scorer(parts.method, params, self._frozen, self._mesh, parts.seed)
+            batches = self._inputs.eval_batches(self._source)
+            self._kept[looks] = list(scorer_lib.score_batches(scorer, batches, looks))
         return [(batch, dict(out)) for batch, out in self._kept[looks]]
 
     def evaluate(self, candidate: Candidate) -> tuple[dict, dict]:
@@ -101,13 +107,13 @@ class Score:
             if candidate.signal in ensemble.COMBINE:
                 signals = [out[n] for n in ("map", "latent_map", "mask_map") if n in out]
                 out["map"] = np.array(
-                    ensemble.combined(jnp.stack(signals), candidate.signal), np.float32
+                    ensemble.combine_maps(jnp.stack(signals), candidate.signal), np.float32
                 )
             else:
                 out["map"] = out[candidate.signal]
         if candidate.smooth:
             sigma = candidate.smooth / self._step
-            pairs = across_slices.across_slices(pairs, self._source.records, sigma)
+            pairs = across_slices.smooth(pairs, self._source.records, sigma)
         ev = evaluator.Evaluator(draws=1000)
         for batch, out in pairs:
             ev.add(
@@ -129,10 +135,9 @@ def main() -> None:
     flags = parser.parse_args()
     stored = saver.read_config(epath.Path(flags.run) / "denoiser" / "checkpoints")
     config = default.get_config()
-    config.update(stored)
+    config.update(config_record.rename(stored))
     startup.start(distributed=False)
-    with stop_lib.GracefulStop() as stop:
-        score = Score(workdir.Run(config, flags.run, stop), flags.set, flags.subjects)
+    score = Score(config, flags.run, flags.set, flags.subjects)
     wanted = [c for c in CANDIDATES if not flags.only or c.name in (OWN, flags.only)]
     print("| Score | AP | Difference | Pooled max Dice† | Difference |")
     print("| --- | ---: | ---: | ---: | ---: |")

@@ -5,7 +5,7 @@ The argument picks a preset: `--config=configs/default.py:official`.
 
 from ml_collections import config_dict
 
-from configs import method_settings, presets
+from configs.parts import method_settings, presets
 
 
 def get_config(preset: str = "paper"):
@@ -17,8 +17,9 @@ def get_config(preset: str = "paper"):
     c.note = ""  # a sentence for the report (hardware, budget)
     c.data = _data()
     c.autoencoder = _autoencoder()
-    c.method = "madad"  # or one of configs/method_settings.py, which has their sections
-    c.methods = method_settings.sections()
+    c.method = "madad"  # the section of `methods` that is used
+    # A section a method; configs/baselines/<name>.py bring those of the others.
+    c.methods = config_dict.create(madad=method_settings.madad())
     c.denoiser = _denoiser()
     c.diffusion = config_dict.create(
         timesteps=10,
@@ -36,42 +37,16 @@ def get_config(preset: str = "paper"):
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
         kind="generic",  # generic | dag (foreign patches and biases of intensity classes)
     )
-    c.masking = config_dict.create(
-        max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
-        sides=(1, 2, 4, 8),  # block sides in latent cells
-        probabilities=(0.2, 0.3, 0.3, 0.2),
-        per="batch",  # batch | sample: how often the block sides are drawn
-        brain_cells=2,  # squares of so many latent cells are gated together
-        brain_min_fraction=0.9,  # never noised below this share of brain; 0 gates nothing
-    )
-    c.loss = config_dict.create(
-        mask="bce",  # bce | mse
-        mask_weight=1e-3,  # lambda
-        region="all",  # all | noised: where the clean latent's error is taken
-    )
-    c.sampler = config_dict.create(
-        steps=10,  # 1 .. diffusion.timesteps
-        spacing="official",  # official | trailing
-        eta=0.0,  # 0 deterministic .. 1
-        threshold=0.5,  # rewritten where P(visible) is below
-        rewrite="threshold",  # threshold | probability
-        inside_brain=False,  # never rewrite a cell that training never noised
-    )
-    c.score = config_dict.create(
-        difference="l2",  # l1 | l2
-        reference="input",  # input | autoencoded
-        gamma=0.2,  # clip of the difference; 0 leaves it
-        latent_gamma=1.0,  # clip of the latent difference, above 0
+    c.map = config_dict.create(  # what is done to every method's map
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
     )
-    c.ensemble = (
-        config_dict.create(  # ours: several looks, several signals (methods/wrappers/ensemble.py)
-            draws=1,  # of the sampler's noise, whose maps are averaged; needs sampler.eta above 0
-            flips=False,  # each draw also of the mirrored slice
-            combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
-            smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
-        )
+    # Ours: several looks, several signals (methods/wrappers/ensemble.py).
+    c.ensemble = config_dict.create(
+        draws=1,  # of the sampler's noise, whose maps are averaged; needs an eta above 0
+        flips=False,  # each draw also of the mirrored slice
+        combine="none",  # none | mean | geometric | max of the signals | mahalanobis over looks
+        smooth_slices=0.0,  # sigma in mm of a Gaussian over a scan's neighbouring slices
     )
     c.optim = config_dict.create(
         name="adamw",  # adamw | adam | muon

@@ -64,8 +64,9 @@ def small_dit(c):
     )
     c.diffusion.noise = "pyramid"
     c.synthesis.share = 0.6
-    c.masking.update(per="sample", brain_cells=1, brain_min_fraction=0.5)
-    c.loss.mask_weight = 0.5
+    c.methods.madad.masking.update(per="sample", brain_cells=1, brain_min_fraction=0.5)
+    c.methods.madad.loss.mask_weight = 0.5
     c.optim.update(name="muon", lr=2e-3, warmup_epochs=1.0, grad_clip_norm=1.0)
-    c.sampler.update(steps=2, rewrite="probability", inside_brain=True)
-    c.score.update(difference="l1", reference="autoencoded", gamma=0.5, inside_brain=True)
+    c.methods.madad.inference.sampler.update(steps=2, rewrite="probability", inside_brain=True)
+    c.methods.madad.inference.score.update(difference="l1", reference="autoencoded", gamma=0.5)
+    c.map.inside_brain = True

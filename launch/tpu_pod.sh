@@ -84,7 +84,7 @@ acquire() { # until the slice is ours; 75 when the queue refused it
 setup='rm -rf madad_jax_run && mkdir madad_jax_run && tar -xzf madad_jax.tgz -C madad_jax_run'
 setup+=' && cd madad_jax_run && python3 -m pip install --quiet --user uv'
 setup+=' && python3 -m uv venv --quiet --python=3.12 .venv && . .venv/bin/activate'
-setup+=' && python3 -m uv pip install --quiet -r requirements.txt "jax[tpu]"'
+setup+=' && python3 -m uv pip install --quiet -c constraints/python3.12.txt -r requirements.txt "jax[tpu]"'
 install_code() {
   local archive=/tmp/madad_jax.tgz
   do_it git -C "$here/.." archive --format=tar.gz --output="$archive" HEAD &&

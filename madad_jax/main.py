@@ -95,8 +95,6 @@ def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]
     huge_pages.restart()
     machine = _described_machine()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
-    import jax
-
     from madad_jax.runtime import startup
 
     startup.start(
@@ -106,29 +104,28 @@ def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]
         hang_timeout=_HANG.value,
         cache_dir=cache_dir,
     )
-    try:
-        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    except ValueError as error:
-        raise errors.UserError(
-            f"matmul_precision: found {config.matmul_precision!r}, accepted: default, high, highest"
-        ) from error
-    return config, _WORKDIR.value or os.path.join("runs", config.name), machine
+    from madad_jax.assembly import process_settings
+
+    process_settings.set_precision(config)
+    return config, _WORKDIR.value or process_settings.default_workdir(config), machine
 
 
 def _run(argv: list[str]) -> int:
     config, workdir, machine = start(argv)
     import jax
 
-    from madad_jax.experiment import compile_report, paper_table, stages
+    from madad_jax.assembly import cells, parts
+    from madad_jax.experiment import compile_report, paper_table, report_stage, stages
     from madad_jax.runtime import process_log, startup
     from madad_jax.runtime import stop as stop_lib
 
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", startup.device_line())
-    work = paper_table if "cells" in config else stages  # a table is many runs
+    work = paper_table if cells.is_table(config) else stages  # a table is many runs
     if work is stages and _MODE.value == "compile":
-        compile_report.report(config, machine)
+        made = parts.assemble(config, plain_convolutions=machine is not None)
+        compile_report.report(made, machine)
         return 0
     if work is stages and _MODE.value == "export":
         from madad_jax.predict import api
@@ -144,7 +141,7 @@ def _run(argv: list[str]) -> int:
     if work is paper_table:
         paper_table.print_table(config, workdir)
     elif _MODE.value in ("run", "evaluate", "report"):
-        stages.print_table(workdir)
+        report_stage.print_table(workdir)
     return 0
 
 

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import timing
-from madad_jax.assembly import methods, networks
+from madad_jax.assembly import networks
 from madad_jax.assembly import parts as parts_lib
+from madad_jax.assembly import training as training_lib
 from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches, jaxpr_flops
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.experiment import compile_report
+from madad_jax.experiment import compile_report, frozen_weights
 from madad_jax.training import batch_specs
 from madad_jax.training import trainer as trainer_lib
 
@@ -72,8 +73,9 @@ def image_batch(size: int, batch: int) -> Batch:
 
 
 def _train_batch(config: Any, batch: int) -> Batch:
-    spec = parts_lib.detector_spec(config, batch)
-    made = image_batch(config.data.image_size, batch)
+    parts = parts_lib.assemble(config)
+    spec = parts.train_spec(batch)
+    made = image_batch(parts.data.image_size, batch)
     if "latent_mean" in spec:
         draw = np.random.default_rng(1).normal(size=spec["latent_mean"].shape)
         made["latent_mean"] = draw.astype(np.float32)
@@ -83,13 +85,7 @@ def _train_batch(config: Any, batch: int) -> Batch:
 
 def frozen(config: Any) -> Params:
     """What the detector reads and does not train, drawn at random."""
-    parts = dict(methods.frozen(config))
-    if methods.uses_latents(config):
-        size = config.data.image_size
-        network = networks.autoencoder(config)
-        parts["autoencoder"] = network.init(jax.random.key(0), (1, size, size, 1))
-        parts["scaling_factor"] = np.float32(config.autoencoder.scaling_factor or 1.0)
-    return parts
+    return dict(frozen_weights.FrozenWeights.random(parts_lib.assemble(config)).values)
 
 
 def plain(config: Any) -> Any:
@@ -122,18 +118,11 @@ def _compile(name: str, lower: Callable[[], Any]) -> tuple[Any, compile_report.C
 
 
 def _trainer(config: Any, batch: int, mesh: jax.sharding.Mesh) -> trainer_lib.Trainer:
-    planned = parts_lib.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
-    tx, _ = parts_lib.optimizer(config.optim, planned)
-    options = trainer_lib.Options(
-        stage="denoiser",
-        steps=planned.steps,
-        batch_size=batch,
-        accum_steps=config.train.accum_steps,
-        ema_decay=config.train.ema_decay,
-    )
-    spec = parts_lib.detector_spec(config, batch)
+    parts = parts_lib.assemble(config)
+    tx, _ = parts.plan.optimizer(training_lib.ANY_BUDGET)
+    options = dataclasses.replace(parts.plan.options(training_lib.ANY_BUDGET), batch_size=batch)
     return trainer_lib.Trainer(
-        parts_lib.detector(config), tx, options, batch_spec=spec, mesh=mesh, seed=0
+        parts.method, tx, options, batch_spec=parts.train_spec(batch), mesh=mesh, seed=0
     )
 
 
@@ -187,7 +176,8 @@ def _call(
 
 def anomaly_map(config: Any, batch: int) -> Job:
     """Image to anomaly map, as evaluation runs it."""
-    detector, size = parts_lib.detector(config), config.data.image_size
+    parts = parts_lib.assemble(config)
+    detector, size = parts.method, parts.data.image_size
     key = random_keys.root_key(0)
     params = awake(detector.init(key, batch_specs.image_spec(1, size)))
     weights = frozen(config)
@@ -198,7 +188,7 @@ def anomaly_map(config: Any, batch: int) -> Job:
     arguments = (params, weights, inputs, key)
 
     def make(c: Any) -> Callable[..., Any]:
-        return parts_lib.detector(c).anomaly_map
+        return parts_lib.assemble(c).method.anomaly_map
 
     return _call("image to anomaly map", make, config, arguments, batch, sizes)
 

@@ -2,10 +2,20 @@
 
     python -m madad_jax.main --config=configs/baselines/anoddpm.py --workdir=runs/anoddpm
 
-The argument is a cohort of configs/protocols.py. Published: 256 pixels, batch of 1, 3,000 epochs.
+The argument is a cohort of parts/protocols.py. Published: 256 pixels, batch of 1, 3,000 epochs.
 """
 
-from configs import pixels, protocols
+from configs.parts import method_settings, pixels, protocols
+
+# `config.methods.anoddpm`; its `inference` part may change after training.
+SETTINGS = dict(
+    predicts="eps",
+    inference=dict(
+        **method_settings.reverse(250),
+        **method_settings.adaptive(),
+        **method_settings.residual("l2", 1.0),
+    ),
+)
 
 PUBLISHED = pixels.WYATT | {"diffusion.noise": "simplex"}
 SMALL = pixels.SMALL | {
@@ -15,4 +25,4 @@ SMALL = pixels.SMALL | {
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("anoddpm", argument, PUBLISHED, SMALL)
+    return protocols.config("anoddpm", argument, SETTINGS, PUBLISHED, SMALL)

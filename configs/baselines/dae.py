@@ -2,11 +2,18 @@
 
     python -m madad_jax.main --config=configs/baselines/dae.py --workdir=runs/dae
 
-The argument is a cohort of configs/protocols.py. Published settings: Kascenas et al. 2022 and its
+The argument is a cohort of parts/protocols.py. Published settings: Kascenas et al. 2022 and its
 repository (128 pixels, 2,100 epochs of 32 batches of 16).
 """
 
-from configs import pixels, protocols
+from configs.parts import method_settings, pixels, protocols
+
+# `config.methods.dae`; its `inference` part may change after training.
+SETTINGS = dict(
+    resolution=16,  # cells of noise a side
+    sigma=0.2,  # of the noise, for intensities in [0, 1]
+    inference=method_settings.filtered(median=5, erosion=5),
+)
 
 PUBLISHED = {
     "data.image_size": 128,
@@ -31,15 +38,15 @@ PUBLISHED = {
     "optim.warmup_epochs": 0.0,
     "optim.weight_decay": 1e-5,
     "optim.final_lr_ratio": 0.0,
-    "score.sigma": 0.0,  # a median filter does the smoothing
+    "map.sigma": 0.0,  # a median filter does the smoothing
     "synthesis.share": 0.0,  # what the demo sets for MAD-AD
 }
 SMALL = pixels.SMALL | {
     "methods.dae.inference.median": 3,
     "methods.dae.inference.erosion": 0,
-    "score.sigma": 5.0,  # as for every other row of the cohort
+    "map.sigma": 5.0,  # as for every other row of the cohort
 }
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("dae", argument, PUBLISHED, SMALL)
+    return protocols.config("dae", argument, SETTINGS, PUBLISHED, SMALL)

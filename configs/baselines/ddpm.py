@@ -2,11 +2,19 @@
 
     python -m madad_jax.main --config=configs/baselines/ddpm.py --workdir=runs/ddpm
 
-The argument is a cohort of configs/protocols.py. Published:
+The argument is a cohort of parts/protocols.py. Published:
 AnoDDPM's repository, its Gaussian run (256 pixels, batch of 1, 3,000 epochs).
 """
 
-from configs import pixels, protocols
+from configs.parts import method_settings, pixels, protocols
+
+# `config.methods.ddpm`; its `inference` part may change after training.
+SETTINGS = dict(
+    predicts="eps",  # eps | x0
+    inference=dict(
+        **method_settings.reverse(250), **method_settings.adaptive(), **method_settings.residual()
+    ),
+)
 
 PUBLISHED = pixels.WYATT
 SMALL = pixels.SMALL | {
@@ -15,4 +23,4 @@ SMALL = pixels.SMALL | {
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("ddpm", argument, PUBLISHED, SMALL)
+    return protocols.config("ddpm", argument, SETTINGS, PUBLISHED, SMALL)

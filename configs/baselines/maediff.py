@@ -2,12 +2,27 @@
 
     python -m madad_jax.main --config=configs/baselines/maediff.py --workdir=runs/maediff
 
-The argument is a cohort of configs/protocols.py. Published settings as far as they are known: those
+The argument is a cohort of parts/protocols.py. Published settings as far as they are known: those
 of pDDPM (96 pixels, batch of 32, 1,600 epochs, dim 128, simplex noise); methods/maediff.py says
 what was chosen here.
 """
 
-from configs import pixels, protocols
+from configs.parts import method_settings, pixels, protocols
+
+# `config.methods.maediff`; its `inference` part may change after training.
+SETTINGS = dict(
+    box=48,  # side of upper-level patches, pixels
+    stride=24,  # between them
+    mae_weight=1.0,
+    network=dict(  # the masked autoencoder
+        patch=8,  # side of sub-level patches, pixels
+        hidden_size=128,
+        depth=4,
+        decoder_depth=1,
+        num_heads=4,
+    ),
+    inference=dict(start=500, **method_settings.filtered(median=5, erosion=0)),
+)
 
 PUBLISHED = pixels.WYATT | {
     "data.image_size": 96,
@@ -32,4 +47,4 @@ SMALL = pixels.SMALL | {
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("maediff", argument, PUBLISHED, SMALL)
+    return protocols.config("maediff", argument, SETTINGS, PUBLISHED, SMALL)

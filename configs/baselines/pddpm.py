@@ -2,10 +2,18 @@
 
     python -m madad_jax.main --config=configs/baselines/pddpm.py --workdir=runs/pddpm
 
-The argument is a cohort of configs/protocols.py. Published: 96 pixels, batch of 32, 1,600 epochs.
+The argument is a cohort of parts/protocols.py. Published: 96 pixels, batch of 32, 1,600 epochs.
 """
 
-from configs import pixels, protocols
+from configs.parts import method_settings, pixels, protocols
+
+# `config.methods.pddpm`; its `inference` part may change after training.
+SETTINGS = dict(
+    predicts="x0",
+    box=48,  # pixels a side of what is noised
+    stride=48,  # pixels from box to box; smaller: overlapping
+    inference=dict(start=500, **method_settings.residual()),
+)
 
 PUBLISHED = pixels.WYATT | {
     "data.image_size": 96,
@@ -26,4 +34,4 @@ SMALL = pixels.SMALL | {
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("pddpm", argument, PUBLISHED, SMALL)
+    return protocols.config("pddpm", argument, SETTINGS, PUBLISHED, SMALL)

@@ -2,11 +2,15 @@
 
     python -m madad_jax.main --config=configs/baselines/vae.py --workdir=runs/vae
 
-The argument is a cohort of configs/protocols.py. Published settings: Baur et al. 2021 and its
+The argument is a cohort of parts/protocols.py. Published settings: Baur et al. 2021 and its
 repository (128 pixels, batch of 8; epochs until the validation loss stops falling, here 100).
 """
 
-from configs import pixels, protocols
+from configs.baselines import ae
+from configs.parts import pixels, protocols
+
+# `config.methods.vae`; its `inference` part may change after training.
+SETTINGS = ae.SETTINGS | dict(kl_weight=1.0)
 
 PUBLISHED = pixels.BAUR
 SMALL = pixels.SMALL_BAUR | {
@@ -18,4 +22,4 @@ SMALL = pixels.SMALL_BAUR | {
 
 
 def get_config(argument: str = "demo"):
-    return protocols.config("vae", argument, PUBLISHED, SMALL)
+    return protocols.config("vae", argument, SETTINGS, PUBLISHED, SMALL)

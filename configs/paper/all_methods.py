@@ -26,7 +26,8 @@ from configs.baselines import (
     vae,
     wolleb,
 )
-from configs.paper import cells, table1
+from configs.paper import table1
+from configs.parts import table_cells
 
 ON_PIXELS = {
     "AE": ae,
@@ -88,12 +89,12 @@ LATENTS = {
 
 
 def get_config(argument: str = ""):
-    preset, small, rows, _ = cells.parse(argument, ROWS, ())
+    preset, small, rows, _ = table_cells.parse(argument, ROWS, ())
     if preset != "paper":
         raise ValueError(
             f"argument: found {preset!r}; this table is made of one preset, the paper's"
         )
-    c = cells.table(
+    c = table_cells.table(
         0,
         "Every method at one budget",
         name="all_methods",
@@ -109,7 +110,7 @@ def get_config(argument: str = ""):
     trained = ""
     for row in rows:
         config = _config("demo" if small else "slices", row)
-        key = cells.add(c, row, "T1", config, trained=trained if row == COMBINED else "")
+        key = table_cells.add(c, row, "T1", config, trained=trained if row == COMBINED else "")
         trained = key if row == MADAD else trained
     return c
 

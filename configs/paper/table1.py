@@ -10,7 +10,7 @@ be that and is most likely the Dice of all pixels pooled. Both are reported, und
 """
 
 from configs import atlas, demo
-from configs.paper import cells
+from configs.parts import table_cells
 
 ROWS = ("DDPM", "AnoDDPM", "AutoDDPM", "pDDPM", "THOR", "MAD-AD")
 COLUMNS = (
@@ -26,8 +26,8 @@ COLUMNS = (
 
 
 def get_config(argument: str = ""):
-    preset, small, rows, _ = cells.parse(argument, ROWS, ())
-    c = cells.table(
+    preset, small, rows, _ = table_cells.parse(argument, ROWS, ())
+    c = table_cells.table(
         1,
         "S1: lesions of ATLAS 2.0, healthy training on IXI, max Dice by size of lesion",
         columns=COLUMNS,
@@ -42,9 +42,9 @@ def get_config(argument: str = ""):
         if row == "MAD-AD":
             config = small_madad("T1") if small else atlas.get_config(preset)
         else:
-            config = cells.baseline(row, "demo:T1" if small else "atlas:T1")
+            config = table_cells.baseline(row, "demo:T1" if small else "atlas:T1")
         if config is not None:
-            cells.add(c, row, "T1", config)
+            table_cells.add(c, row, "T1", config)
     return c
 
 

@@ -10,16 +10,17 @@ stand side by side.
 """
 
 from configs import brats
-from configs.paper import cells, table1
+from configs.paper import table1
+from configs.parts import table_cells
 
 ROWS = ("AE", "DDPM", "AutoDDPM", "Cycl. UNet", "DAE", "IterMask2", "MAD-AD")
 MODALITIES = ("FLAIR", "T1CE", "T2", "T1")
 
 
 def get_config(argument: str = ""):
-    preset, small, rows, modalities = cells.parse(argument, ROWS, MODALITIES)
-    modalities = cells.small_columns(small, modalities)
-    c = cells.table(
+    preset, small, rows, modalities = table_cells.parse(argument, ROWS, MODALITIES)
+    modalities = table_cells.small_columns(small, modalities)
+    c = table_cells.table(
         2,
         "S2: tumours of BraTS'21, max Dice",
         columns=columns(modalities),
@@ -32,7 +33,7 @@ def get_config(argument: str = ""):
         for modality in modalities:
             config = config_of(row, modality, preset, small)
             if config is not None:
-                cells.add(c, row, modality, config)
+                table_cells.add(c, row, modality, config)
     return c
 
 
@@ -59,4 +60,4 @@ def config_of(row, modality, preset, small):
         if small:
             return table1.small_madad(modality)
         return brats.get_config(f"{modality},{preset}")
-    return cells.baseline(row, f"{'demo' if small else 'brats'}:{modality}")
+    return table_cells.baseline(row, f"{'demo' if small else 'brats'}:{modality}")

@@ -7,7 +7,7 @@ The argument picks rows, modalities and a preset: `:FLAIR`, `:official`; `demo` 
 cohort at small scale (T1, or the modality named beside it), minutes on two CPU cores.
 """
 
-from configs.paper import variants
+from configs.parts import table_variants
 
 # What the detector calls its maps.
 SIGNALS = {
@@ -18,7 +18,7 @@ SIGNALS = {
 
 
 def get_config(argument: str = ""):
-    return variants.table(
+    return table_variants.table(
         3,
         "Which signal is scored: S2, max Dice",
         argument,

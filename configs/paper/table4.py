@@ -7,23 +7,25 @@ The argument picks rows, modalities and a preset: `:FLAIR`, `:official`; `demo` 
 cohort at small scale (T1).
 """
 
-from configs.paper import variants
+from configs.parts import table_variants
 
 VARIANTS = {
-    "10 steps": {"sampler.steps": 10},
-    "5 steps": {"sampler.steps": 5},
-    "2 steps": {"sampler.steps": 2},
-    "gamma 0.2": {"score.gamma": 0.2},
-    "gamma 0.4": {"score.gamma": 0.4},
-    "no clipping": {"score.gamma": 0.0},
+    "10 steps": {"methods.madad.inference.sampler.steps": 10},
+    "5 steps": {"methods.madad.inference.sampler.steps": 5},
+    "2 steps": {"methods.madad.inference.sampler.steps": 2},
+    "gamma 0.2": {"methods.madad.inference.score.gamma": 0.2},
+    "gamma 0.4": {"methods.madad.inference.score.gamma": 0.4},
+    "no clipping": {"methods.madad.inference.score.gamma": 0.0},
 }
 
 
 def get_config(argument: str = ""):
-    return variants.table(4, "DDIM steps and clipping: S2, max Dice", argument, VARIANTS, _changed)
+    return table_variants.table(
+        4, "DDIM steps and clipping: S2, max Dice", argument, VARIANTS, _changed
+    )
 
 
 def _changed(config, row):
-    config.sampler.steps = 10
+    config.methods.madad.inference.sampler.steps = 10
     config.update_from_flattened_dict(VARIANTS[row])
     return "map"

@@ -58,7 +58,8 @@ class Residual:
     ) -> Float[jax.Array, "b H W"]:
         """Filters and brain mask alone, for maps that are no plain difference."""
         if self.erosion > 1:
-            maps = maps * eroded(brain_mask, self.erosion)
+            # Before the filters, so that an error at the skull does not bleed inwards.
+            maps = maps * erode_mask(brain_mask, self.erosion)
         maps = gaussian_smooth(median_filter(maps, self.median), self.sigma)
         return maps * brain_mask if self.inside_brain else maps
 
@@ -91,6 +92,7 @@ def clipped_difference(
 
 def gaussian_kernel(sigma: float, truncate: float = 4.0) -> np.ndarray:
     """scipy's sampled and normalised kernel, float64 [2 * int(truncate sigma + 0.5) + 1]."""
+    # scipy rounds the radius half up; another rounding gives another kernel.
     radius = int(truncate * sigma + 0.5)
     x = np.arange(-radius, radius + 1)
     k = np.exp(-0.5 * (x / sigma) ** 2)
@@ -107,11 +109,13 @@ def gaussian_smooth(maps: Float[jax.Array, "b H W"], sigma: float) -> Float[jax.
         return maps
     kernel = gaussian_kernel(sigma)
     radius = len(kernel) // 2
+    # A wider kernel would reach beyond the mirrored image and read it twice.
     if radius > min(maps.shape[1:]):
         raise errors.UserError(
             f"score.sigma: {sigma} pixels reach beyond an image of {maps.shape[1:]}"
         )
     k = jnp.asarray(kernel, jnp.float32)
+    # "symmetric" repeats the edge pixel: numpy's name for scipy's "reflect".
     x = jnp.pad(maps, ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")[..., None]
     dimensions = ("NHWC", "HWIO", "NHWC")
     for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):
@@ -121,6 +125,7 @@ def gaussian_smooth(maps: Float[jax.Array, "b H W"], sigma: float) -> Float[jax.
             (1, 1),
             "VALID",
             dimension_numbers=dimensions,
+            # TPUs and GPUs would multiply in bfloat16 or TF32, and move thresholds by it.
             precision=jax.lax.Precision.HIGHEST,
         )
     return x[..., 0]
@@ -138,11 +143,12 @@ def median_filter(maps: Float[jax.Array, "b H W"], size: int) -> Float[jax.Array
     height, width = maps.shape[1:]
     reach = size // 2
     x = jnp.pad(maps, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
+    # A stack of all shifts and one sort: windows are small (5 x 5), and XLA has no median.
     shifted = [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
     return jnp.sort(jnp.stack(shifted), axis=0)[size * size // 2]
 
 
-def eroded(
+def erode_mask(
     brain_mask: Bool[jax.Array, "b H W"], size: int, min_fraction: float = 0.95
 ) -> Bool[jax.Array, "b H W"]:
     """Brain pixels whose `size` x `size` neighbourhood is brain in more than `min_fraction`.
@@ -154,4 +160,5 @@ def eroded(
     sums = jax.lax.reduce_window(
         brain_mask.astype(jnp.float32), 0.0, jax.lax.add, (1, size, size), (1, 1, 1), "SAME"
     )
+    # SAME pads by zeros, which counts what lies outside the slice as no brain.
     return brain_mask & (sums > min_fraction * size * size)

@@ -61,10 +61,12 @@ def fused_maps(
     )
     image = difference.gaussian_smooth(image, options.image_sigma)
     cells = jnp.abs(corrected_latent - latent).mean(-1)
+    # Clipped and smoothed as cells, before the resize: both widths are published in cells.
     cells = jnp.minimum(cells, options.latent_gamma) / options.latent_gamma
     cells = difference.gaussian_smooth(cells, options.latent_sigma)
     cells = jax.image.resize(cells, image.shape, "bilinear")
     if options.fusion == "geometric":
+        # Rounding of the filters may leave values just below 0, whose root is NaN.
         fused = jnp.sqrt(jnp.maximum(image * cells, 0.0))
     else:
         fused = (image + cells) / 2

@@ -14,6 +14,7 @@ def dilate(maps: Float[jax.Array, "b H W"], side: int) -> Float[jax.Array, "b H 
 
 def erode(maps: Float[jax.Array, "b H W"], side: int) -> Float[jax.Array, "b H W"]:
     """The smallest value within a square of an odd `side` pixels."""
+    # Erosion is dilation of the negative: one reduction to keep right.
     return -dilate(-maps, side)
 
 

@@ -25,6 +25,7 @@ def dissimilarity(
         return difference.gaussian_smooth(x, sigma)
 
     mu_a, mu_b = mean(a), mean(b)
+    # E[x^2] - E[x]^2 cancels for flat regions and may come out negative; see the maximum below.
     var_a, var_b = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2
     cov = mean(a * b) - mu_a * mu_b
     similarity = (2 * mu_a * mu_b + _C1) * (2 * cov + _C2)

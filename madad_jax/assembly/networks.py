@@ -1,12 +1,15 @@
 """From a config to networks: the autoencoder, the denoiser, a classifier, weights of LPIPS."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from etils import epath
+from ml_collections import config_dict
 
 from madad_jax.core import errors
+from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.models import interfaces, registry
 from madad_jax.models.networks import lpips
 
@@ -16,7 +19,7 @@ _UNET_NUMBERS = (
 )
 
 
-def autoencoder(config: Any) -> interfaces.Autoencoder:
+def autoencoder(config: config_dict.ConfigDict) -> interfaces.Autoencoder:
     """The KL autoencoder of `config.autoencoder`."""
     c = config.autoencoder
     optional = {
@@ -43,7 +46,7 @@ def autoencoder(config: Any) -> interfaces.Autoencoder:
     )
 
 
-def denoiser(config: Any, **more: Any) -> interfaces.Denoiser:
+def denoiser(config: config_dict.ConfigDict, **more: Any) -> interfaces.Denoiser:
     """The network of `config.denoiser`; `more` are settings that a method decides for it."""
     c = {k: v for k, v in config.denoiser.to_dict().items() if k != "init"}
     # 0 and () in the config stand for "as the size says"; each network knows its own numbers.
@@ -55,7 +58,7 @@ def denoiser(config: Any, **more: Any) -> interfaces.Denoiser:
     return registry.denoiser(**c, **more)
 
 
-def pixel_unet(config: Any, out_channels: int = 1) -> interfaces.Denoiser:
+def pixel_unet(config: config_dict.ConfigDict, out_channels: int = 1) -> interfaces.Denoiser:
     """The U-Net of `config.denoiser` for images: one output and no mask head.
 
     Raises UserError for another network.
@@ -68,19 +71,35 @@ def pixel_unet(config: Any, out_channels: int = 1) -> interfaces.Denoiser:
     return denoiser(config, mask_head=False, out_channels=out_channels)
 
 
-def classifier(config: Any, section: Any) -> interfaces.Classifier:
-    """The classifier of `section` for images, computed in the denoiser's type."""
-    c = section.to_dict()
-    c["channel_mult"] = tuple(c["channel_mult"])
-    return registry.classifier(**c, dtype=config.denoiser.dtype)
+def autoencoder_training(config: config_dict.ConfigDict) -> autoencoder_method.KLAutoencoder:
+    """The method that trains the autoencoder."""
+    c, discriminator = config.autoencoder, None
+    if c.discriminator:
+        discriminator = registry.discriminator(
+            channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
+        )
+    return autoencoder_method.KLAutoencoder(
+        autoencoder=autoencoder(config),
+        discriminator=discriminator,
+        loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
+        crop=c.crop,
+        sigma=smoothing_sigma(config),
+    )
 
 
-def smoothing_sigma(config: Any) -> float:
-    """`score.sigma` is given in pixels of a 256 image, whatever the size in use."""
-    return config.score.sigma * config.data.image_size / 256.0
+def classifier(
+    config: config_dict.ConfigDict, settings: Mapping[str, Any]
+) -> interfaces.Classifier:
+    """A classifier for images with these settings, computed in the denoiser's type."""
+    return registry.classifier(**settings, dtype=config.denoiser.dtype)
 
 
-def lpips_weights(path: str) -> Any:
+def smoothing_sigma(config: config_dict.ConfigDict) -> float:
+    """`map.sigma` is given in pixels of a 256 image, whatever the size in use."""
+    return config.map.sigma * config.data.image_size / 256.0
+
+
+def read_lpips_weights(path: str) -> Any:
     """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`networks/lpips.py` names keys).
 
     Raises UserError when the file is missing, of another kind, or lacks a weight.

@@ -1,183 +1,216 @@
-"""From a config to the objects of a run: data, optimisers, budgets, the autoencoder's training.
+"""`assemble(config) -> Parts`: the one place where a config becomes objects.
 
-This file, `build_networks.py` and `build_methods.py` are the last places that know the config's
-keys; below them everything takes plain arguments.
+This room alone knows the config's keys. Everything else takes `Parts`, or plain arguments.
 """
 
 import dataclasses
-import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from etils import epath
+from ml_collections import config_dict
 
-from madad_jax.assembly import methods, networks
-from madad_jax.core import errors
-from madad_jax.core.types import Batch
-from madad_jax.data import provenance
-from madad_jax.data import registry as data_registry
-from madad_jax.data.input import pipeline
-from madad_jax.devices import batches
+from madad_jax.assembly import config_record, methods, networks, preset_changes, values
+from madad_jax.assembly import data as data_lib
+from madad_jax.assembly import evaluation as evaluation_lib
+from madad_jax.assembly import training as training_lib
+from madad_jax.core.types import Batch, Params
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import base
-from madad_jax.models import registry
-from madad_jax.training import batch_specs, trainer
-from madad_jax.training import optimizer as optimizer_lib
+from madad_jax.models import interfaces
+from madad_jax.training import batch_specs
 
-
-def autoencoder_training(config: Any) -> autoencoder_method.KLAutoencoder:
-    """The method that trains the autoencoder."""
-    c = config.autoencoder
-    network, discriminator = networks.autoencoder(config), None
-    if c.discriminator:
-        discriminator = registry.discriminator(
-            channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
-        )
-    return autoencoder_method.KLAutoencoder(
-        autoencoder=network,
-        discriminator=discriminator,
-        loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
-        crop=c.crop,
-        sigma=networks.smoothing_sigma(config),
-    )
-
-
-def detector(config: Any) -> base.Method:
-    """The method whose maps are reported. Raises UserError for an unknown `config.method`."""
-    return methods.detector(config)
-
-
-def detector_spec(config: Any, batch_size: int) -> Batch:
-    """Shapes of a batch that the detector trains on: images, or latents from the cache."""
-    size = config.data.image_size
-    if config.data.latents != "cached":
-        spec = batch_specs.image_spec(batch_size, size)
-        if methods.learns_from_labels(config):
-            spec["unhealthy"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
-        return spec
-    network = networks.autoencoder(config)
-    side = size // network.factor
-    return batch_specs.latent_spec(batch_size, size, (side, side, network.latent_channels))
-
-
-def source(config: Any, split: str) -> Any:
-    """One split of the configured data."""
-    c = config.data
-    cache = c.cache_dir or str(epath.Path("~/.cache/madad_jax/cohort").expanduser())
-    return data_registry.make_source(
-        split,
-        name=c.source,
-        root=c.root,
-        modality=c.modality,
-        image_size=c.image_size,
-        cache_dir=cache,
-        seed=config.seed,
-        cohort=c.cohort.to_dict(),
-    )
-
-
-def preparation(config: Any) -> provenance.SourcePreparation | None:
-    """How the configured slices were made from scans; None when nobody said."""
-    c = config.data
-    return provenance.describe_source(
-        name=c.source,
-        root=c.root,
-        modality=c.modality,
-        image_size=c.image_size,
-        cohort=c.cohort.to_dict(),
-    )
-
-
-def train_iterator(
-    config: Any, train_section: Any, data: Any, mesh: jax.sharding.Mesh
-) -> pipeline.TrainIterator:
-    """Endless training batches of this process."""
-    index, count = batches.data_process(mesh)
-    style = config.data.augment
-    return pipeline.train_iterator(
-        data,
-        batch_size=train_section.batch_size,
-        seed=config.seed,
-        augment=None if style == "none" else {"style": style},
-        process_index=index,
-        process_count=count,
-        num_threads=config.data.num_threads,
-    )
-
-
-def eval_batches(
-    config: Any, data: Any, batch_size: int, mesh: jax.sharding.Mesh
-) -> pipeline.EvalBatches:
-    """Padded batches of this process, every slice once."""
-    index, count = batches.data_process(mesh)
-    return pipeline.eval_batches(
-        data,
-        batch_size=batch_size,
-        process_index=index,
-        process_count=count,
-        num_threads=config.data.num_threads,
-    )
+# Options of the encoder that its weights alone do not tell; they are part of a latent cache's name.
+_ENCODER_KEYS = (
+    "patch",
+    "channels",
+    "channel_mult",
+    "num_res_blocks",
+    "latent_channels",
+    "num_groups",
+    "dtype",
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
-    """Steps of a stage and of one pass over its data."""
+class AutoencoderParts:
+    """The autoencoder of a method on latents.
 
-    steps: int
-    steps_per_epoch: int
-    epochs: float
-
-
-def budget(train_section: Any, num_slices: int) -> Budget:
-    """`train.steps` when positive, else `train.epochs` passes over `num_slices`.
-
-    Raises UserError when that is no step at all.
+    Attributes:
+      network: encodes and decodes.
+      method: trains it.
+      plan: how it trains.
+      run: folder of another run whose autoencoder is taken; "": this run trains one.
+      scaling_factor: multiplies latents; 0: to be measured.
+      lpips: file with weights of LPIPS-VGG; "": no perceptual term.
+      encoder: options that decide what it encodes, for digests.
+      dtype: that it computes in.
     """
-    per_epoch = max(1, math.ceil(num_slices / train_section.batch_size))
-    steps = train_section.steps or round(train_section.epochs * per_epoch)
-    if steps < 1:
-        raise errors.UserError(
-            f"train.steps, train.epochs: found {train_section.steps}, {train_section.epochs}; one "
-            "of them must be positive"
-        )
-    return Budget(steps, per_epoch, steps / per_epoch)
+
+    network: interfaces.Autoencoder
+    method: autoencoder_method.KLAutoencoder
+    plan: training_lib.StagePlan
+    run: str
+    scaling_factor: float
+    lpips: str
+    encoder: Mapping[str, Any]
+    dtype: str
+
+    def training_weights(self) -> Params:
+        """What its training reads and does not train. Raises UserError for a bad LPIPS file."""
+        return {"lpips": networks.read_lpips_weights(self.lpips)} if self.lpips else {}
 
 
-def optimizer(section: Any, planned: Budget) -> tuple[optax.GradientTransformation, Any]:
-    """(tx, learning rate by step) of an `optim` section."""
-    return optimizer_lib.make_optimizer(
-        name=section.name,
-        lr=section.lr,
-        schedule=section.schedule,
-        warmup_steps=round(section.warmup_epochs * planned.steps_per_epoch),
-        warmup_epochs=round(section.warmup_epochs),
-        total_steps=planned.steps,
-        steps_per_epoch=planned.steps_per_epoch,
-        epochs=max(1, round(planned.epochs)),
-        final_lr_ratio=section.final_lr_ratio,
-        weight_decay=section.weight_decay,
-        decay_mask=section.decay_mask,
-        beta1=section.beta1,
-        beta2=section.beta2,
-        eps=section.eps,
-        grad_clip_norm=section.grad_clip_norm,
-        muon_lr_ratio=section.muon_lr_ratio,
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """All that a run is made of.
+
+    Attributes:
+      name: a word for titles and the default folder.
+      title: of reports.
+      note: a sentence for the report.
+      seed: data order, draws and initial weights follow from it.
+      method_name: as `config.method` has it.
+      method: the detector whose maps are reported.
+      autoencoder: None for a method on images.
+      method_weights: reads weights, beside the autoencoder's, that the method does not train.
+      learns_from_labels: batches say which slices are abnormal.
+      plan: how the method trains.
+      initial_run: folder of a run whose denoiser training starts from; "": fresh weights.
+      dtype: that the denoiser computes in.
+      data: where slices come from.
+      evaluation: how a trained method is judged.
+      mesh: sizes of the mesh's axes.
+      matmul_precision: JAX's default for products.
+      memory_gib: what a compiled program may need on a device; 0: what the machine has.
+      preset: the preset's name, with "changed" where it is not quite that.
+      preset_changes: keys of the preset that have another value, in words.
+      summary: {label: value} for the report.
+      record: the whole config as JSON holds it.
+      stage_keys: {stage: keys that its result depends on}.
+    """
+
+    name: str
+    title: str
+    note: str
+    seed: int
+    method_name: str
+    method: base.Method
+    autoencoder: AutoencoderParts | None
+    method_weights: Callable[[], Params]
+    learns_from_labels: bool
+    plan: training_lib.StagePlan
+    initial_run: str
+    dtype: str
+    data: data_lib.DataPlan
+    evaluation: evaluation_lib.EvaluationPlan
+    mesh: Mapping[str, int]
+    matmul_precision: str
+    memory_gib: float
+    preset: str
+    preset_changes: list[str]
+    summary: Mapping[str, Any]
+    record: Mapping[str, Any]
+    stage_keys: Mapping[str, tuple[str, ...]]
+
+    def image_spec(self, batch_size: int = 1) -> Batch:
+        """Shapes of a batch of images."""
+        return batch_specs.image_spec(batch_size, self.data.image_size)
+
+    def train_spec(self, batch_size: int = 0) -> Batch:
+        """Shapes of a batch that the method trains on: images, or latents from the cache.
+
+        A batch size of 0 is the plan's.
+        """
+        count, size = batch_size or self.plan.batch_size, self.data.image_size
+        if self.data.cached_latents and self.autoencoder is not None:
+            network = self.autoencoder.network
+            side = size // network.factor
+            return batch_specs.latent_spec(count, size, (side, side, network.latent_channels))
+        spec = batch_specs.image_spec(count, size)
+        if self.learns_from_labels:
+            spec["unhealthy"] = jax.ShapeDtypeStruct((count,), jnp.bool_)
+        return spec
+
+    def stage_record(self, stage: str) -> dict[str, Any]:
+        """{dotted key: value} of what the stage's result depends on."""
+        return config_record.flatten(self.record, self.stage_keys[stage])
+
+
+def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False) -> Parts:
+    """Reads a config once.
+
+    Args:
+      config: a ConfigDict with the keys of configs/default.py.
+      plain_convolutions: "auto" convolutions are plain ones, as on a machine other than the CPU
+        that compiles in its place.
+
+    Raises:
+      UserError: the first key whose value cannot be, with what is accepted.
+    """
+    if plain_convolutions:
+        config = _with_plain_convolutions(config)
+    values.check_values(config)
+    on_latents = methods.stands_on_latents(config)
+    return Parts(
+        name=config.name,
+        title=f"{methods.title(config)}: {config.name}",
+        note=config.note,
+        seed=config.seed,
+        method_name=config.method,
+        method=methods.detector(config),
+        autoencoder=_autoencoder_parts(config) if on_latents else None,
+        method_weights=lambda: methods.read_weights(config),
+        learns_from_labels=methods.learns_from_labels(config),
+        plan=training_lib.stage_plan(config, "denoiser"),
+        initial_run=config.denoiser.init,
+        dtype=config.denoiser.dtype,
+        data=data_lib.data_plan(config),
+        evaluation=evaluation_lib.evaluation_plan(config),
+        mesh=config.mesh.to_dict(),
+        matmul_precision=config.matmul_precision,
+        memory_gib=config.compile.memory_gib,
+        preset=preset_changes.label(config),
+        preset_changes=preset_changes.list_changes(config),
+        summary=_summary(config),
+        record=config_record.plain(config),
+        stage_keys=config_record.stage_keys(config, on_latents),
     )
 
 
-def train_options(config: Any, train_section: Any, stage: str, steps: int) -> trainer.Options:
-    """How long a stage runs and how often it logs, validates and saves."""
-    return trainer.Options(
-        stage=stage,
-        steps=steps,
-        batch_size=train_section.batch_size,
-        accum_steps=train_section.accum_steps,
-        ema_decay=train_section.ema_decay,
-        log_every=config.log.every_steps,
-        validate_every=config.log.validate_every_steps,
-        checkpoint_every=config.checkpoint.every_steps,
-        checkpoint_minutes=config.checkpoint.every_minutes,
-        keep_latest=config.checkpoint.keep_latest,
+def _with_plain_convolutions(config: config_dict.ConfigDict) -> Any:
+    config = config.copy_and_resolve_references()
+    for section in (config.autoencoder, config.denoiser):
+        if section.convolution == "auto":
+            section.convolution = "plain"
+    return config
+
+
+def _autoencoder_parts(config: config_dict.ConfigDict) -> AutoencoderParts:
+    c = config.autoencoder
+    return AutoencoderParts(
+        network=networks.autoencoder(config),
+        method=networks.autoencoder_training(config),
+        plan=training_lib.stage_plan(config, "autoencoder"),
+        run=c.checkpoint,
+        scaling_factor=c.scaling_factor,
+        lpips=c.lpips,
+        encoder={key: c[key] for key in _ENCODER_KEYS},
+        dtype=c.dtype,
     )
+
+
+def _summary(config: config_dict.ConfigDict) -> dict[str, Any]:
+    """What of the config a reader of the report asks for first."""
+    own = config.methods[config.method].to_dict()
+    inference = own.pop("inference", {})
+    return {
+        "seed": config.seed,
+        "modality": config.data.modality,
+        "image size": config.data.image_size,
+        "denoiser": f"{config.denoiser.name} {config.denoiser.size}",
+        "method": config.method,
+        "its settings": own,
+        "its inference": inference,
+    }

@@ -4,10 +4,10 @@ Paper and official code differ, so a result says whose options made it. The conf
 preset says (`preset_values`, "key=value" words); whatever has another value is a change.
 """
 
-from typing import Any
+from ml_collections import config_dict
 
 
-def changes(config: Any) -> list[str]:
+def list_changes(config: config_dict.ConfigDict) -> list[str]:
     """Keys of the preset that have another value, as "optim.lr=0.002 (0.0005)"."""
     found = []
     for word in config.preset_values:
@@ -22,6 +22,6 @@ def changes(config: Any) -> list[str]:
     return found
 
 
-def label(config: Any) -> str:
+def label(config: config_dict.ConfigDict) -> str:
     """The preset's name, with "changed" where it is not quite that."""
-    return f"{config.preset}, changed" if changes(config) else config.preset
+    return f"{config.preset}, changed" if list_changes(config) else config.preset

@@ -41,7 +41,7 @@ def make_record(
     step: int,
     arrays: Mapping[str, str],
     data_state: Any,
-    config: Any,
+    config: Mapping[str, Any],
     metrics: Mapping[str, float] | None,
     best: Mapping[str, str] | None,
 ) -> dict[str, Any]:

@@ -129,10 +129,6 @@ class Checkpointer:
         """The newest step on disk."""
         return self._manager.latest_step()
 
-    def best_step(self) -> int | None:
-        """The step with the best metric; None when none was saved with one."""
-        return reader.best(self.records(self.all_steps()))
-
     def records(self, steps: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The digests items of `steps`, without those that are missing or damaged."""
         for step in steps:

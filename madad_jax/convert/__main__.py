@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _to_jax(options: flags.FlagValues) -> int:
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
-    from madad_jax.convert import containers, networks, store
+    from madad_jax.convert import containers, conversion, store
 
     source, out = options["in"].value, options.out
     if options.kind:
@@ -75,7 +75,7 @@ def _to_jax(options: flags.FlagValues) -> int:
     store.check_free(out, weights.kind)
     heads = options.num_heads or weights.settings.get("num_heads", 0)
     groups = options.num_groups or weights.settings.get("num_groups", 0)
-    converted = networks.convert(
+    converted = conversion.convert(
         weights.kind, weights.state, num_heads=heads, num_groups=groups, adapt=options.adapt or ""
     )
     for note in (*weights.notes, *converted.notes):
@@ -106,11 +106,11 @@ def _to_torch(options: flags.FlagValues) -> int:
     for name in ("verify", "adapt"):
         if options[name].value:
             raise errors.UserError(f"--{name} has no meaning with --to=torch")
-    from madad_jax.convert import export, networks
+    from madad_jax.convert import conversion, export
 
     export.check_out(options.out)
     kind, params = export.read_run(options["in"].value, options.kind or "")
-    state = networks.to_official(kind, params)
+    state = conversion.to_official(kind, params)
     export.write(options.out, kind, state)
     count = sum(array.size for array in state.values())
     print(f"{options.out}: {kind}, {len(state)} tensors, {count:,} numbers, float32")

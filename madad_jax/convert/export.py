@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from madad_jax.checkpoints import reader, saver
-from madad_jax.convert import networks, tensors
+from madad_jax.convert import conversion, tensors
 from madad_jax.core import atomic_files, errors
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -115,8 +115,8 @@ def notes(kind: str, params: Any) -> list[str]:
         return ["DiT: published names, and the mask head as final_layer.mask"]
     if kind == "unet":
         return []
-    state = networks.to_official("autoencoder", params)
-    settings = networks.autoencoder_kl.infer_config(state)
+    state = conversion.to_official("autoencoder", params)
+    settings = conversion.autoencoder_kl_weights.infer_config(state)
     keys = ("channels", "channel_mult", "num_res_blocks")
     if all(settings[key] == settings[f"decoder_{key}"] for key in keys):
         return []

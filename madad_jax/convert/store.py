@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from madad_jax.checkpoints import saver as saver_lib
-from madad_jax.convert import networks
+from madad_jax.convert import conversion
 from madad_jax.core import atomic_files, errors, version
 from madad_jax.training import state as state_lib
 
@@ -35,7 +35,7 @@ def check_free(out: epath.PathLike, kind: str) -> None:
         raise errors.UserError(f"--out={out}: {stage} exists; choose another folder or remove it")
 
 
-def write(out: epath.PathLike, converted: networks.Converted, source: str) -> str:
+def write(out: epath.PathLike, converted: conversion.Converted, source: str) -> str:
     """Writes the checkpoint; returns the command that uses it.
 
     Args:
@@ -79,7 +79,7 @@ def write(out: epath.PathLike, converted: networks.Converted, source: str) -> st
     return next_command(folder, converted, known)
 
 
-def next_command(folder: epath.Path, converted: networks.Converted, known: dict[str, Any]) -> str:
+def next_command(folder: epath.Path, converted: conversion.Converted, known: dict[str, Any]) -> str:
     """What to type next: evaluate with both networks, or train with the one that is there."""
     values = {name: dict(known.get(name, {})) for name in _SECTIONS}
     have = {name: (folder / name / "complete.json").exists() for name in _SECTIONS}

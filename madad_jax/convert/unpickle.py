@@ -96,7 +96,8 @@ def key(value: Any) -> Any:
 
 
 _MARK = object()
-_COPIES = 1_000_000  # elements that all granted calls of a pickle may copy
+# Far more than a network has parameters, and a fraction of a second to copy.
+_MAX_COPIES = 1_000_000
 
 
 class Machine:
@@ -107,6 +108,7 @@ class Machine:
         calls: {"module.name": function} of the calls that are granted; each gets the
             arguments of the file, which it must check.
         persistent: rebuilds what the file keeps outside of the pickle (storages).
+        max_copies: elements that all granted calls together may copy.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Machine:
         file: str,
         calls: dict[str, Callable[..., Any]],
         persistent: Callable[[Any], Any] | None = None,
+        max_copies: int = _MAX_COPIES,
     ):
         self._file = file
         self._calls = calls
@@ -121,6 +124,7 @@ class Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._copies = 0
+        self._max_copies = max_copies
 
     def load(self, stream: Any) -> Any:
         """The value of the pickle that begins at the stream's position; leaves it behind it.
@@ -237,7 +241,7 @@ class Machine:
             shown = function if isinstance(function, Name) else f"a {type(function).__name__}"
             raise self._refused(shown)
         self._copies += sum(len(a) for a in arguments if isinstance(a, list | tuple | dict | set))
-        if self._copies > _COPIES:
+        if self._copies > self._max_copies:
             raise self._damaged("it copies its containers over and over")
         try:
             self._stack.append(known(*arguments))

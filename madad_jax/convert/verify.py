@@ -17,14 +17,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax.convert import networks
+from madad_jax.convert import conversion
 from madad_jax.core import errors
 from madad_jax.models import registry
 
 _Outputs = dict[str, jax.Array]
 
 
-def largest_errors(converted: networks.Converted, path: epath.PathLike) -> dict[str, float]:
+def largest_errors(converted: conversion.Converted, path: epath.PathLike) -> dict[str, float]:
     """{array: largest absolute difference}; nan where either side is not finite.
 
     Raises:
@@ -57,7 +57,7 @@ def largest_errors(converted: networks.Converted, path: epath.PathLike) -> dict[
 
 
 def _groups(
-    converted: networks.Converted,
+    converted: conversion.Converted,
 ) -> list[tuple[dict[str, int], tuple[str, ...], Callable[..., _Outputs]]]:
     """(inputs and their channels, outputs, function of parameters and NHWC inputs)."""
     if converted.kind == "autoencoder":
@@ -82,7 +82,7 @@ def _groups(
         channels = converted.params["x_embedder"]["kernel"].shape[0] // cells
 
     def denoise(params: Any, x: jax.Array, t: jax.Array) -> _Outputs:
-        x0, logit = denoiser.apply(params, x, t)
+        x0, logit, _ = denoiser.apply(params, x, t)
         return {"x0": x0, "mask": jax.nn.sigmoid(logit)}
 
     return [({"x": channels, "t": 0}, ("x0", "mask"), denoise)]

@@ -47,5 +47,7 @@ def mask_loss(
     if kind == "bce":
         return optax.sigmoid_binary_cross_entropy(logit, visible).mean((1, 2))
     if kind == "mse":
+        # The official loss. Its gradient vanishes where the head is surely wrong; the cross-entropy
+        # of the paper does not.
         return jnp.square(visible - jax.nn.sigmoid(logit)).mean((1, 2))
     raise errors.UserError(f"loss.mask: found {kind!r}, accepted: {', '.join(MASK_LOSSES)}")

@@ -32,7 +32,9 @@ def blocks_from_scores(
     columns = jnp.broadcast_to(columns, (batch,))[:, None]
     cell = jnp.arange(h * w)[None, :]
     count = (h // rows) * (w // columns)
+    # Scores beyond the number of blocks sort last and are never among the visible.
     ranked = jnp.where(cell < count, scores, jnp.inf)
+    # Argsort twice gives ranks. A shuffle of `count` blocks would need a static size.
     rank = jnp.argsort(jnp.argsort(ranked, axis=-1), axis=-1)
     kept = rank < jnp.floor(count * (1.0 - ratio[:, None]))
     block = (cell // w // rows) * (w // columns) + (cell % w) // columns
@@ -56,6 +58,7 @@ def draw_visible(
     check_sides(shape[1:], sides, probabilities, per)
     batch, h, w = shape
     k_ratio, k_rows, k_columns, k_scores = jax.random.split(key, 4)
+    # One draw broadcasts over the batch, as the official code draws once a batch.
     drawn = (1,) if per == "batch" else (batch,)
     table, p = jnp.asarray(sides), jnp.asarray(probabilities)
     rows = jax.random.choice(k_rows, table, drawn, p=p)
@@ -71,6 +74,7 @@ def check_sides(
     """Raises UserError when the mask options cannot be used on a latent of this size."""
     if per not in ("batch", "sample"):
         raise errors.UserError(f"masking.per: found {per!r}, accepted: batch, sample")
+    # `jax.random.choice` would not complain of probabilities that do not sum to 1.
     if len(sides) != len(probabilities) or not np.isclose(sum(probabilities), 1.0):
         raise errors.UserError(
             f"masking.probabilities: found {probabilities}, must be {len(sides)} numbers "
@@ -107,6 +111,7 @@ def outside_brain(
         batch, h // cells, cells * height // h, w // cells, cells * width // w
     )
     outside = (squares.mean((2, 4)) < min_fraction).astype(jnp.float32)
+    # Back to single cells: the rule decides for squares, the masks are of cells.
     return outside.repeat(cells, 1).repeat(cells, 2)
 
 

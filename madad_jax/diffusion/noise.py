@@ -70,6 +70,7 @@ def draw(key: jax.Array, shape: tuple[int, ...], kind: str) -> Float[jax.Array, 
     levels = _levels(h, w)
     k_weights, *keys = jax.random.split(key, levels + 1)
     weights = jax.random.uniform(k_weights, (levels, batch, 1, 1, 1))
+    # Independent fields of unit variance: weights of unit length give unit variance.
     weights = weights / jnp.sqrt(jnp.square(weights).sum(0))
     fields = [_squares(k, shape, 2**level) for level, k in enumerate(keys)]
     return (weights * jnp.stack(fields)).sum(0)
@@ -84,6 +85,7 @@ def _squares(key: jax.Array, shape: tuple[int, ...], side: int) -> Float[jax.Arr
     """White noise on squares of `side` cells whose grid lies at random, a sample at a time."""
     batch, h, w, c = shape
     k_noise, k_shift = jax.random.split(key)
+    # One square more than fits, so that every shift still covers the field.
     rows, columns = -(-h // side) + 1, -(-w // side) + 1
     coarse = jax.random.normal(k_noise, (batch, rows, columns, c))
     fine = coarse.repeat(side, 1).repeat(side, 2)

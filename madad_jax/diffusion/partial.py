@@ -31,7 +31,7 @@ from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import process
 from madad_jax.diffusion import schedule as schedule_lib
 
-# (x [b,h,w,c], t [b]) -> what the network was trained to say [b,h,w,c]
+# (x [b,h,w,c], t [b]) -> what the network was trained to predict [b,h,w,c]
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 PREDICTS = ("eps", "x0")
 
@@ -71,10 +71,11 @@ class Process:
                 f"predicts: found {self.predicts!r}, accepted: {', '.join(PREDICTS)}"
             )
 
-    def noised(
+    def add_noise(
         self, x0: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], noise: jax.Array
     ) -> Float[jax.Array, "b h w c"]:
         """x_t of every sample."""
+        # The masked process with nothing visible is the plain one: one formula for both.
         nowhere = jnp.zeros(x0.shape[:3])
         return process.q_sample(self.schedule, x0, t, noise, nowhere)
 
@@ -83,33 +84,37 @@ class Process:
         return jax.random.randint(key, (batch,), 0, self.schedule.num_steps)
 
     def target(self, x0: jax.Array, noise: jax.Array) -> jax.Array:
-        """What the network should say."""
+        """What the network should predict."""
         return noise if self.predicts == "eps" else x0
 
     def estimate(
-        self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], said: jax.Array
+        self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], prediction: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """(x0_hat within [-1, 1], the eps_hat that agrees with it) from the network's answer."""
         abar = process.gather(self.schedule.alphas_cumprod, t)
-        x0 = self.clean(x, t, said) if self.predicts == "eps" else jnp.clip(said, -1.0, 1.0)
+        if self.predicts == "eps":
+            x0 = self.estimate_clean(x, t, prediction)
+        else:
+            x0 = jnp.clip(prediction, -1.0, 1.0)
+        # eps_hat is computed from the clipped x0_hat, not taken from the network: only then do
+        # both describe the same x_t, and the clip also bounds the next step.
         return x0, (x - jnp.sqrt(abar) * x0) / jnp.sqrt(1.0 - abar)
 
-    def clean(
+    def estimate_clean(
         self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], eps: jax.Array
     ) -> Float[jax.Array, "b h w c"]:
         """x0_hat within [-1, 1] from the noise in x."""
         abar = process.gather(self.schedule.alphas_cumprod, t)
         return jnp.clip((x - jnp.sqrt(1.0 - abar) * eps) / jnp.sqrt(abar), -1.0, 1.0)
 
-    def loss(
-        self, network: Network, x0: Float[jax.Array, "b h w c"], key: jax.Array
-    ) -> Float[jax.Array, ""]:
-        """Mean squared error of the network at random noise levels (Ho et al., eq. 14)."""
+    def draw_example(
+        self, x0: Float[jax.Array, "b h w c"], key: jax.Array
+    ) -> tuple[jax.Array, Int[jax.Array, " b"], jax.Array]:
+        """(x_t, t, what the network should predict) at random noise levels (Ho et al., eq. 14)."""
         k_t, k_noise = jax.random.split(key)
         t = self.draw_time(k_t, len(x0))
         noise = self.noise.draw(k_noise, x0.shape)
-        said = network(self.noised(x0, t, noise), t)
-        return jnp.square(said - self.target(x0, noise)).mean()
+        return self.add_noise(x0, t, noise), t, self.target(x0, noise)
 
     def times(self, start: int, steps: int) -> np.ndarray:
         """Levels from `start` down to 0; `steps` of them evenly spread, 0: every one.
@@ -138,6 +143,7 @@ class Process:
 
         Without noise (eta 0) `before` may be the noisier one: DDIM reversed.
         """
+        # Index -1 reads the appended 1: level -1 is the clean image (abar = 1).
         table = jnp.asarray(np.append(self.schedule.alphas_cumprod, 1.0), jnp.float32)
         abar, abar_before = table[t], table[before]  # -1 is the appended 1
         # Upwards (DDIM reversed, eta 0) the second root's argument is negative: no noise at all.
@@ -146,7 +152,7 @@ class Process:
         direction = jnp.sqrt(jnp.maximum(1 - abar_before - sigma**2, 0.0))
         return jnp.sqrt(abar_before) * x0 + direction * eps + sigma * noise
 
-    def noisier(
+    def add_more_noise(
         self,
         x: Float[jax.Array, "b h w c"],
         noise: Float[jax.Array, "b h w c"],
@@ -170,14 +176,14 @@ class Process:
     ) -> Float[jax.Array, "b h w c"]:
         """From x at level times[0] to a clean image, in one `lax.scan`."""
 
-        def one(x, entry):
+        def step(x, entry):
             t, before, number = entry
             level = jnp.full((len(x),), t)
             x0, eps = self.estimate(x, level, network(x, level))
             noise = self.noise.draw(jax.random.fold_in(key, number), x.shape)
             return self.step(x0, eps, noise, t=t, before=before, eta=eta), None
 
-        return jax.lax.scan(one, x, entries(times))[0]
+        return jax.lax.scan(step, x, entries(times))[0]
 
     def denoise_adaptively(
         self,
@@ -196,11 +202,11 @@ class Process:
         """
         levels, befores, _ = entries(times)
 
-        def going(state):
+        def is_unfinished(state):
             number, _, _, taken = state
             return (number < len(times)) & (taken < 0).any()
 
-        def one(state):
+        def step(state):
             number, x, out, taken = state
             t = levels[number]
             level = jnp.full((len(x),), t)
@@ -208,9 +214,11 @@ class Process:
             noise = self.noise.draw(jax.random.fold_in(key, number), x.shape)
             after = self.step(x0, eps, noise, t=t, before=befores[number], eta=eta)
             moving = taken < 0
+            # The distance is taken of the clean estimate: x itself still holds noise at this level.
             stops = moving & (
                 (adaptive.distance(x0, image) > adaptive.limit) | (t < adaptive.first)
             )
+            # GLAD's fusion: where estimate and input agree the share is 1/2, and both are equal.
             share = jax.nn.sigmoid(jnp.abs(x0 - image))
             fused = share * x0 + (1.0 - share) * image
             choose = moving[:, None, None, None]
@@ -218,8 +226,10 @@ class Process:
             x = jnp.where(choose, after, x)
             return number + 1, x, out, jnp.where(stops, number + 1, taken)
 
+        # -1 stands for an image that has not stopped yet.
         start = (jnp.int32(0), x, x, jnp.full((len(x),), -1, jnp.int32))
-        number, _, out, taken = jax.lax.while_loop(going, one, start)
+        number, _, out, taken = jax.lax.while_loop(is_unfinished, step, start)
+        # Images that never stopped took every step.
         return out, jnp.where(taken < 0, number, taken)
 
     def reconstruct(
@@ -233,7 +243,7 @@ class Process:
         k_noise, k_steps = jax.random.split(key)
         times = self.times(reverse.start, reverse.steps)
         noise = self.noise.draw(k_noise, image.shape)
-        x = self.noised(image, jnp.full((len(image),), reverse.start), noise)
+        x = self.add_noise(image, jnp.full((len(image),), reverse.start), noise)
         if reverse.adaptive is None:
             return self.denoise(network, x, k_steps, times, eta=reverse.eta)
         options = {"eta": reverse.eta, "adaptive": reverse.adaptive}

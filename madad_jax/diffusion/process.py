@@ -20,6 +20,7 @@ from madad_jax.diffusion import schedule as schedule_lib
 
 def gather(table, t: Int[jax.Array, " b"]) -> Float[jax.Array, "b 1 1 1"]:
     """Entries of a float64 table at t, as float32 that broadcasts over NHWC."""
+    # A JAX array, since t is traced and cannot index numpy's table.
     return jnp.asarray(table, jnp.float32)[t][:, None, None, None]
 
 
@@ -52,8 +53,11 @@ def ddim_step(
 
     At the last step abar_prev = 1, so sigma = 0 and flagged cells become x0_hat.
     """
+    # The header's eps_hat with both sides divided by sqrt(abar), the official code's form,
+    # which rounds as theirs does.
     eps_hat = (x / jnp.sqrt(abar) - x0_hat) / jnp.sqrt(1.0 / abar - 1.0)
     sigma = eta * jnp.sqrt((1 - abar_prev) / (1 - abar)) * jnp.sqrt(1 - abar / abar_prev)
+    # Rounding can take the argument just below 0 where it should be 0.
     direction = jnp.sqrt(jnp.maximum(1 - abar_prev - sigma**2, 0.0))
     y = jnp.sqrt(abar_prev) * x0_hat + direction * eps_hat + sigma * noise
     f = flagged[..., None]

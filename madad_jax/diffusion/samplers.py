@@ -7,6 +7,7 @@ their value. One `lax.scan`, so that the whole loop is a single compiled program
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from madad_jax.diffusion import schedule as schedule_lib
 
 REWRITES = ("threshold", "probability")
 
-# (x [b,h,w,c], t [b]) -> (x0_hat [b,h,w,c], visible_logit [b,h,w,1])
-DenoiseFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# (x [b,h,w,c], t [b]) -> (x0_hat [b,h,w,c], visible_logit [b,h,w,1], ...); the rest is not read
+DenoiseFn = Callable[[jax.Array, jax.Array], tuple[Any, ...]]
 
 
 def selective_ddim(
@@ -61,13 +62,15 @@ def selective_ddim(
 
     def step(x, entry):
         t, abar, abar_prev, eps = entry
-        x0_hat, logit = denoise(x, jnp.full((batch,), t, jnp.int32))
+        x0_hat, logit = denoise(x, jnp.full((batch,), t, jnp.int32))[:2]
+        # Sigmoid before the comparison: a threshold is a probability, as in the official code.
         p_visible = jax.nn.sigmoid(logit[..., 0])
         flagged = p_visible < threshold if rewrite == "threshold" else 1.0 - p_visible
         flagged = flagged * allowed
         x = process.ddim_step(x, x0_hat, flagged, eps, abar=abar, abar_prev=abar_prev, eta=eta)
         return x, (1.0 - p_visible, flagged)
 
+    # Reversed: the scan runs from the noisiest step to the cleanest.
     tables = (
         jnp.asarray(schedule.timestep_map[::-1].copy(), jnp.int32),
         jnp.asarray(schedule.alphas_cumprod[::-1].copy(), jnp.float32),

@@ -50,8 +50,11 @@ def make_schedule(name: str = "cosine", num_timesteps: int = 10) -> Schedule:
     if num_timesteps < 1:
         raise errors.UserError(f"diffusion.timesteps: found {num_timesteps}, must be at least 1")
     if name == "cosine":
+        # Nichol & Dhariwal's schedule, which paper and official code use with T = 10.
         betas = _cosine_betas(num_timesteps)
     elif name == "linear":
+        # The published range 1e-4 .. 0.02 is that of 1,000 steps. Fewer steps each remove more,
+        # so that abar_T stays about the same; the clip keeps abar above 0 for very few.
         scale = 1000.0 / num_timesteps
         betas = np.minimum(np.linspace(scale * 1e-4, scale * 0.02, num_timesteps), 0.999)
     else:
@@ -65,6 +68,7 @@ def _cosine_betas(num_timesteps: int) -> np.ndarray:
     def abar(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
+    # Ratios, so that the product of 1 - beta is abar again, except where a beta is clipped.
     steps = range(num_timesteps)
     ratios = [abar((i + 1) / num_timesteps) / abar(i / num_timesteps) for i in steps]
     return np.array([min(1.0 - r, 0.999) for r in ratios])
@@ -87,11 +91,14 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "official") -> Sc
         )
     used = None
     if spacing == "official":
+        # Stride 1 upwards: the first that fits is the smallest, as the official code searches.
         strides = (range(0, total, s) for s in range(1, total))
         used = next((list(r) for r in strides if len(r) == num_steps), None)
     if used is None:
+        # A single step is the noisiest one; evenly spaced from 0 it would be the cleanest.
         first = 0 if num_steps > 1 else total - 1
         used = np.round(np.linspace(first, total - 1, num_steps)).astype(int).tolist()
+    # New betas such that the cumulative product meets the old abar at the steps kept.
     abar = schedule.alphas_cumprod[used]
     betas = 1.0 - abar / np.append(1.0, abar[:-1])
     return Schedule(timestep_map=schedule.timestep_map[used], betas=betas)

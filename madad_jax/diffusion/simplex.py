@@ -42,6 +42,7 @@ def fractal(
     """Fields of `shape` (b, h, w, c), each with a permutation of its own."""
     batch, height, width, channels = shape
     k_table, k_z = jax.random.split(key)
+    # A table for each channel too, or channels would be copies of one field.
     keys = jax.random.split(k_table, batch * channels)
     tables = jax.vmap(lambda k: jax.random.permutation(k, _SIZE))(keys)
     z = jax.random.uniform(k_z, (batch * channels,), maxval=float(_SIZE))
@@ -73,6 +74,8 @@ def noise(
     cell = jnp.floor(point + point.sum(-1, keepdims=True) / 3.0)
     inner = point - cell + cell.sum(-1, keepdims=True) / 6.0
     # The tetrahedron's corners go along the axes in the order of the inner coordinates.
+    # Each axis has the number of axes that are larger as its rank. Ties are broken by a fixed
+    # order, so that the three ranks are always 0, 1 and 2.
     a, b, c = inner[..., 0], inner[..., 1], inner[..., 2]
     rank = jnp.stack(
         [
@@ -88,6 +91,7 @@ def noise(
         corner = (rank < k).astype(jnp.int32)
         offset = inner - corner + k / 6.0
         lattice = cell.astype(jnp.int32) + corner
+        # 0.6 here and 32 below are Gustavson's: the sum then lies about within [-1, 1].
         falloff = jnp.maximum(0.6 - jnp.square(offset).sum(-1), 0.0) ** 4
         total += falloff * (_gradient(table, lattice) * offset).sum(-1)
     return 32.0 * total

@@ -10,7 +10,7 @@ from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
 
 
-def across_slices(
+def smooth(
     pairs: Iterable[tuple[Batch, dict[str, np.ndarray]]],
     records: Sequence[record_lib.Record],
     sigma: float,
@@ -20,18 +20,21 @@ def across_slices(
     `sigma` in steps of the slice number; a gap weighs as much as it is wide, and the ends of a
     scan are no dark slices: weights add up to 1 everywhere. Holds the scans that are under way.
     """
+    # Batches may cut a scan anywhere and a padded batch may end one, so that only the number of
+    # its slices tells when a scan is complete.
     sizes = collections.Counter(r.subject for r in records)
     waiting: dict[str, list[tuple[Batch, dict[str, np.ndarray]]]] = {}
     for batch, out in pairs:
         for i, index in enumerate(batch["index"]):
             subject = records[index].subject
+            # A copy: a view would keep the whole batch in memory for as long as its slowest scan.
             one = {k: v[i : i + 1].copy() for k, v in batch.items()}
             waiting.setdefault(subject, []).append((one, {k: v[i : i + 1] for k, v in out.items()}))
             if len(waiting[subject]) == sizes[subject]:
-                yield _smoothed(waiting.pop(subject), records, sigma)
+                yield _smooth_scan(waiting.pop(subject), records, sigma)
 
 
-def _smoothed(
+def _smooth_scan(
     parts: list[tuple[Batch, dict[str, np.ndarray]]],
     records: Sequence[record_lib.Record],
     sigma: float,

@@ -41,9 +41,11 @@ def from_slices(
       facts: JSON-able, kept beside.
       options: post-processing by name; the published ones when None.
     """
+    # All presets at once: the maps are at hand now, and a user chooses the preset only later.
     options = dict(scan_stacks.PRESETS if options is None else options)
-    scans = scans_of(records)
+    scans = group_by_scan(records)
     numbers = [[records[i].slice for i in order] for order in scans.values()]
+    # A new scan must be cut into the same stack, or volumes in ml and counts would not compare.
     first, last, step = stack_numbers(numbers)
     spacing = (step * geometry.level_step, geometry.pixel, geometry.pixel)
     found: dict[calibration_lib.Key, list[calibration_lib.Scan]] = {}
@@ -58,7 +60,7 @@ def from_slices(
     return calibration_lib.Calibration(healthy, options, facts)
 
 
-def scans_of(records: Sequence[Any]) -> dict[str, list[int]]:
+def group_by_scan(records: Sequence[Any]) -> dict[str, list[int]]:
     """Places of each subject's slices, in the order of their numbers."""
     scans: dict[str, list[int]] = {}
     for i in sorted(range(len(records)), key=lambda i: (records[i].subject, records[i].slice)):
@@ -70,13 +72,15 @@ def stack_numbers(numbers: Sequence[Sequence[int]]) -> tuple[int, int, int]:
     """(first, last, step) of the slices that scans have: the whole range, the usual step."""
     every = [n for one in numbers for n in one]
     gaps = [g for one in numbers for g in np.diff(sorted(one)).tolist() if g > 0]
+    # The median: one slice that failed its checks leaves a gap of two steps and changes nothing.
     step = int(np.median(gaps)) if gaps else 1
     first = min(every)
+    # The last number lies on the grid of the first one, which the highest slice need not.
     return first, first + (max(every) - first) // step * step, step
 
 
 def save(workdir: epath.PathLike, calibration: calibration_lib.Calibration) -> None:
-    """Writes `<workdir>/calibration.npz`, whole or not at all."""
+    """Writes `<workdir>/calibration.npz`, in one atomic write."""
     atomic_files.write_bytes(epath.Path(workdir) / FILE, calibration_lib.to_bytes(calibration))
 
 

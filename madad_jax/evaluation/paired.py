@@ -40,11 +40,14 @@ def differences(
         raise errors.UserError("--run is missing; give the folders of runs")
     first_run, first, facts = loaded[0]
     for run, _, other in loaded[1:]:
+        # Same names are not enough: a set that was prepared again has the same subjects and other
+        # pixels.
         if other["fingerprint"] != facts["fingerprint"]:
             raise errors.UserError(
                 f"{run}: set '{name}' holds other slices than that of {first_run}; only the same "
                 "slices can be compared in pairs"
             )
+    # Rows without sums had no known segmentation and cannot be compared.
     learned = [m for m in first if first[m] and m not in facts.get("floor", ())]
     reference = to or (learned[0] if learned else next(iter(first)))
     if reference not in first:
@@ -65,7 +68,9 @@ def differences(
 def _difference(
     mine: subject_sums.Sums, theirs: subject_sums.Sums, draws: int, seed: int
 ) -> dict[str, Any]:
+    # People in both alone: a difference is a matter of pairs.
     names = sorted(mine.keys() & theirs.keys())
+    # The value is the draw that takes everybody once: it shares its bins with the interval.
     once = np.ones((1, len(names)))
     one = bootstrap.draw_figures([mine[n] for n in names], once)
     two = bootstrap.draw_figures([theirs[n] for n in names], once)

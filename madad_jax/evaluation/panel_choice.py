@@ -7,7 +7,7 @@ from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
 
 
-class Shown:
+class PanelChoice:
     """Slices for the panels: of each subject the one with the most lesion, then spread evenly
     over the subjects. Never picked by score."""
 
@@ -22,10 +22,11 @@ class Shown:
         """Takes note of a batch and its maps [n, H, W]."""
         for i, index in enumerate(batch["index"]):
             truth = batch["segmentation"][i]
+            # Known to be healthy: nothing to find on it. An unknown slice may hold a lesion.
             if batch["has_segmentation"][i] and not truth.any():
                 continue
             subject = self._source.records[index].subject
-            if not self._wanted(subject):
+            if not self._keeps_subject(subject):
                 continue
             item = {
                 "image": batch["image"][i],
@@ -38,12 +39,14 @@ class Shown:
                 # Copies: a view would keep the whole batch.
                 self._best[subject] = (*entry[:2], {k: v.copy() for k, v in item.items()})
 
-    def _wanted(self, subject: str) -> bool:
+    def _keeps_subject(self, subject: str) -> bool:
         """Keeps every `_stride`-th subject, so that memory does not grow with their number."""
         if subject not in self._subjects:
             self._subjects[subject] = len(self._subjects) % self._stride == 0
+            # Eight times what is shown is enough to spread evenly, and bounds the copies in memory.
             if len(self._best) >= 8 * max(1, self._count):
                 self._stride *= 2
+                # Every other one goes, so that those left are as far apart as the new stride says.
                 for old in list(self._best)[1::2]:
                     del self._best[old]
                     self._subjects[old] = False
@@ -58,6 +61,7 @@ class Shown:
         )
 
         one_each = list(self._best.values())
+        # Evenly over the subjects in the order of the set, blind to how well they were scored.
         which = np.linspace(0, len(one_each) - 1, min(self._count, len(one_each)))
         chosen = [one_each[int(i)] for i in np.unique(which.round())]
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,25 @@ from scipy import special
 from madad_jax.evaluation import tables
 
 AVERAGE = "Avg"
+# THOR leaves tiny lesions out of its mean, and so does `weighted`.
 _SIZES = ("small", "medium", "large")
+_CSV_COLUMNS = (
+    "row",
+    "column",
+    "figure",
+    "learns",
+    "preset",
+    "seeds",
+    "mean",
+    "seed_interval_low",
+    "seed_interval_high",
+    "subject_interval_low",
+    "subject_interval_high",
+    "published",
+    "difference",
+    "by_seed",
+    "source",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +112,7 @@ def figure(result: Mapping[str, Any], name: str) -> float | None:
         groups = [result["by_size"][g] for g in _SIZES if g in result["by_size"]]
         if not groups or any(g[key] is None for g in groups):
             return None
+        # A plain mean would let a handful of small lesions weigh as much as all the others.
         counts = [g["n_slices"] for g in groups]
         return float(np.average([g[key] for g in groups], weights=counts))
     return result.get(name)
@@ -106,6 +125,7 @@ def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None, 
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None, None
+    # Few seeds: Student's t, 12.7 standard errors for two of them where a normal law says 1.96.
     half = special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values))
     return mean, float(mean - half), float(mean + half)
 
@@ -113,31 +133,34 @@ def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None, 
 def entries(
     results: Iterable[Result], rows: Sequence[str], columns: Sequence[Column], table: str
 ) -> list[Entry]:
-    """Every place of the table in reading order; rows that learn nothing first, then `rows`.
+    """Every place of the table in reading order; baselines first, then `rows`.
 
     With several cell columns whose last is `AVERAGE`, that one is the mean over the others of the
     same seed, where all of them are there.
     """
     results = list(results)
     published = read_published(table)
-    floor = [r.row for r in results if not r.result["learns"]]
+    baselines = [r.row for r in results if not r.result["learns"]]
     out = []
-    for row in [*dict.fromkeys(floor), *rows]:
+    for row in [*dict.fromkeys(baselines), *rows]:
         mine = [r for r in results if r.row == row]
         for column in columns:
             values = _values(mine, column, columns)
             mean, low, high = seed_interval(list(values.values()))
-            if row in floor and len(set(values.values())) == 1:
+            if row in baselines and len(set(values.values())) == 1:
                 low = high = None  # no seed was drawn, so that there is no spread to state
             here = [r for r in mine if r.column == column.cell]
+            # Rows and columns that the paper does not have stay without a difference.
             known = published.get((row, column.published or column.label), (None, ""))
+            # The lowest seed stands for its subjects: intervals over people cannot be averaged over
+            # trainings.
             first = min(here, key=lambda r: r.seed).result if here else {}
             out.append(
                 Entry(
                     row=row,
                     column=column.label,
                     figure=column.figure,
-                    learns=row not in floor,
+                    learns=row not in baselines,
                     values=values,
                     mean=mean,
                     low=low,
@@ -158,6 +181,7 @@ def _values(mine: Sequence[Result], column: Column, columns: Sequence[Column]) -
         found = {r.seed: figure(r.result, column.figure) for r in mine if r.column == column.cell}
         return {seed: value for seed, value in sorted(found.items()) if value is not None}
     parts = [_values(mine, c, columns) for c in columns if c.cell != AVERAGE]
+    # A seed that lacks a column would have an average over other columns than the rest.
     seeds = set.intersection(*(set(p) for p in parts)) if parts else set()
     return {seed: float(np.mean([p[seed] for p in parts])) for seed in sorted(seeds)}
 
@@ -181,6 +205,7 @@ def _cell(entry: Entry) -> str:
 
 
 def _grid(found: Sequence[Entry], write) -> tuple[list[dict[str, Any]], list[tables.Column]]:
+    # A dict keeps the order of first appearance, which a set would lose.
     labels = list(dict.fromkeys(e.column for e in found))
     rows: dict[str, dict[str, Any]] = {}
     for e in found:
@@ -221,14 +246,9 @@ def csv_text(found: Sequence[Entry]) -> str:
     """One line a place, full precision, every seed's figure, and where the published one stands."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        (
-            *("row", "column", "figure", "learns", "preset", "seeds", "mean"),
-            *("seed_interval_low", "seed_interval_high", "subject_interval_low"),
-            *("subject_interval_high", "published", "difference", "by_seed", "source"),
-        )
-    )
+    writer.writerow(_CSV_COLUMNS)
     for e in found:
+        # repr keeps every digit of a float, so that the table can be computed again from the file.
         by_seed = " ".join(f"{seed}:{value!r}" for seed, value in e.values.items())
         line = [e.row, e.column, e.figure, e.learns, " ".join(e.presets), len(e.values), e.mean]
         line += [e.low, e.high, *(e.subjects or (None, None)), e.published, e.difference]
@@ -237,7 +257,7 @@ def csv_text(found: Sequence[Entry]) -> str:
 
 
 def verdicts(found: Sequence[Entry]) -> list[str]:
-    """One sentence a learned row: where it is not above every row that learns nothing."""
+    """One sentence a learned row: where it is not above every baseline."""
     out = []
     for row in dict.fromkeys(e.row for e in found if e.learns):
         ahead, behind = [], []
@@ -247,6 +267,7 @@ def verdicts(found: Sequence[Entry]) -> list[str]:
             ]
             if not rivals:
                 continue
+            # False alarms are better low: the comparison turns round with the figure.
             sign = -1 if mine.better == "low" else 1
             best = max(rivals, key=lambda e: sign * e.mean)
             words = (

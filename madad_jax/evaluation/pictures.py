@@ -1,7 +1,7 @@
 """Pictures: anomaly panels, training curves, Dice over thresholds. PNG, no display needed.
 
 Dark ground, because the eye reads grey brains and a heat map against black as a radiologist
-does. Files are written whole or not at all.
+does. Every file is one atomic write.
 """
 
 import io
@@ -79,6 +79,8 @@ def panels(
         None if a is None else a[:, rows, columns]
         for a in (images, reconstructions, maps, segmentations)
     )
+    # One scale for all rows, or maps could not be compared. The quantile leaves single pixels out,
+    # and the threshold must be on the bar to be marked.
     top = min(1.0, float(max(np.quantile(maps, 0.9995), threshold * 1.25, 1e-3)))
     with matplotlib.rc_context(_STYLE):
         figure, grid, height = _panel_grid(n, len(names))
@@ -105,10 +107,12 @@ def panels(
 def _crop(images: np.ndarray) -> tuple[slice, slice]:
     """The square that holds every slice's foreground and a small margin."""
     height, width = images.shape[1:3]
+    # Background is -1; 0.02 leaves room for the rounding of 8-bit images.
     filled = (images[..., 0] > -0.98).any(axis=0)
     if not filled.any():
         return slice(None), slice(None)
     (top, bottom), (left, right) = (np.flatnonzero(filled.any(axis=a))[[0, -1]] for a in (1, 0))
+    # Square, so that pixels stay square in square axes; 8 % so that no brain touches the edge.
     side = min(int(1.08 * max(bottom - top, right - left)) + 2, height, width)
     first_row = int(np.clip((top + bottom - side + 1) // 2, 0, height - side))
     first_column = int(np.clip((left + right - side + 1) // 2, 0, width - side))
@@ -117,6 +121,7 @@ def _crop(images: np.ndarray) -> tuple[slice, slice]:
 
 def _panel_grid(n_rows: int, n_columns: int) -> tuple[Figure, Any, float]:
     """(figure, grid with a narrow last column for the colour bar, height in inches)."""
+    # Inches: a title of 7.5 points fits beside a row.
     cell = 1.9
     height = cell * n_rows + 0.9
     figure = Figure(figsize=(cell * n_columns + 1.6, height), dpi=130)
@@ -144,6 +149,7 @@ def _panel_row(
 ) -> Any:
     """Draws one slice into its axes; returns the heat map for the colour bar."""
     predicted = values > np.float32(threshold)
+    # Two images for more axes: the rest are drawn below.
     for axis, image in zip(axes, grey, strict=False):
         axis.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="bilinear")
     heat = axes[2].imshow(values, cmap="inferno", vmin=0, vmax=top, interpolation="bilinear")
@@ -151,6 +157,7 @@ def _panel_row(
     if truth is not None:
         layers.append([(truth & predicted, _TRUE), (truth & ~predicted, _MISSED)])
     for axis, painted in zip(axes[3:], layers, strict=True):
+        # Nearest: a smoothed mask would have edges that the detector never drew.
         axis.imshow(_overlay(grey[0], painted), interpolation="nearest")
     for axis in axes:
         axis.set_xticks([])
@@ -180,6 +187,7 @@ def _colour_bar(figure: Figure, grid: Any, heat: Any, threshold: float, n: int) 
     bar = figure.colorbar(heat, cax=figure.add_subplot(grid[middle, -1]))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
+    # White on black, to be seen on any colour of the map.
     bar.ax.axhline(threshold, color="black", linewidth=4.0)
     bar.ax.axhline(threshold, color="white", linewidth=1.8)
     bar.set_label("anomaly score", fontsize=8)
@@ -239,9 +247,11 @@ def _curve(axis: Any, title: str, splits: Mapping[str, Mapping[int, float]]) -> 
         low, high = min(low, values.min()), max(high, values.max())
         if len(steps) >= _SMOOTH_FROM:
             axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            # The width grows with the curve, so that a long run is as smooth as a short one.
             values = _running_mean(values, len(values) // 30)
         marker = "o" if len(steps) < 30 else None
         axis.plot(steps, values, color=colour, linewidth=1.5, marker=marker, ms=2.5, label=split)
+    # Losses fall by orders at the start; on a linear axis the rest would be a flat line.
     if low > 0 and high / low > 20:
         axis.set_yscale("log")
     axis.set_title(title, fontsize=9)
@@ -256,6 +266,7 @@ def _curve(axis: Any, title: str, splits: Mapping[str, Mapping[int, float]]) -> 
 
 def _running_mean(values: np.ndarray, half: int) -> np.ndarray:
     """Mean over up to `half` neighbours on each side, shorter at the ends."""
+    # Differences of a running sum: linear in the points, whatever the width.
     total = np.concatenate([[0.0], values.cumsum()])
     index = np.arange(len(values))
     left, right = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
@@ -316,6 +327,7 @@ def froc(path: epath.PathLike, curves: Mapping[str, tuple[Sequence, Sequence]]) 
             share = 100 * np.asarray(found[:last])
             axis.plot(false[:last], share, color=colour, linewidth=1.7, label=name)
         axis.set(xlabel="false positives a scan", ylabel="lesions found, %", ylim=(0, None))
+        # Linear up to one false positive, so that 0 of them can be drawn; decades after it.
         axis.set_xscale("symlog", linthresh=1.0)
         axis.set_xlim(0, None)
         axis.grid(True)
@@ -327,5 +339,6 @@ def froc(path: epath.PathLike, curves: Mapping[str, tuple[Sequence, Sequence]]) 
 def _save(figure: Figure, path: epath.PathLike) -> None:
     """PNG through memory and a neighbour file, so that a reader sees all of it or none."""
     buffer = io.BytesIO()
+    # No software version in the file: the same picture is the same bytes.
     backend_agg.FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     atomic_files.write_bytes(path, buffer.getvalue())

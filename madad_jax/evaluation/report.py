@@ -1,8 +1,8 @@
 """Result rows to `results.jsonl` and `report.md`.
 
 The report states what a reader would otherwise have to work out: whether the data is synthetic,
-whether the detector beats the rows that learn nothing, and which figures looked at the truth.
-Files are written whole or not at all.
+whether the detector beats the baselines, and which figures looked at the truth.
+Every file is one atomic write.
 """
 
 import json
@@ -37,7 +37,10 @@ def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
       UserError: the file holds a line that is not a JSON object, or cannot be written.
     """
     path = epath.Path(path)
+    # The file is small and written anew: evaluating a run again must not leave two rows of one
+    # method, of which a reader could take the older.
     kept = [old for old in read_results(path) if _identity(old) != _identity(row)]
+    # NaN is no JSON: other readers would refuse the line.
     lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in [*kept, dict(row)]]
     atomic_files.write_text(path, "".join(lines))
 
@@ -110,31 +113,33 @@ def write_report(
     atomic_files.write_text(path, "\n".join(out).rstrip() + "\n")
 
 
-def floor_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that learn nothing before the others; the order is kept otherwise."""
+def put_baselines_first(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Baselines before the other rows; the order is kept otherwise."""
     return sorted((dict(r) for r in rows), key=lambda r: bool(r.get("learns", True)))
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence a learned row: does it beat every row that learns nothing, in AP and Dice?"""
-    floor = [r for r in rows if not r.get("learns", True)]
+    """One sentence a learned row: does it beat every baseline, in AP and Dice?"""
+    baselines = [r for r in rows if not r.get("learns", True)]
     out = []
     for row in rows:
-        if not row.get("learns", True) or not floor:
+        if not row.get("learns", True) or not baselines:
             continue
+        # A set of healthy slices alone judges nobody.
         if all(row.get(key) is None for key, _ in _JUDGED):
             out.append(f"No lesion with a known outline was scored for {row['method']}.")
             continue
-        out.append(_verdict(row, floor))
+        out.append(_verdict(row, baselines))
     return out
 
 
-def _verdict(row: Mapping[str, Any], floor: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(row: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]) -> str:
     won, lost = [], []
     for key, label in _JUDGED:
-        rivals = [r for r in floor if r.get(key) is not None]
+        rivals = [r for r in baselines if r.get(key) is not None]
         if row.get(key) is None or not rivals:
             continue
+        # The best baseline of each figure, even if they are two: the detector has to beat both.
         best = max(rivals, key=lambda r: r[key])
         words = f"{label} {_percent(row[key])} against {_percent(best[key])} of {best['method']}"
         (won if row[key] > best[key] else lost).append(words + _interval_words(row, best, key))
@@ -157,6 +162,7 @@ def _verdict(row: Mapping[str, Any], floor: Sequence[Mapping[str, Any]]) -> str:
 
 def _interval_words(row: Mapping[str, Any], best: Mapping[str, Any], key: str) -> str:
     difference = row.get("difference") or {}
+    # The stored difference is to the best baseline by AP; for another one nothing is known.
     if difference.get("to") != best["method"] or key not in difference:
         return ""
     low, high = difference[key]
@@ -165,7 +171,7 @@ def _interval_words(row: Mapping[str, Any], best: Mapping[str, Any], key: str) -
 
 
 def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = floor_first(rows)
+    rows = put_baselines_first(rows)
     out = [_census(rows[0]), "", tables.markdown(rows, tables.MAIN)]
     for sentence in verdicts(rows):
         out += [sentence, ""]
@@ -264,8 +270,7 @@ def _census(row: Mapping[str, Any]) -> str:
         parts.append(f"{row['n_healthy_slices']} healthy slices for false alarms")
     if row.get("n_unknown"):
         parts.append(f"{row['n_unknown']} without a segmentation, left out of all figures")
-    scored = "brain pixels only" if row.get("pixels") == "brain" else "all pixels scored"
-    return "; ".join([*parts, scored]) + "."
+    return "; ".join([*parts, "all pixels scored"]) + "."
 
 
 def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -281,6 +286,7 @@ def _pictures(heading: str, paths: Sequence[epath.PathLike], folder: epath.Path)
     out = [f"## {heading}", ""]
     for file in paths:
         name = epath.Path(file).stem.replace("_", " ")
+        # Relative, so that the run's folder can be moved or sent with its pictures.
         link = os.path.relpath(os.fspath(file), os.fspath(folder)).replace(os.sep, "/")
         out += [f"![{name}](<{link}>)", ""]
     return out

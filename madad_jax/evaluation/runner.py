@@ -1,14 +1,14 @@
 """A trained method and its test sets: result rows, maps and pictures.
 
 Order matters for honesty: thresholds are chosen on healthy validation slices before any
-test slice is scored, and the rows that learn nothing are scored on the same slices with
-the same smoothing and stand first.
+test slice is scored, and the baselines are scored on the same slices with the same smoothing
+and stand first.
 """
 
 import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,18 @@ from etils import epath
 from madad_jax.core import signals
 from madad_jax.core.types import Batch
 from madad_jax.data.sources import record as record_lib
-from madad_jax.evaluation import across_slices, calibrate, panel_choice, set_files
+from madad_jax.evaluation import (
+    across_slices,
+    baselines,
+    calibrate,
+    panel_choice,
+    row_evaluator,
+    set_files,
+)
 from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import (
+    baseline_maps,
     disk_arrays,
-    no_learning,
     scan_figures,
     scan_stacks,
     subject_sums,
@@ -34,20 +41,14 @@ from madad_jax.runtime import watchdog
 
 _LOG = logging.getLogger(__name__)
 
-ROWS_WITHOUT_LEARNING = {
-    "intensity bright": ("bright", None),
-    "intensity dark": ("dark", None),
-    "intensity absolute": ("absolute", None),
-    "mean image": (None, False),
-    "mean image over spread": (None, True),
-}
-
 BatchesOf = Callable[[record_lib.Source], Iterable[Batch]]  # with a length
+RowEvaluators = Mapping[str, row_evaluator.RowEvaluator]  # by row, in the order of the report
 
 
 # Whether thresholds keep their promise is told at these rates, beside the one in use.
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
-# Of healthy validation voxels, for the thresholds of the FROC curve.
+# Shares of healthy validation voxels that give the thresholds of the FROC curve. The curve's
+# axis spans decades: from one voxel in 100,000, a dot in a scan, to a third of the brain.
 _FROC_RATES = tuple(np.logspace(-5, -0.5, 28).tolist())
 
 
@@ -88,14 +89,6 @@ class Threshold:
     grid: tuple[float, ...] = ()
 
 
-@dataclasses.dataclass
-class _Scored:
-    """One row of a set under way."""
-
-    evaluator: evaluator_lib.Evaluator
-    scans: scan_figures.Scans | None
-
-
 class Evaluation:
     """Thresholds from healthy slices first, then one test set at a time."""
 
@@ -103,18 +96,16 @@ class Evaluation:
         self._scorer = scorer
         self._options = options
         self._batches_of = batches_of
-        self._mean = no_learning.MeanImage(options.band)
+        self._baselines = baselines.Baselines(sigma=options.sigma, band=options.band)
         self.thresholds: dict[str, Threshold] = {}
 
-    def fit_floor(self, train: record_lib.Source) -> None:
-        """The mean training image, for the rows that learn nothing but that."""
+    def fit_baselines(self, train: record_lib.Source) -> None:
+        """The mean of the training images, which is all that the baselines learn."""
         batches = self._batches_of(train)
         quiet = jax.process_index() != 0
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
             watchdog.progress("mean image")
-            batch = scorer_lib.whole(batch)
-            numbers = [train.records[i].slice for i in batch["index"]]
-            self._mean.add(batch["image"][..., 0], batch["brain_mask"], numbers)
+            self._baselines.add_training(scorer_lib.gather_batch(batch), train.records)
 
     def choose_thresholds(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """One threshold and alarm size a row, on healthy validation slices alone.
@@ -122,71 +113,40 @@ class Evaluation:
         Returns the detector's maps of them by signal [n,H,W], and their brain masks; both lie on
         disk for as long as they are used, since validation slices may be more than memory holds.
         """
-        maps: dict[str, disk_arrays.Spill] = collections.defaultdict(disk_arrays.Spill)
-        brains = disk_arrays.Spill()
-        for batch, out in self._scored(val, "healthy validation"):
-            brains.add(batch["brain_mask"])
-            for name, values in self._all_maps(val, batch, out).items():
-                maps[name].add(values)
-        brain = brains.whole()
-        whole_maps = {name: parts.whole() for name, parts in maps.items()}
-        for name, values in whole_maps.items():
-            self.thresholds[name] = found = self._threshold(val, values, brain)
+        parts: dict[str, disk_arrays.DiskArray] = collections.defaultdict(disk_arrays.DiskArray)
+        brains = disk_arrays.DiskArray()
+        for batch, out in self._score_batches(val, "healthy validation"):
+            brains.append(batch["brain_mask"])
+            for row, values in self._row_maps(val, batch, out).items():
+                parts[row].append(values)
+        brain = brains.read()
+        maps = {row: values.read() for row, values in parts.items()}
+        for row, values in maps.items():
+            self.thresholds[row] = found = _choose_threshold(
+                values, brain, val.records, self._options
+            )
             _LOG.info(
-                "threshold of %s: %.4f, alarm from %d pixels", name, found.value, found.alarm_pixels
+                "threshold of %s: %.4f, alarm from %d pixels", row, found.value, found.alarm_pixels
             )
         rows = {signal: self._scorer.name + suffix for signal, suffix in signals.SIGNALS.items()}
-        return {k: whole_maps[row] for k, row in rows.items() if row in whole_maps}, brain
+        return {signal: maps[row] for signal, row in rows.items() if row in maps}, brain
 
-    def _scored(
+    def _score_batches(
         self, source: record_lib.Source, what: str
     ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
-        pairs = scorer_lib.scored(self._scorer, self._batches_of(source), what)
+        pairs = scorer_lib.score_batches(self._scorer, self._batches_of(source), what)
         if self._options.smooth_slices > 0:
-            return across_slices.across_slices(pairs, source.records, self._options.smooth_slices)
+            return across_slices.smooth(pairs, source.records, self._options.smooth_slices)
         return pairs
 
-    def _threshold(self, val: record_lib.Source, maps: np.ndarray, brain: np.ndarray) -> Threshold:
-        rate = self._options.false_positive_rate
-        value = thresholds.healthy_threshold(maps, brain, rate)
-        found = Threshold(
-            value=value,
-            alarm_pixels=thresholds.alarm_pixels(maps, brain, value),
-            rates=thresholds.at_rates(maps, brain, sorted({*RATES, rate})),
-        )
-        if self._options.volumes is None:
-            return found
-        # Post-processing moves scores: whole scans need a threshold of their own.
-        parts = disk_arrays.Spill()
-        for rows in calibrate.scans_of(val.records).values():
-            o = self._options.volumes
-            stack, inside = scan_stacks.processed(maps[rows], brain[rows], o.spacing, o.postprocess)
-            parts.add(stack[inside])
-        flat = parts.whole()[:, None, None]
-        everywhere = np.broadcast_to(True, flat.shape)
-        return dataclasses.replace(
-            found,
-            volume=thresholds.healthy_threshold(flat, everywhere, rate),
-            grid=tuple(thresholds.at_rates(flat, everywhere, _FROC_RATES).values()),
-        )
-
-    def _all_maps(
+    def _row_maps(
         self, source: record_lib.Source, batch: Batch, out: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        images, brain = batch["image"][..., 0], batch["brain_mask"]
-        sigma = self._options.sigma
-        maps = {}
-        for name, (direction, spread) in ROWS_WITHOUT_LEARNING.items():
-            if direction:
-                maps[name] = no_learning.intensity(images, brain, direction=direction, sigma=sigma)
-            else:
-                numbers = [source.records[i].slice for i in batch["index"]]
-                maps[name] = self._mean.maps(
-                    images, brain, sigma=sigma, spread=spread, slice_numbers=numbers
-                )
-        for key, suffix in signals.SIGNALS.items():
-            if key in out:
-                maps[self._scorer.name + suffix] = np.clip(out[key], 0.0, 1.0)
+        """Maps in [0, 1] of every row: the baselines, then a row for each signal."""
+        maps = self._baselines.maps(batch, source.records)
+        for signal, suffix in signals.SIGNALS.items():
+            if signal in out:
+                maps[self._scorer.name + suffix] = np.clip(out[signal], 0.0, 1.0)
         return maps
 
     def score_set(
@@ -201,113 +161,148 @@ class Evaluation:
 
         `healthy` slices count for false alarms only. `extra` goes into every row.
         """
-        scored: dict[str, _Scored] = {}
-        shown = panel_choice.Shown(test, self._options.panels)
-        for batch, out in self._scored(test, name):
+        evaluators = self._build_evaluators(test, healthy)
+        panels = panel_choice.PanelChoice(test, self._options.panels)
+        for batch, out in self._score_batches(test, name):
             records = [test.records[i] for i in batch["index"]]
-            maps = self._all_maps(test, batch, out)
+            maps = self._row_maps(test, batch, out)
             for row, values in maps.items():
-                one = scored.setdefault(row, self._empty(row, test, healthy))
-                truth = (batch["segmentation"], batch["brain_mask"], batch["has_segmentation"])
-                one.evaluator.add(values, *truth, records)
-                if one.scans is not None:
-                    one.scans.add(values, *truth, records)
-            shown.add(batch, out, maps[self._scorer.name])
+                evaluators[row].add(values, batch, records)
+            panels.add(batch, out, maps[self._scorer.name])
         if healthy is not None:
-            self._add_healthy(name, healthy, scored)
-        rows = self._rows(name, scored, extra)
+            for batch, out in self._score_batches(healthy, f"{name}, healthy"):
+                records = [healthy.records[i] for i in batch["index"]]
+                for row, values in self._row_maps(healthy, batch, out).items():
+                    evaluators[row].add_healthy(values, batch, records)
+        rows = _result_rows(name, evaluators, extra, self._options)
         if jax.process_index() == 0:
-            shown.draw(folder / "panels", self.thresholds[self._scorer.name].value)
-            self._curves(folder, scored, rows)
-            floor = [row for row in scored if row in ROWS_WITHOUT_LEARNING]
+            panels.draw(folder / "panels", self.thresholds[self._scorer.name].value)
+            _draw_curves(folder, evaluators, rows, self.thresholds)
+            # "floor" is the key of stored files for the baselines.
+            floor = [row for row in evaluators if row in baselines.ROWS]
             facts = {"set": name, "fingerprint": test.fingerprint(), "floor": floor, **extra}
             set_files.write(
                 folder,
                 rows,
-                {row: one.evaluator.subjects.sums for row, one in scored.items()},
-                {row: one.scans.scans for row, one in scored.items() if one.scans},
+                {row: one.slices.subjects.sums for row, one in evaluators.items()},
+                {row: one.scans.scans for row, one in evaluators.items() if one.scans},
                 facts,
             )
         return rows
 
-    def _add_healthy(
-        self, name: str, healthy: record_lib.Source, scored: dict[str, _Scored]
-    ) -> None:
-        for batch, out in self._scored(healthy, f"{name}, healthy"):
-            records = [healthy.records[i] for i in batch["index"]]
-            brain = batch["brain_mask"]
-            for row, values in self._all_maps(healthy, batch, out).items():
-                scored[row].evaluator.add_healthy(values, brain, records)
-                if (scans := scored[row].scans) is not None:
-                    known = np.ones(len(records), bool)
-                    scans.add(values, np.zeros_like(brain), brain, known, records)
-
-    def _empty(
-        self, row: str, test: record_lib.Source, healthy: record_lib.Source | None
-    ) -> _Scored:
-        o, at = self._options, self.thresholds[row]
-        evaluator = evaluator_lib.Evaluator(
-            image_size=o.image_size,
-            healthy_threshold=at.value,
-            alarm_pixels=at.alarm_pixels,
-            rates=at.rates,
-            draws=o.bootstrap,
-        )
-        if o.volumes is None:
-            return _Scored(evaluator, None)
-        # Healthy slices of a person in the test set belong to the same scan.
+    def _build_evaluators(
+        self, test: record_lib.Source, healthy: record_lib.Source | None
+    ) -> dict[str, row_evaluator.RowEvaluator]:
+        """One empty evaluator a row of `thresholds`."""
+        # Healthy slices of a person in the test set belong to the same scan. Counted once for
+        # all rows: on a large set counting takes longer than building.
         records = [*test.records, *(healthy.records if healthy is not None else ())]
-        scans = scan_figures.Scans(
-            collections.Counter(r.subject for r in records),
-            spacing=o.volumes.spacing,
-            healthy_threshold=at.volume,
-            grid=at.grid,
-            options=o.volumes.postprocess,
-            draws=o.bootstrap,
-        )
-        return _Scored(evaluator, scans)
+        slices_of = collections.Counter(r.subject for r in records)
+        return {
+            row: _build_evaluator(threshold, slices_of, self._options)
+            for row, threshold in self.thresholds.items()
+        }
 
-    def _rows(
-        self, name: str, scored: dict[str, _Scored], extra: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        entries, intensity = [], []
-        for method, one in scored.items():
-            direction = ROWS_WITHOUT_LEARNING.get(method, (None, None))[0]
-            row = one.evaluator.result(
-                method=method,
-                learns=method not in ROWS_WITHOUT_LEARNING,
-                seed=self._options.seed,
-                set=name,
-                false_positive_rate=self._options.false_positive_rate,
-                **extra,
-            )
-            if one.scans is not None:
-                row["volumes"] = one.scans.result(seed=self._options.seed)
-            pair = (row, one.evaluator.subjects.sums)
-            if direction:
-                intensity.append(({**row, "direction": direction}, pair[1]))
-            else:
-                entries.append(pair)
-        best = no_learning.best_intensity([row for row, _ in intensity])
-        owner = next(sums for row, sums in intensity if row["direction"] == best["direction"])
-        entries.insert(0, (best, owner))
-        subject_sums.add_differences(
-            entries, draws=self._options.bootstrap, seed=self._options.seed
-        )
-        return [row for row, _ in entries]
 
-    def _curves(
-        self, folder: epath.Path, scored: dict[str, _Scored], rows: list[dict[str, Any]]
-    ) -> None:
-        from madad_jax.evaluation import pictures  # as in `panels`
-
-        curves = {name: one.evaluator.dice_curve() for name, one in scored.items()}
-        curves = {name: curve for name, curve in curves.items() if curve is not None}
-        marks = {name: self.thresholds[name].value for name in curves}
-        pictures.threshold_curve(
-            folder / "dice_over_thresholds.png", curves, healthy_thresholds=marks
+def _choose_threshold(
+    maps: np.ndarray, brain: np.ndarray, records: Sequence[record_lib.Record], options: Options
+) -> Threshold:
+    rate = options.false_positive_rate
+    value = thresholds.healthy_threshold(maps, brain, rate)
+    chosen = Threshold(
+        value=value,
+        alarm_pixels=thresholds.alarm_pixels(maps, brain, value),
+        rates=thresholds.at_rates(maps, brain, sorted({*RATES, rate})),
+    )
+    volumes = options.volumes
+    if volumes is None:
+        return chosen
+    # Post-processing moves scores: whole scans need a threshold of their own.
+    parts = disk_arrays.DiskArray()
+    for rows in calibrate.group_by_scan(records).values():
+        stack, inside = scan_stacks.process_stack(
+            maps[rows], brain[rows], volumes.spacing, volumes.postprocess
         )
-        froc = {r["method"]: r["volumes"]["froc"] for r in rows if r.get("volumes")}
-        froc = {k: (v["false_positives"], v["sensitivity"]) for k, v in froc.items()}
-        if any(len(found) for _, found in froc.values()):
-            pictures.froc(folder / "froc.png", froc)
+        parts.append(stack[inside])
+    # As slices of one pixel each, which is the shape that thresholds are chosen on.
+    scores = parts.read()[:, None, None]
+    everywhere = np.broadcast_to(True, scores.shape)
+    return dataclasses.replace(
+        chosen,
+        volume=thresholds.healthy_threshold(scores, everywhere, rate),
+        grid=tuple(thresholds.at_rates(scores, everywhere, _FROC_RATES).values()),
+    )
+
+
+def _build_evaluator(
+    threshold: Threshold, slices_of: Mapping[str, int], options: Options
+) -> row_evaluator.RowEvaluator:
+    slices = evaluator_lib.Evaluator(
+        image_size=options.image_size,
+        healthy_threshold=threshold.value,
+        alarm_pixels=threshold.alarm_pixels,
+        rates=threshold.rates,
+        draws=options.bootstrap,
+    )
+    if options.volumes is None:
+        return row_evaluator.RowEvaluator(slices)
+    scans = scan_figures.Scans(
+        slices_of,
+        spacing=options.volumes.spacing,
+        healthy_threshold=threshold.volume,
+        grid=threshold.grid,
+        options=options.volumes.postprocess,
+        draws=options.bootstrap,
+    )
+    return row_evaluator.RowEvaluator(slices, scans)
+
+
+def _result_rows(
+    name: str, evaluators: RowEvaluators, extra: Mapping[str, Any], options: Options
+) -> list[dict[str, Any]]:
+    """Rows of a set: the best intensity, the other baselines, the detector's."""
+    entries, intensities = [], []
+    for method, one in evaluators.items():
+        row = one.slices.result(
+            method=method,
+            learns=method not in baselines.ROWS,
+            seed=options.seed,
+            set=name,
+            false_positive_rate=options.false_positive_rate,
+            **extra,
+        )
+        if one.scans is not None:
+            row["volumes"] = one.scans.result(seed=options.seed)
+        sums = one.slices.subjects.sums
+        if method in baselines.INTENSITIES:
+            row["direction"] = baselines.INTENSITIES[method]
+            intensities.append((row, sums))
+        else:
+            entries.append((row, sums))
+    best = baseline_maps.best_intensity([row for row, _ in intensities])
+    sums = next(sums for row, sums in intensities if row["direction"] == best["direction"])
+    entries.insert(0, (best, sums))
+    subject_sums.add_differences(entries, draws=options.bootstrap, seed=options.seed)
+    return [row for row, _ in entries]
+
+
+def _draw_curves(
+    folder: epath.Path,
+    evaluators: RowEvaluators,
+    rows: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, Threshold],
+) -> None:
+    # Loads matplotlib, a second that programs without pictures need not wait.
+    from madad_jax.evaluation import pictures
+
+    curves = {row: one.slices.dice_curve() for row, one in evaluators.items()}
+    curves = {row: curve for row, curve in curves.items() if curve is not None}
+    pictures.threshold_curve(
+        folder / "dice_over_thresholds.png",
+        curves,
+        healthy_thresholds={row: chosen[row].value for row in curves},
+    )
+    froc = {r["method"]: r["volumes"]["froc"] for r in rows if r.get("volumes")}
+    froc = {k: (v["false_positives"], v["sensitivity"]) for k, v in froc.items()}
+    if any(len(false) for false, _ in froc.values()):
+        pictures.froc(folder / "froc.png", froc)

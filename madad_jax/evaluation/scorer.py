@@ -26,9 +26,10 @@ class Scorer:
         mesh: jax.sharding.Mesh,
         seed: int,
     ):
-        whole = mesh_lib.replicated(mesh)
+        replicated = mesh_lib.replicated(mesh)
         self._mesh = mesh
-        self._weights = jax.device_put((params, frozen), whole)
+        # Every device scores other slices of a batch and needs all weights for that.
+        self._weights = jax.device_put((params, frozen), replicated)
         self._key = random_keys.stream(random_keys.root_key(seed), "evaluate")
         self._fn = jax.jit(method.anomaly_map)
         self.name = method.name
@@ -37,6 +38,7 @@ class Scorer:
         """Maps and reconstruction of batch `number`, whole on every process."""
         arrays = {k: batch[k] for k in ("image", "brain_mask")}
         arrays = batches_lib.global_batch(self._mesh, arrays)
+        # By the number of the batch, not by process: draws are the same on any number of hosts.
         key = jax.random.fold_in(self._key, number)
         out = self._fn(*self._weights, arrays, key)
         return {
@@ -51,19 +53,21 @@ def gather(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def scored(
+def score_batches(
     scorer: Scorer, batches: Iterable[Batch], what: str
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """(batch, maps) pairs without their padding."""
     quiet = jax.process_index() != 0
+    # Progress on process 0 alone: lines of several processes would overwrite each other.
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
         watchdog.progress(f"{what}: batch {i}")
         out = scorer(i, batch)
-        batch = whole(batch)
+        # Only after scoring: the padding keeps the shape that was compiled.
+        batch = gather_batch(batch)
         yield batch, {k: v[: len(batch["index"])] for k, v in out.items()}
 
 
-def whole(batch: Batch) -> Batch:
+def gather_batch(batch: Batch) -> Batch:
     """The global batch without its padding, in the order of its rows, on every process.
 
     Sorted by index because processes that share rows (a `tensor` axis over hosts) hold them
@@ -72,6 +76,7 @@ def whole(batch: Batch) -> Batch:
     if jax.process_count() > 1:
         batch = {k: multihost_utils.process_allgather(v, tiled=True) for k, v in batch.items()}
     index = np.asarray(batch["index"])
+    # np.unique sorts, and names the first of equal rows.
     _, rows = np.unique(index, return_index=True)
     rows = rows[index[rows] >= 0]
     return {k: np.asarray(v)[rows] for k, v in batch.items()}

@@ -29,6 +29,7 @@ def write(
 ) -> None:
     """Writes every file of a set; `sums` and `scans` by row, `facts` JSON-able."""
     folder.mkdir(parents=True, exist_ok=True)
+    # First, since the sums cannot be made again from the tables.
     atomic_files.write_bytes(folder / SUBJECTS, subject_sums.to_bytes(sums, facts))
     parts = {
         "subjects": [
@@ -56,15 +57,18 @@ def write(
             {"method": r["method"], "threshold": t, "false_positives_per_scan": f, "sensitivity": s}
             for r in rows
             if "volumes" in r
+            # The dict's order is thresholds, false positives, sensitivity (`scan_figures`).
             for t, f, s in zip(*r["volumes"]["froc"].values(), strict=True)
         ],
     }
     for name, entries in parts.items():
+        # An empty table has no columns to write, and a file with nothing in it explains nothing.
         if entries:
             atomic_files.write_text(folder / f"{name}.csv", _csv(entries))
 
 
 def _csv(entries: Iterable[Mapping[str, Any]]) -> str:
+    # An interval is two columns: spreadsheets cannot read a list.
     entries = [
         {k: v for k, v in e.items() if k != "interval"}
         | (dict(zip(("low", "high"), e["interval"], strict=True)) if "interval" in e else {})

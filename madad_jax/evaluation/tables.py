@@ -89,6 +89,7 @@ def text(row: dict[str, Any], column: Column) -> str:
         interval = (row.get("intervals") or {}).get(column.key)
         shown = f"{100 * value:.1f}"
         return f"{shown} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else shown
+    # Four digits: a threshold must be told from its neighbour, and a count is an int anyway.
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -112,6 +113,7 @@ def csv_text(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:
     """CSV with one column a figure (a share, full precision) and two for its interval."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    # Two more columns for a figure if any row has its interval, so that all lines are as long.
     with_interval = {
         c.key for c in columns for r in rows if (r.get("intervals") or {}).get(c.key) is not None
     }
@@ -175,6 +177,7 @@ def group_rows(
 
 def _best(rows: Sequence[dict[str, Any]], column: Column) -> float | None:
     values = [r[column.key] for r in rows if r.get(column.key) is not None]
+    # Bold among one would say that it won against somebody.
     if not column.better or len(values) < 2:
         return None
     return max(values) if column.better == "high" else min(values)
@@ -200,4 +203,5 @@ def _escape_latex(cell: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
     }
+    # Letter by letter: replacing in turn would escape what the last replacement wrote.
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in cell)

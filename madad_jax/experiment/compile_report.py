@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from madad_jax.assembly import methods, networks, parts
+from madad_jax.assembly import parts as parts_lib
+from madad_jax.assembly import training as training_lib
 from madad_jax.core import errors, random_keys, units
-from madad_jax.core.types import Params
+from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches, hlo_costs, machines, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.training import batch_specs
+from madad_jax.experiment import frozen_weights
+from madad_jax.methods import base
 from madad_jax.training import trainer as trainer_lib
 
 
@@ -53,47 +54,40 @@ def costs_of(name: str, compiled: Any) -> Costs:
     )
 
 
-def report(config: Any, machine: machines.Topology | None = None) -> None:
+def report(parts: parts_lib.Parts, machine: machines.Topology | None = None) -> None:
     """Prints, of every program: costs, memory, collectives and, for a machine, the times.
+
+    Args:
+      parts: of the run; for a machine, with plain convolutions (`assemble`), since the CPU that
+        compiles in its place has forms of its own.
+      machine: that is planned for.
 
     Raises:
       UserError: a program does not fit `compile.memory_gib`, or the machine's memory.
     """
-    if machine:
-        config = _for_machine(config)
-    slices = machine.slices if machine else 0
-    mesh = mesh_lib.make_mesh(**config.mesh.to_dict(), slices=slices)
-    limit = config.compile.memory_gib * 2**30 or (machine.chip.memory if machine else 0)
+    mesh = mesh_lib.make_mesh(**parts.mesh, slices=machine.slices if machine else 0)
+    limit = parts.memory_gib * 2**30 or (machine.chip.memory if machine else 0)
     print("mesh " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()), end="")
     print(f"; all figures are of one device of {mesh.size}, by the {_platform(mesh)} compiler")
     if machine:
         print(f"{machine.name}: {machine.chip.source}, read {machine.chip.read}")
         print("nothing is measured; memory times are upper bounds: other compilers fuse more")
     too_large = []
-    for name, lowered in programs(config, mesh):
+    for name, lowered in programs(parts, mesh):
         costs = measure(name, lowered)
         _print_costs(costs)
         if machine:
-            dtype = config.autoencoder.dtype if "autoencoder" in name else config.denoiser.dtype
-            found = machines.plan(costs.program, machine, dtype, config.matmul_precision)
+            dtype = parts.autoencoder.dtype if "autoencoder" in name else parts.dtype
+            found = machines.plan(costs.program, machine, dtype, parts.matmul_precision)
             _print_plan(found, mesh.size)
         if limit and costs.memory > limit:
             too_large.append(f"{name} needs {units.human(costs.memory)}")
     if limit and too_large:
         raise errors.UserError(
             f"{'; '.join(too_large)} per device, but there are {units.human(limit)} "
-            f"({'compile.memory_gib' if config.compile.memory_gib else machine.name}); raise "
+            f"({'compile.memory_gib' if parts.memory_gib else machine.name}); raise "
             "mesh.fsdp or train.accum_steps, lower the batch size, or set denoiser.remat"
         )
-
-
-def _for_machine(config: Any) -> Any:
-    """What the machine would compute: the CPU that compiles in its place has forms of its own."""
-    config = config.copy_and_resolve_references()
-    for section in (config.autoencoder, config.denoiser):
-        if section.convolution == "auto":
-            section.convolution = "plain"
-    return config
 
 
 def _platform(mesh: jax.sharding.Mesh) -> str:
@@ -141,76 +135,56 @@ def _print_plan(found: machines.Plan, devices: int) -> None:
     )
 
 
-def programs(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
+def programs(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, Any]]:
     """(name, lowered program) of the training steps and of image -> anomaly map."""
-    size, latent = config.data.image_size, methods.uses_latents(config)
-    if latent and not config.autoencoder.checkpoint:
-        inputs = batch_specs.image_spec(config.autoencoder.train.batch_size, size)
-        method = parts.autoencoder_training(config)
-        yield (
-            "autoencoder step",
-            step(method, config.autoencoder, inputs, {}, mesh, "autoencoder.train"),
-        )
-    yield denoiser_step(config, mesh)
-    if latent and config.data.latents == "cached":
-        images = batch_specs.image_spec(config.eval.batch_size, size)
+    made = parts.autoencoder
+    if made is not None and not made.run:
+        spec = parts.image_spec(made.plan.batch_size)
+        yield "autoencoder step", lower_step(made.method, made.plan, spec, {}, mesh)
+    yield denoiser_step(parts, mesh)
+    if made is not None and parts.data.cached_latents:
+        images = parts.image_spec(parts.evaluation.batch_size)
         image = _sharded(images["image"], mesh_lib.batch_sharding(mesh))
-        frozen = _sharded(_frozen(config), mesh_lib.replicated(mesh))
-        encode = jax.jit(networks.autoencoder(config).encode)
-        yield "encoding for the cache", encode.lower(frozen["autoencoder"], image)
-    yield image_to_map(config, mesh)
+        frozen = frozen_weights.FrozenWeights.abstract(parts).values
+        weights = _sharded(frozen["autoencoder"], mesh_lib.replicated(mesh))
+        yield "encoding for the cache", jax.jit(made.network.encode).lower(weights, image)
+    yield image_to_map(parts, mesh)
 
 
-def image_to_map(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
+def image_to_map(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the inference of a batch of `eval.batch_size`."""
-    batches.check_batch_size(config.eval.batch_size, mesh, key="eval.batch_size")
-    detector, size = parts.detector(config), config.data.image_size
+    count = parts.evaluation.batch_size
+    batches.check_batch_size(count, mesh, key="eval.batch_size")
+    method = parts.method
     key = jax.eval_shape(lambda: random_keys.root_key(0))
-    params = jax.eval_shape(lambda k: detector.init(k, batch_specs.image_spec(1, size)), key)
-    batch = _sharded(
-        batch_specs.image_spec(config.eval.batch_size, size), mesh_lib.batch_sharding(mesh)
-    )
-    params, frozen = _sharded((params, _frozen(config)), mesh_lib.replicated(mesh))
-    return "image to anomaly map", jax.jit(detector.anomaly_map).lower(params, frozen, batch, key)
+    params = jax.eval_shape(lambda k: method.init(k, parts.image_spec()), key)
+    batch = _sharded(parts.image_spec(count), mesh_lib.batch_sharding(mesh))
+    frozen = frozen_weights.FrozenWeights.abstract(parts).values
+    params, frozen = _sharded((params, frozen), mesh_lib.replicated(mesh))
+    return "image to anomaly map", jax.jit(method.anomaly_map).lower(params, frozen, batch, key)
 
 
-def _frozen(config: Any) -> Params:
-    """Shapes of what the detector takes and does not train."""
-    frozen = dict(methods.frozen(config))
-    if methods.uses_latents(config):
-        spec = batch_specs.image_spec(1, config.data.image_size)
-        key = jax.eval_shape(lambda: random_keys.root_key(0))
-        trained = jax.eval_shape(lambda k: parts.autoencoder_training(config).init(k, spec), key)
-        frozen["autoencoder"] = trained["autoencoder"]
-        frozen["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
-    return frozen
-
-
-def denoiser_step(config: Any, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
+def denoiser_step(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
     """(name, lowered) of the denoiser's training step, live or from cached latents."""
-    frozen, latent = _frozen(config), methods.uses_latents(config)
-    if latent and config.data.latents == "cached":
-        del frozen["autoencoder"]
-    frozen = _sharded(frozen, mesh_lib.replicated(mesh))
-    inputs = parts.detector_spec(config, config.train.batch_size)
-    name = "denoiser step" + (f" ({config.data.latents} latents)" if latent else "")
-    return name, step(parts.detector(config), config, inputs, frozen, mesh, "train")
+    frozen, name = frozen_weights.FrozenWeights.abstract(parts), "denoiser step"
+    if parts.autoencoder is not None:
+        name += f" ({'cached' if parts.data.cached_latents else 'live'} latents)"
+        if parts.data.cached_latents:
+            frozen = frozen.without_autoencoder()
+    values = _sharded(frozen.values, mesh_lib.replicated(mesh))
+    return name, lower_step(parts.method, parts.plan, parts.train_spec(), values, mesh)
 
 
-def step(
-    method: Any, section: Any, spec: Any, frozen: Any, mesh: jax.sharding.Mesh, stage: str
+def lower_step(
+    method: base.Method,
+    plan: training_lib.StagePlan,
+    spec: Batch,
+    frozen: Params,
+    mesh: jax.sharding.Mesh,
 ) -> Any:
-    """The lowered training step of `method` with the options of a config section."""
-    # Warm-up and decay are data of the program, not its shape: one epoch stands for any.
-    planned = parts.Budget(steps=1000, steps_per_epoch=1, epochs=1000.0)
-    tx, _ = parts.optimizer(section.optim, planned)
-    options = trainer_lib.Options(
-        stage=stage,
-        steps=planned.steps,
-        batch_size=section.train.batch_size,
-        accum_steps=section.train.accum_steps,
-        ema_decay=section.train.ema_decay,
-    )
+    """The lowered training step of a method under a plan."""
+    tx, _ = plan.optimizer(training_lib.ANY_BUDGET)
+    options = plan.options(training_lib.ANY_BUDGET)
     trainer = trainer_lib.Trainer(method, tx, options, batch_spec=spec, mesh=mesh, seed=0)
     key = jax.eval_shape(lambda: random_keys.root_key(0))
     batch = _sharded(spec, mesh_lib.batch_sharding(mesh))

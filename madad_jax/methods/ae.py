@@ -21,6 +21,8 @@ import jax.numpy as jnp
 
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
+from madad_jax.models import image_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +32,20 @@ class Ae(families.Bottleneck):
     name: str = "ae"
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Mean absolute error of the reconstruction."""
         del frozen
         x = batch["image"]
-        x_hat, _, _ = self.network.apply(params, x, key=None if self.deterministic else key)
+        # The key drives dropout alone: this bottleneck is not variational.
+        x_hat, _, _ = self.network.apply(params, x, key=key if train else None)
         loss = jnp.abs(x - x_hat).mean()
         return loss, {"loss": loss}
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Ae:
+    """From `config.methods.ae`."""
+    return Ae(
+        network=image_networks.reconstructor(**settings.network.table(), variational=False),
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+    )

@@ -15,6 +15,7 @@ is drawn for each image; `steps` may be fewer.
 import dataclasses
 
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,3 +23,9 @@ class AnoDdpm(families.PartialDiffusion):
     """`process.noise` is the simplex noise."""
 
     name: str = "anoddpm"
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> AnoDdpm:
+    """From `config.methods.anoddpm`."""
+    parts = shared_lib.pixel_parts(shared, settings)
+    return AnoDdpm(**parts, reverse=shared_lib.reverse(settings.inference))

@@ -26,6 +26,7 @@ from madad_jax.anomaly_maps import difference, morphology
 from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,6 @@ class AutoDdpm(families.ImageDiffusion):
     reverse: partial.Reverse = _PUBLISHED
     inpainting: Inpainting = Inpainting()
     name: str = "autoddpm"
-    deterministic: bool = False
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -63,7 +63,7 @@ class AutoDdpm(families.ImageDiffusion):
             return self.network.predict(params, x, t)
 
         x_hat = self.process.reconstruct(network, x, k_first, self.reverse)
-        suspicion = suspicious(families.perceptual_distance(frozen, x_hat, x), x_hat, x)
+        suspicion = measure_suspicion(families.perceptual_distance(frozen, x_hat, x), x_hat, x)
         mask = self.mask(suspicion)[..., None]
         final = self.inpaint(network, x_hat, x, mask, k_second)
         r = self.residual
@@ -76,6 +76,7 @@ class AutoDdpm(families.ImageDiffusion):
         o = self.inpainting
         limit = o.threshold
         if limit <= 0:
+            # A quantile of each image, so that a bright slice does not decide for the batch.
             limit = jnp.quantile(suspicion, 0.95, axis=(1, 2), keepdims=True)
         found = (suspicion > limit).astype(jnp.float32)
         return morphology.dilate(found, o.dilation) if o.dilation > 1 else found
@@ -94,7 +95,8 @@ class AutoDdpm(families.ImageDiffusion):
         k_start, k_loop = jax.random.split(key)
         stitched = mask * x_hat + (1.0 - mask) * x
         noise = p.noise.draw(k_start, x.shape)
-        x_t = p.noised(stitched, jnp.full((len(x),), o.start), noise)
+        # Noised to a low level only: seams of the stitching vanish, anatomy stays.
+        x_t = p.add_noise(stitched, jnp.full((len(x),), o.start), noise)
 
         def level(x_t, entry):
             t, before, number = entry
@@ -106,16 +108,18 @@ class AutoDdpm(families.ImageDiffusion):
                 fresh, known, up = (p.noise.draw(k, x.shape) for k in draws)
                 x0, eps = p.estimate(x_t, t_all, network(x_t, t_all))
                 inside = p.step(x0, eps, fresh, t=t, before=before, eta=self.reverse.eta)
+                # q(x_{t-1} | x) with fresh noise: `step` with x0 and eps given is exactly that.
                 outside = p.step(x, known, known, t=t, before=before, eta=0.0)
                 cleaner = mask * inside + (1.0 - mask) * outside
-                return p.noisier(cleaner, up, before=before, t=t), cleaner
+                return p.add_more_noise(cleaner, up, before=before, t=t), cleaner
 
+            # Index 1 is the cleaner state before it was noised again for the next resampling.
             return jax.lax.fori_loop(0, o.resamplings, resample, (x_t, x_t))[1], None
 
         return jax.lax.scan(level, x_t, partial.entries(times))[0]
 
 
-def suspicious(
+def measure_suspicion(
     perceptual: Float[jax.Array, "b H W"],
     x_hat: Float[jax.Array, "b H W 1"],
     x: Float[jax.Array, "b H W 1"],
@@ -123,4 +127,17 @@ def suspicious(
     """s of step 2, in [0, 1]."""
     residual = jnp.abs(x_hat - x)[..., 0]
     high = jnp.quantile(residual, 0.95, axis=(1, 2), keepdims=True)
+    # The floor keeps a perfect reconstruction (all residuals 0) from dividing by 0.
     return jnp.clip(perceptual, 0.0, 1.0) * jnp.clip(residual / jnp.maximum(high, 1e-6), 0.0, 1.0)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> AutoDdpm:
+    """From `config.methods.autoddpm`."""
+    c = settings.inference
+    return AutoDdpm(
+        **shared_lib.pixel_parts(shared, settings),
+        reverse=shared_lib.reverse(c),
+        inpainting=Inpainting(
+            c.inpaint_start, c.inpaint_steps, c.resamplings, c.threshold, c.dilation
+        ),
+    )

@@ -53,7 +53,6 @@ class KLAutoencoder:
     gamma: float = 0.25
     sigma: float = 5.0
     name: str = "autoencoder"
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the autoencoder and, when there is one, the discriminator."""
@@ -71,17 +70,19 @@ class KLAutoencoder:
         return params
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
-        """The scalar above and its parts."""
+        """The scalar above and its parts; crops are drawn while training alone."""
         k_crop, k_sample = jax.random.split(key)
         x = batch["image"]
-        if self.crop and not self.deterministic:
+        if self.crop and train:
             x = crop_in_brain(k_crop, x, batch["brain_mask"], self.crop)
         weights = params["autoencoder"]
         mean, logvar = self.autoencoder.encode(weights, x)
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar).sum((1, 2, 3)).mean()
+        # Drawn in validation too: its loss is that of a draw, not of the mean.
         latent = mean + jnp.exp(0.5 * logvar) * jax.random.normal(k_sample, mean.shape)
+        # In two calls, so that `_adaptive_weight` can pull back through the last layer alone.
         features = self.autoencoder.decode_features(weights, latent)
         x_hat = self.autoencoder.output_layer(weights, features)
         pixels = x[0].size
@@ -107,8 +108,10 @@ class KLAutoencoder:
         active = (batch["step"] >= self.loss_options.disc_start).astype(jnp.float32)
 
         def g_loss(image):
+            # The generator's term must not train the discriminator, which wants the opposite.
             return -self.discriminator.apply(jax.lax.stop_gradient(disc), image).mean()
 
+        # Computed before `disc_start` too and switched by a factor: the step is traced.
         weight = self._adaptive_weight(params, frozen, x, x_hat, features, g_loss)
         generator = g_loss(x_hat)
         real = self.discriminator.apply(disc, x)
@@ -136,6 +139,7 @@ class KLAutoencoder:
             (gradient,) = pull_back(jax.grad(loss)(x_hat))
             return jnp.sqrt(jnp.square(gradient.astype(jnp.float32)).sum())
 
+        # 1e-4 and 1e4 are LDM's: a vanishing generator gradient must not blow the weight up.
         ratio = norm(lambda y: self._nll(frozen, x, y)) / (norm(g_loss) + 1e-4)
         weight = self.loss_options.disc_weight * jnp.clip(ratio, 0.0, 1e4)
         return jax.lax.stop_gradient(weight)
@@ -166,6 +170,7 @@ def crop_in_brain(
     flat = brain_masks.reshape(batch, -1)
     logits = jnp.where(flat | ~flat.any(-1, keepdims=True), 0.0, -jnp.inf)
     centre = jax.random.categorical(key, logits)
+    # Moved inside the slice, not cut off: all crops need one shape.
     top = jnp.clip(centre // width - side // 2, 0, height - side)
     left = jnp.clip(centre % width - side // 2, 0, width - side)
 

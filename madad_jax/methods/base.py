@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import jax
 
 from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.models import interfaces
 
 
 @runtime_checkable
@@ -17,19 +18,21 @@ class Method(Protocol):
     """What a row of a results table has to be able to do."""
 
     name: str
-    deterministic: bool  # True switches dropout off, for validation losses
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Fresh parameters for batches of the given shapes ({name: ShapeDtypeStruct})."""
         ...
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """A scalar to minimise and named scalars to log.
 
         `batch` has `image` [b,H,W,1] in [-1,1], `brain_mask` [b,H,W] and `step` (the
-        optimiser step, a scalar, for terms that switch on later).
+        optimiser step, a scalar, for terms that switch on later). `train=False` is the
+        validation loss: no dropout and whole images, all other draws as in training.
+        With a network whose blocks have a loss of their own, the metrics hold their mean as
+        `penalty` (`report_penalty`); `wrappers/penalised.py` adds it to the loss.
         """
         ...
 
@@ -38,3 +41,13 @@ class Method(Protocol):
     ) -> dict[str, jax.Array]:
         """`map` [b,H,W], `reconstruction` [b,H,W,1], and further maps named `*_map`."""
         ...
+
+
+def report_penalty(*outputs: interfaces.Output) -> Metrics:
+    """{"penalty": mean over the network's calls in one loss}; {} where no network has any.
+
+    A method adds this to the metrics of its loss. A network called inside `jax.lax.scan` hands
+    its output out of the scan like any other value.
+    """
+    found = [output.penalty for output in outputs if output.penalty is not None]
+    return {"penalty": sum(found) / len(found)} if found else {}

@@ -24,8 +24,10 @@ from jaxtyping import Float
 from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
-from madad_jax.synthesis import shapes
+from madad_jax.synthesis import mix, shapes
 
 _NO_SYNTHESIS = shapes.Options()
 _PLAIN = difference.Residual()
@@ -41,7 +43,6 @@ class Dae:
     sigma: float = 0.2
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "dae"
-    deterministic: bool = False
 
     def __post_init__(self):
         if self.resolution < 1 or self.sigma < 0:
@@ -54,31 +55,29 @@ class Dae:
         """Parameters of the U-Net."""
         return self.network.init(key, batch_spec["image"].shape)
 
-    def corrupted(self, batch: Batch, key: jax.Array) -> jax.Array:
+    def corrupt(self, batch: Batch, key: jax.Array) -> jax.Array:
         """Training inputs [b,H,W,1]: coarse noise, or a synthetic anomaly, in the brain."""
-        k_noise, k_use, k_anomaly = jax.random.split(key, 3)
+        k_noise, k_choice, k_anomaly = jax.random.split(key, 3)
         x, brain = batch["image"], batch["brain_mask"]
+        # 2: sigma is published for intensities in [0, 1], here they span 2.
         noise = 2.0 * self.sigma * coarse_noise(k_noise, x.shape, self.resolution)
-        out = x + noise * brain[..., None]
-        if self.synthesis.share > 0:
-            drawn = shapes.corrupt(k_anomaly, x, brain, self.synthesis)
-            use = jax.random.bernoulli(k_use, self.synthesis.share, (len(x), 1, 1, 1))
-            out = jnp.where(use, drawn, out)
-        return out
+        noised = x + noise * brain[..., None]
+        keys = k_choice, k_anomaly
+        return mix.replace_share(keys, batch, self.synthesis, noised, lambda images: images)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the denoised image over the brain."""
         del frozen
         k_corrupt, k_dropout = jax.random.split(key)
-        x_hat = self._clean(
-            params, self.corrupted(batch, k_corrupt), None if self.deterministic else k_dropout
-        )
+        corrupted = self.corrupt(batch, k_corrupt)
+        output = self._clean(params, corrupted, k_dropout if train else None)
         inside = batch["brain_mask"].astype(jnp.float32)
-        error = jnp.square(x_hat - batch["image"])[..., 0]
+        error = jnp.square(output.x0 - batch["image"])[..., 0]
+        # A batch of slices without brain has no pixel to average over.
         loss = (error * inside).sum() / jnp.maximum(inside.sum(), 1.0)
-        return loss, {"loss": loss}
+        return loss, {"loss": loss, **base.report_penalty(output)}
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -87,11 +86,12 @@ class Dae:
         del frozen, key
         x, brain = batch["image"], batch["brain_mask"]
         # Nothing was asked of the network outside the brain: there it shows the input.
-        x_hat = jnp.where(brain[..., None], self._clean(params, x, None), x)
+        x_hat = jnp.where(brain[..., None], self._clean(params, x, None).x0, x)
         return {"map": self.residual(x_hat, x, brain), "reconstruction": x_hat}
 
-    def _clean(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        return self.network.predict(params, x, jnp.zeros(len(x), jnp.int32), key=key)
+    def _clean(self, params: Params, x: jax.Array, key: jax.Array | None) -> interfaces.Output:
+        # The U-Net embeds a noise level; a denoising autoencoder has one level only.
+        return self.network.apply(params, x, jnp.zeros(len(x), jnp.int32), key=key)
 
 
 def coarse_noise(
@@ -103,5 +103,17 @@ def coarse_noise(
     k_cells, k_roll = jax.random.split(key)
     cells = jax.random.normal(k_cells, (batch, resolution, resolution, channels))
     fine = jax.image.resize(cells, shape, "bilinear")
+    # Without the roll the grid of cells would lie at the same pixels in every sample.
     roll = jax.random.randint(k_roll, (batch, 2), 0, jnp.array([height, width]))
     return jax.vmap(lambda x, r: jnp.roll(x, (r[0], r[1]), (0, 1)))(fine, roll)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Dae:
+    """From `config.methods.dae`."""
+    return Dae(
+        network=shared.pixel_unet(),
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+        resolution=settings.resolution,
+        sigma=settings.sigma,
+        synthesis=shared.synthesis,
+    )

@@ -13,6 +13,7 @@ instead of a difference cut at a fixed value, smoothed as every row is; `steps` 
 import dataclasses
 
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,3 +21,9 @@ class Ddpm(families.PartialDiffusion):
     """`process.noise` is Gaussian."""
 
     name: str = "ddpm"
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Ddpm:
+    """From `config.methods.ddpm`."""
+    parts = shared_lib.pixel_parts(shared, settings)
+    return Ddpm(**parts, reverse=shared_lib.reverse(settings.inference))

@@ -32,7 +32,8 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import masking, process
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.methods import families
-from madad_jax.synthesis import shapes
+from madad_jax.methods import shared as shared_lib
+from madad_jax.synthesis import mix, shapes
 
 _NO_SYNTHESIS = shapes.Options()
 _PUBLISHED_SCORE = fused.FusedScore()
@@ -53,16 +54,15 @@ class Corruption:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoDiff(families.OnLatents):
+class DecoDiff(families.CorrectedLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
     schedule: schedule_lib.Schedule
     corruption: Corruption = Corruption()
     start: int = 5
-    score: fused.FusedScore = _PUBLISHED_SCORE
+    score: fused.FusedScore = dataclasses.field(default=_PUBLISHED_SCORE, kw_only=True)
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "deco_diff"
-    deterministic: bool = False
 
     def __post_init__(self):
         if not 0 <= self.start < self.schedule.num_steps:
@@ -78,20 +78,25 @@ class DecoDiff(families.OnLatents):
         return super().init(key, batch_spec)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the direction over the whole latent."""
         k_sample, k_t, k_corrupt, k_synthesis, k_dropout = jax.random.split(key, 5)
-        x0 = self.drawn(frozen, batch, k_sample)
+        x0 = self.draw_latent(frozen, batch, k_sample)
         t = jax.random.randint(k_t, (len(x0),), 0, self.schedule.num_steps)
         direction = self.direction(k_corrupt, x0, t, batch["brain_mask"])
-        if self.synthesis.share > 0:
-            direction = self._synthesise(k_synthesis, frozen, batch, x0, t, direction)
+
+        def with_anomaly(images: jax.Array) -> jax.Array:
+            changed = shapes.changed_cells(
+                batch["image"], images, x0.shape[1:3], self.synthesis.min_change
+            )
+            # All of the anomaly is there whatever t says: the direction is as much longer.
+            moved = self.scaled_mean(frozen, images) - x0
+            return changed[..., None] * moved / self._width(t)
+
+        direction = mix.replace_share(k_synthesis, batch, self.synthesis, direction, with_anomaly)
         x_t = x0 + self._width(t) * direction
-        said, _ = self.denoiser.apply(params, x_t, t, key=None if self.deterministic else k_dropout)
-        loss = jnp.square(said - direction).mean()
-        size = jnp.square(direction).mean()  # what answering 0 everywhere would cost
-        return loss, {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
+        return self.regression(params, x_t, t, direction, k_dropout if train else None)
 
     def _width(self, t: jax.Array) -> jax.Array:
         """sqrt(1 - abar_t), [b,1,1,1]."""
@@ -116,46 +121,14 @@ class DecoDiff(families.OnLatents):
         visible = masking.keep_outside(visible, outside)
         noise = jax.random.normal(k_noise, x0.shape)
         if c.foreign > 0:
+            # The same drawing of blocks with `foreign` as ratio: a block is one kind as a whole.
             own = masking.draw_visible(k_foreign, shape, max_ratio=c.foreign, **options)
             side = _middle(c.sides)
-            noise = jnp.where(own[..., None] > 0.5, noise, shuffled(k_shuffle, x0, side))
+            noise = jnp.where(own[..., None] > 0.5, noise, shuffle_patches(k_shuffle, x0, side))
         abar = process.gather(self.schedule.alphas_cumprod, t)
+        # Solved from the first two formulas of the header; abar < 1 at every t of a schedule.
         shrink = (1.0 - jnp.sqrt(abar)) / jnp.sqrt(1.0 - abar)
         return (1.0 - visible[..., None]) * (noise - shrink * x0)
-
-    def _synthesise(self, key, frozen, batch, x0, t, direction) -> jax.Array:
-        """d of a share of samples from the latent of their image with an anomaly drawn in.
-
-        Raises UserError for a batch of cached latents alone: they hold no image to change.
-        """
-        if "image" not in batch:
-            raise errors.UserError(
-                f"synthesis.share: found {self.synthesis.share}, but the batch has latents and no "
-                "image to change; set synthesis.share=0"
-            )
-        k_use, k_corrupt = jax.random.split(key)
-        image = batch["image"]
-        corrupted = shapes.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
-        latent = self.scaled_mean(frozen, corrupted)
-        changed = shapes.changed_cells(image, corrupted, x0.shape[1:3], self.synthesis.min_change)
-        # All of the anomaly is there whatever t says: the direction is as much longer.
-        drawn = changed[..., None] * (latent - x0) / self._width(t)
-        use = jax.random.bernoulli(k_use, self.synthesis.share, (len(x0), 1, 1, 1))
-        return jnp.where(use, drawn, direction)
-
-    def anomaly_map(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
-        del key  # deterministic
-        mean, _ = self.posterior(frozen, batch)
-        latent = mean * frozen["scaling_factor"]
-        corrected = self.correct(params, latent)
-        image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
-        maps = fused.fused_maps(
-            image, reference, corrected, latent, batch["brain_mask"], self.score
-        )
-        return {**maps, "reconstruction": image}
 
     def correct(
         self, params: Params, latent: Float[jax.Array, "b h w c"]
@@ -165,7 +138,7 @@ class DecoDiff(families.OnLatents):
         before = jnp.asarray((1.0 - self.schedule.alphas_cumprod_prev) ** 0.5, jnp.float32)
 
         def step(x, t):
-            d, _ = self.denoiser.apply(params, x, jnp.full((len(x),), t, jnp.int32))
+            d = self.denoiser.predict(params, x, jnp.full((len(x),), t, jnp.int32))
             return x - (widths[t] - before[t]) * d, None
 
         return jax.lax.scan(step, latent, jnp.arange(self.start, -1, -1))[0]
@@ -173,10 +146,11 @@ class DecoDiff(families.OnLatents):
 
 def _middle(sides: tuple[int, ...]) -> int:
     """The side of shuffled patches: a typical one, since the shuffle needs a fixed size."""
+    # The lower middle: 4 of the published sides.
     return sorted(sides)[(len(sides) - 1) // 2]
 
 
-def shuffled(
+def shuffle_patches(
     key: jax.Array, latents: Float[jax.Array, "b h w c"], side: int
 ) -> Float[jax.Array, "b h w c"]:
     """All patches of `side` x `side` cells of the batch, put to random places of it."""
@@ -185,3 +159,16 @@ def shuffled(
     x = jax.random.permutation(key, x.reshape(-1, side, side, c))
     x = x.reshape(b, h // side, w // side, side, side, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(latents.shape)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> DecoDiff:
+    """From `config.methods.deco_diff`."""
+    return DecoDiff(
+        denoiser=shared.denoiser(),
+        autoencoder=shared.autoencoder(),
+        schedule=shared.schedule(),
+        corruption=Corruption(**settings.corruption.table()),
+        start=settings.inference.start,
+        score=shared_lib.fused_score(shared, settings.inference),
+        synthesis=shared.synthesis,
+    )

@@ -6,11 +6,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from madad_jax.anomaly_maps import difference, structure
+from madad_jax.anomaly_maps import difference, fused, structure
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
+from madad_jax.methods import base
 from madad_jax.models import image_networks, interfaces
 from madad_jax.models.networks import lpips
 
@@ -53,8 +54,11 @@ class OnLatents:
             return batch["latent_mean"], batch["latent_logvar"]
         return self.autoencoder.encode(frozen["autoencoder"], batch["image"])
 
-    def drawn(self, frozen: Params, batch: Batch, key: jax.Array) -> Float[jax.Array, "b h w c"]:
+    def draw_latent(
+        self, frozen: Params, batch: Batch, key: jax.Array
+    ) -> Float[jax.Array, "b h w c"]:
         """A scaled draw of the posterior, not trained through."""
+        # A loss differentiated by `frozen` too must not move the autoencoder.
         mean, logvar = jax.lax.stop_gradient(self.posterior(frozen, batch))
         noise = jax.random.normal(key, mean.shape)
         return (mean + jnp.exp(0.5 * logvar) * noise) * frozen["scaling_factor"]
@@ -64,6 +68,7 @@ class OnLatents:
     ) -> Float[jax.Array, "b h w c"]:
         """Scaled posterior means of images, not trained through."""
         mean, _ = self.autoencoder.encode(frozen["autoencoder"], images)
+        # The mean without a draw: maps are made from means as well.
         return jax.lax.stop_gradient(mean) * frozen["scaling_factor"]
 
     def decode_pair(
@@ -82,7 +87,57 @@ class OnLatents:
         weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
         if reference == "input":
             return self.autoencoder.decode(weights, corrected / scale), batch["image"]
+        # In one call: where nothing was corrected, the decoder runs once.
         return self.autoencoder.decode_both(weights, corrected / scale, latent / scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectedLatents(OnLatents):
+    """What methods share whose network predicts a vector field that corrects a latent.
+
+    train   || target - f(x_t, t) ||^2 over the whole latent
+    test    `correct` follows f from the encoded image; what it moved is the map, in pixels and
+            in latent cells (`anomaly_maps/fused.py`)
+    """
+
+    # Keyword-only: subclasses have fields without a default behind it.
+    score: fused.FusedScore = dataclasses.field(kw_only=True)
+
+    def regression(
+        self,
+        params: Params,
+        x_t: Float[jax.Array, "b h w c"],
+        t: Int[jax.Array, " b"],
+        target: Float[jax.Array, "b h w c"],
+        dropout_key: jax.Array | None,
+    ) -> tuple[jax.Array, Metrics]:
+        """Loss and metrics of the network's answer at (x_t, t)."""
+        output = self.denoiser.apply(params, x_t, t, key=dropout_key)
+        loss = jnp.square(output.x0 - target).mean()
+        size = jnp.square(target).mean()  # the loss of a network that answers 0 everywhere
+        # The floor: a batch in which no cell was corrupted has a target of 0.
+        metrics = {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
+        return loss, metrics | base.report_penalty(output)
+
+    def correct(
+        self, params: Params, latent: Float[jax.Array, "b h w c"]
+    ) -> Float[jax.Array, "b h w c"]:
+        """The scaled latent as the network would have it."""
+        raise NotImplementedError
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
+        del key  # nothing is drawn
+        mean, _ = self.posterior(frozen, batch)
+        latent = mean * frozen["scaling_factor"]
+        corrected = self.correct(params, latent)
+        image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
+        maps = fused.fused_maps(
+            image, reference, corrected, latent, batch["brain_mask"], self.score
+        )
+        return {**maps, "reconstruction": image}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +156,16 @@ class ImageDiffusion:
         return self.network.init(key, batch_spec["image"].shape)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """The network's error over whole images."""
         del frozen
+        # Split even when dropout is off: validation then sees the noise that training would.
         k_process, k_dropout = jax.random.split(key)
-        dropout = None if self.deterministic else k_dropout
-
-        def network(x, t):
-            return self.network.predict(params, x, t, key=dropout)
-
-        loss = self.process.loss(network, batch["image"], k_process)
-        return loss, {"loss": loss}
+        x_t, t, target = self.process.draw_example(batch["image"], k_process)
+        output = self.network.apply(params, x_t, t, key=k_dropout if train else None)
+        loss = jnp.square(output.x0 - target).mean()
+        return loss, {"loss": loss, **base.report_penalty(output)}
 
 
 _PUBLISHED = partial.Reverse(start=250)
@@ -124,7 +177,6 @@ class PartialDiffusion(ImageDiffusion):
 
     reverse: partial.Reverse = _PUBLISHED
     name: str = "ddpm"
-    deterministic: bool = False
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -136,6 +188,7 @@ class PartialDiffusion(ImageDiffusion):
         def network(x, t):
             return self.network.predict(params, x, t)
 
+        # Without a key: dropout stays off while a map is made, the noise alone is drawn.
         x_hat = self.process.reconstruct(network, x, key, self.reverse)
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 
@@ -149,7 +202,6 @@ class Bottleneck:
 
     network: image_networks.Reconstructor
     residual: difference.Residual = _PLAIN
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the autoencoder."""

@@ -32,10 +32,12 @@ from jaxtyping import Bool, Float
 
 from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
 
 _RATE = 10.0  # the threshold is exp(10 p): p moves at the network's learning rate
-_FIRST = 0.02  # the threshold before training, a squared difference in [-1, 1]
+_INITIAL_THRESHOLD = 0.02  # the threshold before training, a squared difference in [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,6 @@ class IterMask2:
     residual: difference.Residual
     options: Options = Options()
     name: str = "itermask2"
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """{"first": A, "masked": B, "threshold": p}."""
@@ -70,11 +71,11 @@ class IterMask2:
         return {
             "first": self.network.init(k_first, one),
             "masked": self.network.init(k_masked, (*one[:3], 2)),
-            "threshold": jnp.log(_FIRST) / _RATE * jnp.ones(()),
+            "threshold": jnp.log(_INITIAL_THRESHOLD) / _RATE * jnp.ones(()),
         }
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Both errors and the pinball loss of the threshold."""
         del frozen
@@ -83,10 +84,11 @@ class IterMask2:
         h = high_frequencies(x, self.options.radius)
         o = self.options
         mask = random_squares(k_mask, batch["brain_mask"], o.sides, o.squares)
-        keys = (None, None) if self.deterministic else (k_a, k_b)
-        first = jnp.square(self._first(params, h, keys[0]) - x).mean()
-        said = self._masked(params, x, h, mask, k_noise, keys[1])
-        error = jnp.square(said - x)
+        keys = (k_a, k_b) if train else (None, None)
+        from_edges = self._predict_from_edges(params, h, keys[0])
+        filled = self._fill_mask(params, x, h, mask, k_noise, keys[1])
+        first = jnp.square(from_edges.x0 - x).mean()
+        error = jnp.square(filled.x0 - x)
         pinball, exceeded = self._pinball(params, error[..., 0], mask * batch["brain_mask"])
         total = first + error.mean() + pinball
         return total, {
@@ -95,12 +97,14 @@ class IterMask2:
             "masked_loss": error.mean(),
             "threshold": self.threshold(params),
             "exceeded": exceeded,
+            **base.report_penalty(from_edges, filled),
         }
 
     def _pinball(
         self, params: Params, error: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """(pinball loss of the log threshold, share of masked pixels above it)."""
+        # The stop: the threshold follows the errors, errors must not follow the threshold.
         gap = jnp.log(jax.lax.stop_gradient(error) + 1e-12) - _RATE * params["threshold"]
         tau = 1.0 - self.options.exceeded
         loss = jnp.where(gap > 0, tau * gap, (tau - 1.0) * gap)
@@ -111,10 +115,12 @@ class IterMask2:
         """The squared difference above which a pixel stays masked."""
         return jnp.exp(_RATE * params["threshold"])
 
-    def _first(self, params: Params, h: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return self.network.predict(params["first"], h, jnp.zeros(len(h), jnp.int32), key=key)
+    def _predict_from_edges(
+        self, params: Params, h: jax.Array, key: jax.Array | None = None
+    ) -> interfaces.Output:
+        return self.network.apply(params["first"], h, jnp.zeros(len(h), jnp.int32), key=key)
 
-    def _masked(
+    def _fill_mask(
         self,
         params: Params,
         x: jax.Array,
@@ -122,12 +128,12 @@ class IterMask2:
         mask: jax.Array,
         noise_key: jax.Array,
         key: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> interfaces.Output:
         m = mask[..., None].astype(x.dtype)
         given = (1.0 - m) * x + m * jax.random.normal(noise_key, x.shape)
         pair = jnp.concatenate([given, h], -1)
         zero = jnp.zeros(len(x), jnp.int32)
-        return self.network.predict(params["masked"], pair, zero, key=key)
+        return self.network.apply(params["masked"], pair, zero, key=key)
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -136,11 +142,11 @@ class IterMask2:
         del frozen
         x, brain = batch["image"], batch["brain_mask"]
         h = high_frequencies(x, self.options.radius)
-        first = jnp.square(self._first(params, h) - x)[..., 0]
+        first = jnp.square(self._predict_from_edges(params, h).x0 - x)[..., 0]
         start = largest_share(first, brain, self.options.start)
 
         def reconstruct(mask, number):
-            return self._masked(params, x, h, mask, jax.random.fold_in(key, number))
+            return self._fill_mask(params, x, h, mask, jax.random.fold_in(key, number)).x0
 
         o = self.options
         threshold = self.threshold(params)
@@ -155,6 +161,7 @@ def high_frequencies(x: Float[jax.Array, "b H W 1"], radius: float) -> Float[jax
     rows, columns = (jnp.fft.fftfreq(side) * side for side in x.shape[1:3])
     low = jnp.square(rows)[:, None] + jnp.square(columns)[None] < radius**2
     spectrum = jnp.fft.fft2(x[..., 0])
+    # The phase of a zero amplitude is arbitrary; angle gives 0 for it, and no NaN.
     flat = jnp.exp(1j * jnp.angle(spectrum))
     return jnp.fft.ifft2(jnp.where(low, flat, spectrum)).real[..., None]
 
@@ -180,6 +187,7 @@ def random_squares(
         lines.append((place >= start) & (place < start + side[..., None]))
     count = jax.random.randint(k_count, (batch, 1), 1, squares + 1)
     used = (jnp.arange(squares) < count)[..., None]
+    # Union by counting hits: one product in place of `squares` masks of the whole slice.
     hit = jnp.einsum("bkh,bkw->bhw", (lines[0] & used) * 1.0, lines[1] * 1.0)
     return (hit > 0.5) * brain * 1.0
 
@@ -188,6 +196,7 @@ def largest_share(
     error: Float[jax.Array, "b H W"], brain: Bool[jax.Array, "b H W"], share: float
 ) -> Bool[jax.Array, "b H W"]:
     """The brain pixels with the largest errors, `share` of each image's."""
+    # NaN drops the background from the quantile; a share is of brain pixels.
     inside = jnp.where(brain, error, jnp.nan)
     limit = jnp.nanquantile(inside, 1.0 - share, axis=(1, 2), keepdims=True)
     return brain & (error >= limit)
@@ -211,19 +220,30 @@ def shrink(
       rounds: at most so many.
     """
 
-    def going(state):
+    def is_unfinished(state):
         number, _, _, moving = state
         return (number < rounds) & moving.any()
 
-    def one(state):
+    def take_round(state):
         number, mask, x_hat, moving = state
         found = reconstruct(mask, number)
         kept = mask & (jnp.square(found - x)[..., 0] > threshold)
         before, after = (m.sum((1, 2)).astype(jnp.float32) for m in (mask, kept))
         x_hat = jnp.where(moving[:, None, None, None], found, x_hat)
         mask = jnp.where(moving[:, None, None], kept, mask)
+        # An empty mask stops as well: nothing is left that could shrink.
         return number + 1, mask, x_hat, moving & (before - after >= least * before) & (after > 0)
 
     first = (jnp.int32(0), start, x, jnp.ones(len(x), bool))
-    _, mask, x_hat, _ = jax.lax.while_loop(going, one, first)
+    _, mask, x_hat, _ = jax.lax.while_loop(is_unfinished, take_round, first)
     return mask, x_hat
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> IterMask2:
+    """From `config.methods.itermask2`."""
+    inference = settings.inference
+    return IterMask2(
+        network=shared.pixel_unet(),
+        residual=shared_lib.residual(shared, inference),
+        options=Options(**settings.table(), **inference.table(without=("difference", "gamma"))),
+    )

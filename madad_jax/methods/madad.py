@@ -17,8 +17,9 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.methods import families
-from madad_jax.synthesis import shapes
+from madad_jax.methods import base, families
+from madad_jax.methods import shared as shared_lib
+from madad_jax.synthesis import mix, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,6 @@ class MadAd(families.OnLatents):
     noise: str = "gaussian"
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "madad"
-    deterministic: bool = False
 
     def __post_init__(self):
         noise_lib.check_kind(self.noise)
@@ -103,7 +103,7 @@ class MadAd(families.OnLatents):
         masking.check_sides(self.latent_sides(batch_spec), m.sides, m.probabilities, m.per)
         return super().init(key, batch_spec)
 
-    def _outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def _find_outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return masking.outside_brain(
             brain_mask,
             shape,
@@ -112,11 +112,12 @@ class MadAd(families.OnLatents):
         )
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
+        # Six keys whatever is switched on: an option must not change the draws of the others.
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
-        x0 = self.drawn(frozen, batch, k_sample)
+        x0 = self.draw_latent(frozen, batch, k_sample)
         m = self.masking
         visible = masking.draw_visible(
             k_mask,
@@ -126,41 +127,31 @@ class MadAd(families.OnLatents):
             probabilities=m.probabilities,
             per=m.per,
         )
-        visible = masking.keep_outside(visible, self._outside(batch["brain_mask"], x0.shape[1:3]))
+        # After the draw, not before: block masks keep their published statistics in the brain.
+        visible = masking.keep_outside(
+            visible, self._find_outside(batch["brain_mask"], x0.shape[1:3])
+        )
         t = jax.random.randint(k_t, (x0.shape[0],), 0, self.schedule.num_steps)
         noise = noise_lib.draw(k_noise, x0.shape, self.noise)
         x_t = process.q_sample(self.schedule, x0, t, noise, visible)
-        if self.synthesis.share > 0:
-            x_t, visible = self._synthesise(k_synthesis, frozen, batch, x_t, visible)
-        dropout = None if self.deterministic else k_dropout
-        x0_hat, logit = self.denoiser.apply(params, x_t, t, key=dropout)
+
+        def with_anomaly(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            changed = shapes.changed_cells(
+                batch["image"], images, visible.shape[1:], self.synthesis.min_change
+            )
+            return self.scaled_mean(frozen, images), 1.0 - changed
+
+        x_t, visible = mix.replace_share(
+            k_synthesis, batch, self.synthesis, (x_t, visible), with_anomaly
+        )
+        output = self.denoiser.apply(params, x_t, t, key=k_dropout if train else None)
+        x0_hat, logit = output.x0, output.visible_logit
         options = self.loss_options
         x0_loss = losses.latent_loss(x0, x0_hat, visible, options.region).mean()
         mask_loss = losses.mask_loss(visible, logit, options.mask).mean()
         total = x0_loss + options.mask_weight * mask_loss
-        return total, self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
-
-    def _synthesise(
-        self, key: jax.Array, frozen: Params, batch: Batch, x_t: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """A share of the samples with an anomaly in the image in place of noise.
-
-        Raises UserError for a batch of cached latents alone: they hold no image to change.
-        """
-        if "image" not in batch:
-            raise errors.UserError(
-                f"synthesis.share: found {self.synthesis.share}, but the batch has latents and no "
-                "image to change; set synthesis.share=0"
-            )
-        k_use, k_corrupt = jax.random.split(key)
-        image = batch["image"]
-        corrupted = shapes.corrupt(k_corrupt, image, batch["brain_mask"], self.synthesis)
-        changed = shapes.changed_cells(
-            image, corrupted, visible.shape[1:], self.synthesis.min_change
-        )
-        use = jax.random.bernoulli(k_use, self.synthesis.share, (len(image), 1, 1))
-        x_t = jnp.where(use[..., None], self.scaled_mean(frozen, corrupted), x_t)
-        return x_t, jnp.where(use, 1.0 - changed, visible)
+        metrics = self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
+        return total, metrics | base.report_penalty(output)
 
     def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
         """What tells a person whether both heads learn: errors on noised cells alone, and
@@ -173,6 +164,7 @@ class MadAd(families.OnLatents):
             "loss": total,
             "x0_loss": x0_loss,
             "mask_loss": mask_loss,
+            # The plain loss is mostly visible cells, which any network copies through.
             "x0_error_noised": (error * noised).sum() / count,
             "mask_sensitivity": (flagged * noised).sum() / count,
             "mask_specificity": ((1 - flagged) * visible).sum() / jnp.maximum(visible.sum(), 1.0),
@@ -193,7 +185,7 @@ class MadAd(families.OnLatents):
         schedule = schedule_lib.respace(self.schedule, s.steps, s.spacing)
         outside = None
         if s.inside_brain:
-            outside = self._outside(batch["brain_mask"], latent.shape[1:3])
+            outside = self._find_outside(batch["brain_mask"], latent.shape[1:3])
         result = samplers.selective_ddim(
             lambda x, t: self.denoiser.apply(params, x, t),
             latent,
@@ -214,6 +206,7 @@ class MadAd(families.OnLatents):
         # Where nothing was rewritten there is no difference; a fused product may leave rounding.
         touched = result["rewritten"] > 0
         latent_map = jnp.where(touched, jnp.abs(result["latent"] - latent).mean(-1), 0.0)
+        # A share of the clip in [0, 1], so that thresholds compare between the signals.
         latent_map = jnp.minimum(latent_map, latent_gamma) / latent_gamma
         return {
             "map": self._finish(image_map, batch),
@@ -224,6 +217,8 @@ class MadAd(families.OnLatents):
         }
 
     def _sampler_noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        # Drawn for all steps at once and handed in: the sampler is then a function without a key,
+        # which golden tests can feed the official draws.
         keys = jax.random.split(key, self.sampler.steps)
         return jnp.stack([noise_lib.draw(k, shape, self.noise) for k in keys])
 
@@ -233,3 +228,21 @@ class MadAd(families.OnLatents):
     def _finish(self, maps: jax.Array, batch: Batch) -> jax.Array:
         maps = difference_lib.gaussian_smooth(maps, self.score.sigma)
         return maps * batch["brain_mask"] if self.score.inside_brain else maps
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:
+    """From `config.methods.madad`."""
+    inference = settings.inference
+    return MadAd(
+        denoiser=shared.denoiser(),
+        autoencoder=shared.autoencoder(),
+        schedule=shared.schedule(),
+        noise=shared.noise,
+        synthesis=shared.synthesis,
+        masking=Masking(**settings.masking.table()),
+        loss_options=Loss(**settings.loss.table()),
+        sampler=Sampler(**inference.sampler.table()),
+        score=Score(
+            **inference.score.table(), sigma=shared.sigma, inside_brain=shared.inside_brain
+        ),
+    )

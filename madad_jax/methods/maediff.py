@@ -27,6 +27,8 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
+from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import image_networks, interfaces
 
 _PLAIN = difference.Residual()
@@ -48,7 +50,6 @@ class MaeDiff:
     mae_weight: float = 1.0
     residual: difference.Residual = _PLAIN
     name: str = "maediff"
-    deterministic: bool = False
 
     def __post_init__(self):
         if not 0 < self.stride <= self.box:
@@ -77,34 +78,43 @@ class MaeDiff:
         }
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Both terms of the formula."""
         del frozen
         k_box, k_t, k_noise, k_dropout = jax.random.split(key, 4)
         x = batch["image"]
         corners = jnp.asarray(grid(x.shape[1:3], self.box, self.stride))
+        # A box of the grid of the test, so that training sees what is asked there.
         chosen = corners[jax.random.randint(k_box, (len(x),), 0, len(corners))]
         boxes = box_masks(chosen, x.shape[1:3], self.box)[..., None]
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
-        dropout = None if self.deterministic else k_dropout
-        x_hat, guess, hidden = self._predict(params, x, boxes, t, noise, dropout)
-        l1 = (jnp.abs(x - x_hat) * boxes).sum() / boxes.sum()
+        dropout = k_dropout if train else None
+        output, guess, hidden = self._predict(params, x, boxes, t, noise, dropout)
+        l1 = (jnp.abs(x - output.x0) * boxes).sum() / boxes.sum()
         mae = (jnp.square(x - guess) * hidden).sum() / hidden.sum()
         loss = l1 + self.mae_weight * mae
-        return loss, {"loss": loss, "l1": l1, "mae_loss": mae}
+        return loss, {"loss": loss, "l1": l1, "mae_loss": mae, **base.report_penalty(output)}
 
-    def _predict(self, params, x, boxes, t, noise, key):
-        """(x_hat, the autoencoder's guess, the pixels that it did not see)."""
-        x_t = jnp.where(boxes > 0, self.process.noised(x, t, noise), x)
+    def _predict(
+        self,
+        params: Params,
+        x: jax.Array,
+        boxes: jax.Array,
+        t: jax.Array,
+        noise: jax.Array,
+        key: jax.Array | None,
+    ) -> tuple[interfaces.Output, jax.Array, jax.Array]:
+        """(the U-Net's output, the autoencoder's guess, the pixels that it did not see)."""
+        # Pixels outside the box stay clean, whatever t says.
+        x_t = jnp.where(boxes > 0, self.process.add_noise(x, t, noise), x)
         visible = visible_patches(boxes[..., 0], self.encoder.patch)
         guess = self.encoder.apply(params["mae"], x, visible)
         hidden = 1.0 - visible.repeat(self.encoder.patch, 1).repeat(self.encoder.patch, 2)
-        x_hat = self.network.predict(
-            params["unet"], jnp.concatenate([x_t, guess], axis=-1), t, key=key
-        )
-        return x_hat, guess, hidden[..., None]
+        pair = jnp.concatenate([x_t, guess], axis=-1)
+        output = self.network.apply(params["unet"], pair, t, key=key)
+        return output, guess, hidden[..., None]
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -115,17 +125,19 @@ class MaeDiff:
         t = jnp.full((len(x),), self.start, jnp.int32)
         corners = jnp.asarray(grid(x.shape[1:3], self.box, self.stride))
 
-        def one(total, entry):
+        def add_box(total, entry):
             corner, number = entry
             mask = box_masks(corner[None], x.shape[1:3], self.box)[..., None]
             boxes = jnp.broadcast_to(mask, x.shape)
             noise = self.process.noise.draw(jax.random.fold_in(key, number), x.shape)
-            x_hat, _, _ = self._predict(params, x, boxes, t, noise, None)
-            return (total[0] + x_hat * boxes, total[1] + mask), None
+            output, _, _ = self._predict(params, x, boxes, t, noise, None)
+            return (total[0] + output.x0 * boxes, total[1] + mask), None
 
+        # The count is of one slice: boxes are the same for the whole batch.
         zero = jnp.zeros_like(x), jnp.zeros_like(x[:1])
+        # The number is folded into the key, so that boxes have noise of their own.
         numbered = corners, jnp.arange(len(corners))
-        (summed, count), _ = jax.lax.scan(one, zero, numbered)
+        (summed, count), _ = jax.lax.scan(add_box, zero, numbered)
         x_hat = summed / count
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 
@@ -155,3 +167,17 @@ def visible_patches(boxes: Float[jax.Array, "b H W"], patch: int) -> Float[jax.A
     b, height, width = boxes.shape
     squares = boxes.reshape(b, height // patch, patch, width // patch, patch)
     return 1.0 - squares.max((2, 4))
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MaeDiff:
+    """From `config.methods.maediff`."""
+    return MaeDiff(
+        network=shared.pixel_unet(),
+        encoder=image_networks.masked_autoencoder(**settings.network.table()),
+        process=shared.process("x0"),
+        box=settings.box,
+        stride=settings.stride,
+        mae_weight=settings.mae_weight,
+        start=settings.inference.start,
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+    )

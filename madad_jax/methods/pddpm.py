@@ -22,6 +22,8 @@ from madad_jax.anomaly_maps import difference
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
+from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
 
 
@@ -36,15 +38,15 @@ class PatchedDdpm:
     stride: int = 48
     start: int = 500
     name: str = "pddpm"
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the U-Net."""
+        # Called for its checks: a box that does not fit should fail before training.
         boxes(batch_spec["image"].shape[1:3], self.box, self.stride)
         return self.network.init(key, batch_spec["image"].shape)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """The absolute error of the clean image inside each sample's box."""
         del frozen
@@ -55,12 +57,12 @@ class PatchedDdpm:
         inside = grid[chosen][..., None]
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
-        given = jnp.where(inside, self.process.noised(x, t, noise), x)
-        dropout = None if self.deterministic else k_dropout
-        said = self.network.predict(params, given, t, key=dropout)
-        error = jnp.abs(said - self.process.target(x, noise))
+        given = jnp.where(inside, self.process.add_noise(x, t, noise), x)
+        dropout = k_dropout if train else None
+        output = self.network.apply(params, given, t, key=dropout)
+        error = jnp.abs(output.x0 - self.process.target(x, noise))
         loss = (error * inside).sum() / inside.sum()
-        return loss, {"loss": loss}
+        return loss, {"loss": loss, **base.report_penalty(output)}
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -70,17 +72,18 @@ class PatchedDdpm:
         x = batch["image"]
         t = jnp.full((len(x),), self.start)
 
-        def one(total, entry):
+        def add_box(total, entry):
             inside, number = entry
             inside = inside[None, ..., None]
             noise = self.process.noise.draw(jax.random.fold_in(key, number), x.shape)
-            given = jnp.where(inside, self.process.noised(x, t, noise), x)
-            said = self.network.predict(params, given, t)
-            return total + inside * self.process.estimate(given, t, said)[0], None
+            given = jnp.where(inside, self.process.add_noise(x, t, noise), x)
+            prediction = self.network.predict(params, given, t)
+            return total + inside * self.process.estimate(given, t, prediction)[0], None
 
         grid = boxes(x.shape[1:3], self.box, self.stride)
         parts = jnp.asarray(grid), jnp.arange(len(grid))
-        total, _ = jax.lax.scan(one, jnp.zeros_like(x), parts)
+        total, _ = jax.lax.scan(add_box, jnp.zeros_like(x), parts)
+        # Every pixel is covered at least once (`boxes` checks the stride), so no division by 0.
         x_hat = total / jnp.asarray(grid.sum(0), jnp.float32)[None, ..., None]
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
 
@@ -100,3 +103,13 @@ def boxes(shape: tuple[int, int], box: int, stride: int) -> Bool[np.ndarray, "n 
     for n, (r, c) in enumerate((r, c) for r in rows for c in columns):
         out[n, r : r + box, c : c + box] = True
     return out
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> PatchedDdpm:
+    """From `config.methods.pddpm`."""
+    return PatchedDdpm(
+        **shared_lib.pixel_parts(shared, settings),
+        box=settings.box,
+        stride=settings.stride,
+        start=settings.inference.start,
+    )

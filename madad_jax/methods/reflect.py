@@ -32,7 +32,8 @@ from madad_jax.anomaly_maps import fused
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import families
-from madad_jax.synthesis import polygons, shapes
+from madad_jax.methods import shared as shared_lib
+from madad_jax.synthesis import mix, polygons, shapes
 
 LEVELS = 1000  # of t, as the networks embed it
 TEXTURES = ("drawn", "shuffled")
@@ -67,15 +68,14 @@ class Corruption:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reflect(families.OnLatents):
+class Reflect(families.CorrectedLatents):
     """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
 
     corruption: Corruption = Corruption()
     steps: int = 1
-    score: fused.FusedScore = _PUBLISHED_SCORE
+    score: fused.FusedScore = dataclasses.field(default=_PUBLISHED_SCORE, kw_only=True)
     synthesis: shapes.Options = _NO_SYNTHESIS
     name: str = "reflect"
-    deterministic: bool = False
 
     def __post_init__(self):
         if not 1 <= self.steps <= LEVELS:
@@ -84,54 +84,41 @@ class Reflect(families.OnLatents):
             )
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the velocity over the whole latent."""
         k_sample, k_t, k_corrupt, k_dropout = jax.random.split(key, 4)
-        z1 = self.drawn(frozen, batch, k_sample)
-        z0 = self.corrupted(frozen, batch, z1, k_corrupt)
+        z1 = self.draw_latent(frozen, batch, k_sample)
+        z0 = self.corrupt(frozen, batch, z1, k_corrupt)
         level = jax.random.randint(k_t, (len(z1),), 0, LEVELS)
         t = (level / LEVELS)[:, None, None, None]
         velocity = z1 - z0
-        said, _ = self.denoiser.apply(
-            params,
-            (1 - t) * z0 + t * z1,
-            level,
-            key=None if self.deterministic else k_dropout,
-        )
-        loss = jnp.square(said - velocity).mean()
-        size = jnp.square(velocity).mean()  # what answering 0 everywhere would cost
-        return loss, {"loss": loss, "loss_over_zero": loss / jnp.maximum(size, 1e-6)}
+        z_t = (1 - t) * z0 + t * z1
+        return self.regression(params, z_t, level, velocity, k_dropout if train else None)
 
-    def corrupted(
+    def corrupt(
         self, frozen: Params, batch: Batch, z1: Float[jax.Array, "b h w c"], key: jax.Array
     ) -> Float[jax.Array, "b h w c"]:
         """z_0 of healthy latents.
 
         Raises UserError where images are needed and the batch has cached latents alone.
         """
-        k_mask, k_which, k_texture, k_noise, k_use, k_synthesis = jax.random.split(key, 6)
+        k_mask, k_which, k_texture, k_noise, k_choice, k_synthesis = jax.random.split(key, 6)
         one = (len(z1), 1, 1, 1)
+        # Of cells: the mask acts on latents, where the corruption is mixed in.
         m = self.strength(k_mask, batch["brain_mask"], z1.shape[1:3])[..., None]
         textured = jax.random.bernoulli(k_which, self.corruption.texture, one)
         content = jnp.where(
             textured, self._texture(frozen, batch, z1, k_texture), mixed_noise(k_noise, z1.shape)
         )
         z0 = jnp.sqrt(1 - m) * z1 + jnp.sqrt(m) * content
-        if self.synthesis.share > 0:
-            image = self._image(batch, f"synthesis.share: found {self.synthesis.share}")
-            drawn = shapes.corrupt(k_synthesis, image, batch["brain_mask"], self.synthesis)
-            use = jax.random.bernoulli(k_use, self.synthesis.share, one)
-            z0 = jnp.where(use, self.scaled_mean(frozen, drawn), z0)
-        return z0
-
-    def _image(self, batch: Batch, what: str) -> jax.Array:
-        if "image" not in batch:
-            raise errors.UserError(
-                f"{what}, which needs images, but the batch has cached latents; set "
-                "data.latents=live, or synthesis.share=0 and methods.reflect.textures=shuffled"
-            )
-        return batch["image"]
+        return mix.replace_share(
+            (k_choice, k_synthesis),
+            batch,
+            self.synthesis,
+            z0,
+            lambda images: self.scaled_mean(frozen, images),
+        )
 
     def _texture(self, frozen: Params, batch: Batch, z1: jax.Array, key: jax.Array) -> jax.Array:
         if self.corruption.textures == "shuffled":
@@ -141,8 +128,13 @@ class Reflect(families.OnLatents):
             return jax.random.permutation(k_patch, other.reshape(b, h * w, c), axis=1).reshape(
                 other.shape
             )
-        image = self._image(batch, "methods.reflect.textures: found 'drawn'")
-        return self.scaled_mean(frozen, textures(key, image.shape))
+        if "image" not in batch:
+            raise errors.UserError(
+                "methods.reflect.textures: found 'drawn', which needs images, but the batch has "
+                "cached latents; set data.latents=live, or methods.reflect.textures=shuffled and "
+                "synthesis.share=0"
+            )
+        return self.scaled_mean(frozen, textures(key, batch["image"].shape))
 
     def strength(
         self, key: jax.Array, brain_mask: jax.Array, shape: tuple[int, int]
@@ -151,6 +143,7 @@ class Reflect(families.OnLatents):
         k_walk, k_count, k_strength, k_inside = jax.random.split(key, 4)
         c, (h, w) = self.corruption, shape
         b, height, width = brain_mask.shape
+        # A cell is brain when most of its pixels are.
         cells = brain_mask.reshape(b, h, height // h, w, width // w).mean((2, 4)) > 0.5
         filled = polygons.draw(
             k_walk,
@@ -162,6 +155,7 @@ class Reflect(families.OnLatents):
         )
         one = (b, 1, 1, 1)
         count = jax.random.randint(k_count, one, 1, c.max_objects + 1)
+        # All objects are drawn and the surplus dropped: a traced count cannot size an array.
         number = jnp.arange(c.max_objects)[None, :, None, None]
         strength = jax.random.uniform(
             k_strength, (b, c.max_objects, 1, 1), minval=c.min_strength, maxval=1.0
@@ -170,28 +164,15 @@ class Reflect(families.OnLatents):
         inside = jax.random.bernoulli(k_inside, c.inside_brain, (b, 1, 1))
         return jnp.where(inside, m * cells, m)
 
-    def anomaly_map(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
-        del key  # deterministic
-        mean, _ = self.posterior(frozen, batch)
-        latent = mean * frozen["scaling_factor"]
-        corrected = self.correct(params, latent)
-        image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)
-        maps = fused.fused_maps(
-            image, reference, corrected, latent, batch["brain_mask"], self.score
-        )
-        return {**maps, "reconstruction": image}
-
     def correct(
         self, params: Params, latent: Float[jax.Array, "b h w c"]
     ) -> Float[jax.Array, "b h w c"]:
         """Euler's method from t = 0 to 1."""
 
         def step(z, number):
+            # The left end of each interval, as Euler's method reads the field.
             level = jnp.full((len(z),), number * LEVELS // self.steps, jnp.int32)
-            velocity, _ = self.denoiser.apply(params, z, level)
+            velocity = self.denoiser.predict(params, z, level)
             return z + velocity / self.steps, None
 
         return jax.lax.scan(step, latent, jnp.arange(self.steps))[0]
@@ -213,6 +194,7 @@ def textures(key: jax.Array, shape: tuple[int, ...]) -> Float[jax.Array, "b H W 
     k_angle, k_period, k_phase, k_bend, k_weight, k_grey, k_hard = jax.random.split(key, 7)
     three = (b, 3, 1, 1)
     angle = jax.random.uniform(k_angle, three, maxval=jnp.pi)
+    # Periods of 4 to 32 pixels: log-uniform, since texture scales are.
     octave = jax.random.uniform(k_period, three, minval=2.0, maxval=5.0)
     rows = jnp.arange(height)[:, None] * jnp.sin(angle)
     columns = jnp.arange(width)[None, :] * jnp.cos(angle)
@@ -225,3 +207,15 @@ def textures(key: jax.Array, shape: tuple[int, ...]) -> Float[jax.Array, "b H W 
     waves = jnp.where(hard, jnp.sign(waves), waves)
     grey = jax.random.uniform(k_grey, (2, b, 1, 1), minval=0.0, maxval=0.8)
     return jnp.clip(2 * grey[0] - 0.8 + grey[1] * waves, -1.0, 1.0)[..., None]
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Reflect:
+    """From `config.methods.reflect`."""
+    return Reflect(
+        denoiser=shared.denoiser(),
+        autoencoder=shared.autoencoder(),
+        corruption=Corruption(**settings.corruption.table()),
+        steps=settings.inference.steps,
+        score=shared_lib.fused_score(shared, settings.inference),
+        synthesis=shared.synthesis,
+    )

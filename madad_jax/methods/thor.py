@@ -30,6 +30,7 @@ from madad_jax.anomaly_maps import morphology
 from madad_jax.core.types import Batch, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
 
 _BLUR = 2.0  # pixels
 _PUBLISHED = partial.Reverse(start=250)
@@ -44,7 +45,6 @@ class Thor(families.ImageDiffusion):
     harmonise: tuple[int, ...] = (200, 150, 100, 50)
     window: int = 13
     name: str = "thor"
-    deterministic: bool = False
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
@@ -55,28 +55,30 @@ class Thor(families.ImageDiffusion):
         times = p.times(r.start, r.steps)
         noise = p.noise.draw(k_noise, x.shape)
 
-        def harmonised(x0, eps):
+        def harmonise_estimate(x0, eps):
             m = self.difference(frozen, x0, x)
             return harmonise(m, x0, x, self.window), m, True
 
-        def plain(x0, eps):
+        def keep_estimate(x0, eps):
             return x0, jnp.ones(x.shape[:3]), False
 
-        def one(state, entry):
+        def step(state, entry):
             x_t, inverse = state
-            t, before, number, here = entry
+            t, before, number, flagged = entry
             level = jnp.full((len(x),), t)
             x0, eps = p.estimate(x_t, level, self.network.predict(params, x_t, level))
             fresh = p.noise.draw(jax.random.fold_in(k_steps, number), x.shape)
-            mixed, m, again = jax.lax.cond(here, harmonised, plain, x0, eps)
-            inverse = inverse + jnp.where(again, 1.0 / jnp.maximum(m, 1e-4), 0.0)
+            mixed, m, harmonised = jax.lax.cond(flagged, harmonise_estimate, keep_estimate, x0, eps)
+            # The harmonic mean needs the sum of reciprocals; 1e-4 bounds a pixel that agrees fully.
+            inverse = inverse + jnp.where(harmonised, 1.0 / jnp.maximum(m, 1e-4), 0.0)
             stepped = p.step(x0, eps, fresh, t=t, before=before, eta=r.eta)
+            # `fresh` twice: with eta 0 the step noises `mixed` anew with it.
             renoised = p.step(mixed, fresh, fresh, t=t, before=before, eta=0.0)
-            return (jnp.where(again, renoised, stepped), inverse), None
+            return (jnp.where(harmonised, renoised, stepped), inverse), None
 
-        start = p.noised(x, jnp.full((len(x),), r.start), noise), jnp.zeros(x.shape[:3])
+        start = p.add_noise(x, jnp.full((len(x),), r.start), noise), jnp.zeros(x.shape[:3])
         flags = jnp.asarray(self.flags(times))
-        (x_hat, inverse), _ = jax.lax.scan(one, start, (*partial.entries(times), flags))
+        (x_hat, inverse), _ = jax.lax.scan(step, start, (*partial.entries(times), flags))
         maps = self.flags(times).sum() / inverse
         return {"map": self.residual.finish(maps, batch["brain_mask"]), "reconstruction": x_hat}
 
@@ -85,6 +87,7 @@ class Thor(families.ImageDiffusion):
     ) -> Float[jax.Array, "b H W"]:
         """m: absolute times blurred perceptual difference, largest value 1 in each image."""
         perceptual = jnp.clip(families.perceptual_distance(frozen, x0, x), 0.0, 1.0)
+        # The blur is published as sigma 2 on 128 pixels and used as it is.
         m = jnp.abs(x0 - x)[..., 0] * difference_lib.gaussian_smooth(perceptual, _BLUR)
         return m / jnp.maximum(m.max((1, 2), keepdims=True), 1e-8)
 
@@ -92,6 +95,7 @@ class Thor(families.ImageDiffusion):
         """True at the levels of `times` that are nearest to those of `harmonise`."""
         flags = np.zeros(len(times), bool)
         for level in self.harmonise:
+            # The nearest, since a respaced schedule may skip the level that was asked for.
             flags[np.abs(times - level).argmin()] = True
         return flags
 
@@ -106,3 +110,13 @@ def harmonise(
     wide = morphology.dilate(morphology.close(m, window), window)
     cd = (0.5 * (wide + m))[..., None]
     return cd * x0 + (1.0 - cd) * x
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Thor:
+    """From `config.methods.thor`."""
+    return Thor(
+        **shared_lib.pixel_parts(shared, settings),
+        reverse=shared_lib.reverse(settings.inference),
+        harmonise=settings.inference.harmonise,
+        window=settings.inference.window,
+    )

@@ -18,6 +18,8 @@ from jaxtyping import Float
 
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import families
+from madad_jax.methods import shared as shared_lib
+from madad_jax.models import image_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +30,13 @@ class Vae(families.Bottleneck):
     name: str = "vae"
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
-        """The negative evidence bound a pixel; with `deterministic`, at the mean latent."""
+        """The negative evidence bound a pixel; without `train`, at the mean latent."""
         del frozen
         x = batch["image"]
-        x_hat, mean, log_sigma = self.network.apply(
-            params, x, key=None if self.deterministic else key
-        )
+        x_hat, mean, log_sigma = self.network.apply(params, x, key=key if train else None)
+        # Sums over pixels, so that w = 1 weighs the KL as published, whatever the image size.
         error = jnp.abs(x - x_hat).sum((1, 2, 3)).mean()
         kl = kl_divergence(mean, log_sigma).mean()
         loss = (error + self.kl_weight * kl) / x[0].size
@@ -47,3 +48,12 @@ def kl_divergence(
 ) -> Float[jax.Array, " b"]:
     """KL of N(mean, exp(log_sigma)^2) from N(0, 1), summed over the latent."""
     return 0.5 * (mean**2 + jnp.exp(2 * log_sigma) - 2 * log_sigma - 1.0).sum(-1)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Vae:
+    """From `config.methods.vae`."""
+    return Vae(
+        network=image_networks.reconstructor(**settings.network.table(), variational=True),
+        residual=shared_lib.filtered_residual(shared, settings.inference),
+        kl_weight=settings.kl_weight,
+    )

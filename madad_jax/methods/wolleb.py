@@ -29,8 +29,10 @@ from jaxtyping import Float, Int
 from madad_jax.anomaly_maps import difference
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial, process
+from madad_jax.methods import base
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import interfaces
-from madad_jax.synthesis import shapes
+from madad_jax.synthesis import mix, shapes
 
 _ROWS = {"synthetic": "synthetic labels", "split": "slices labelled"}
 LABELS = tuple(_ROWS)
@@ -50,7 +52,6 @@ class Wolleb:
     steps: int = 0
     scale: float = 100.0
     labels: str = "synthetic"
-    deterministic: bool = False
 
     @property
     def name(self) -> str:
@@ -67,7 +68,7 @@ class Wolleb:
         }
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Both losses; their gradients do not meet."""
         del frozen
@@ -76,15 +77,17 @@ class Wolleb:
         if self.labels == "split":
             unhealthy = batch["unhealthy"]
         else:
-            unhealthy = jax.random.bernoulli(k_label, 0.5, (len(x),))
-            corrupted = shapes.corrupt(k_corrupt, x, batch["brain_mask"], self.synthesis)
-            x = jnp.where(unhealthy[:, None, None, None], corrupted, x)
+            half = dataclasses.replace(self.synthesis, share=0.5)  # both classes as often
+            healthy = jnp.zeros(len(x), bool)
+            x, unhealthy = mix.replace_share(
+                (k_label, k_corrupt), batch, half, (x, healthy), lambda images: (images, ~healthy)
+            )
         t = self.process.draw_time(k_t, len(x))
         noise = self.process.noise.draw(k_noise, x.shape)
-        x_t = self.process.noised(x, t, noise)
-        dropout = None if self.deterministic else k_dropout
-        said = self.network.predict(params["denoiser"], x_t, t, key=dropout)
-        denoising = jnp.square(said - self.process.target(x, noise)).mean()
+        x_t = self.process.add_noise(x, t, noise)
+        dropout = k_dropout if train else None
+        output = self.network.apply(params["denoiser"], x_t, t, key=dropout)
+        denoising = jnp.square(output.x0 - self.process.target(x, noise)).mean()
         logit = self.classifier.apply(params["classifier"], x_t, t)
         label = unhealthy.astype(jnp.float32)
         classification = optax.sigmoid_binary_cross_entropy(logit, label).mean()
@@ -95,6 +98,7 @@ class Wolleb:
             "denoising_loss": denoising,
             "classifier_loss": classification,
             "classifier_accuracy": right,
+            **base.report_penalty(output),
         }
 
     def anomaly_map(
@@ -121,10 +125,12 @@ class Wolleb:
             t, before, _ = entry
             level = jnp.full((len(x),), t)
             _, eps = p.estimate(x, level, network(x, level))
+            # The guided noise gives another clean estimate below; that of `estimate` is not guided.
             eps = eps - self.scale * self.direction(healthy, x, level)
-            x0 = p.clean(x, level, eps)
+            x0 = p.estimate_clean(x, level, eps)
             return p.step(x0, eps, eps, t=t, before=before, eta=0.0), None
 
+        # Encoding visits the same levels as decoding: DDIM is its own inverse on one grid alone.
         up = jnp.asarray(down[::-1].copy())
         noised, _ = jax.lax.scan(encode, x, (up[:-1], up[1:]))
         x_hat, _ = jax.lax.scan(decode, noised, partial.entries(down))
@@ -136,3 +142,16 @@ class Wolleb:
         """sqrt(1 - abar_t) times the gradient of log C(healthy | x, t)."""
         abar = process.gather(self.process.schedule.alphas_cumprod, t)
         return jnp.sqrt(1.0 - abar) * jax.grad(lambda x: healthy(x, t).sum())(x)
+
+
+def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> Wolleb:
+    """From `config.methods.wolleb`. Raises UserError for labels that there are not."""
+    return Wolleb(
+        **shared_lib.pixel_parts(shared, settings),
+        classifier=shared.classifier(settings.classifier.table()),
+        synthesis=shared.synthesis,
+        labels=settings.choose("labels", LABELS),
+        level=settings.inference.start,
+        steps=settings.inference.steps,
+        scale=settings.inference.scale,
+    )

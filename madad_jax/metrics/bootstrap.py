@@ -13,8 +13,11 @@ from jaxtyping import Float
 
 from madad_jax.metrics import histogram
 
+# 64 KiB a subject, so that thousands of them fit in memory.
 N_BINS = histogram.COARSE_BINS
+# Fewer have too few different draws: four subjects have 35.
 MIN_SUBJECTS = 5
+# 50 draws of 2 x 4,096 float64 are 3 MiB; a thousand at once would be 64, several times over.
 _DRAWS_AT_ONCE = 50
 
 
@@ -34,6 +37,7 @@ class SubjectSums:
 def draw_weights(n_subjects: int, draws: int, seed: int) -> Float[np.ndarray, "draws subjects"]:
     """How often each subject is taken in each draw. The same seed gives the same draws."""
     generator = np.random.default_rng(seed)
+    # The counts of n draws with replacement, without drawing each.
     return generator.multinomial(
         n_subjects, np.full(n_subjects, 1.0 / n_subjects), size=draws
     ).astype(np.float64)
@@ -89,6 +93,7 @@ def paired_difference(
     names = sorted(first.keys() & second.keys())
     if len(names) < MIN_SUBJECTS or draws < 1:
         return {}
+    # One set of weights for both: what is common to the two cancels in the difference.
     weights = draw_weights(len(names), draws, seed)
     one = draw_figures([first[n] for n in names], weights)
     two = draw_figures([second[n] for n in names], weights)
@@ -99,6 +104,7 @@ def _percentiles(figures: dict[str, np.ndarray], level: float) -> dict[str, list
     tails = [50.0 * (1.0 - level), 50.0 * (1.0 + level)]
     out = {}
     for name, values in figures.items():
+        # A draw without any lesion has no AP; it is left out and not counted as 0.
         values = values[np.isfinite(values)]
         if len(values):
             out[name] = [float(v) for v in np.percentile(values, tails)]

@@ -9,19 +9,17 @@ Stored as one `.npz` of plain arrays and one JSON text; reading it runs nothing.
 """
 
 import dataclasses
-import io
-import json
-import zipfile
-import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, intervals, scan_stacks
+from madad_jax.metrics import archives, bootstrap, intervals, scan_stacks
 from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
+# The same bins as the evaluator's, so that shares here and rates there agree.
 N_BINS = bootstrap.N_BINS
 _EDGES = np.array([histogram_lib.lower_edge(i, N_BINS) for i in range(N_BINS)])
 
@@ -52,7 +50,7 @@ def measure(
     options: scan_stacks.Options,
 ) -> Scan:
     """A healthy scan's entry; maps float32 and brain bool [z, h, w]."""
-    maps, inside = scan_stacks.processed(maps, brain, spacing, options)
+    maps, inside = scan_stacks.process_stack(maps, brain, spacing, options)
     bins = histogram_lib.bin_of(maps[inside], N_BINS)
     levels, counts = scan_stacks.count_curve(maps, spacing, options)
     return Scan(
@@ -90,6 +88,7 @@ class Healthy:
             raise errors.UserError(f"voxel_fpr: found {rate}, accepted: between 0 and 1")
         # Scans count alike whatever their size: the rate is that of a scan to come.
         shares = np.mean([s.histogram / max(1, s.histogram.sum()) for s in self.scans], axis=0)
+        # The tolerance is for the sum of thousands of shares, which may pass `rate` by rounding.
         above = shares[::-1].cumsum()[::-1]  # share in bins >= i
         fits = np.flatnonzero(above <= rate + 1e-12)
         first = int(fits[0]) if len(fits) else N_BINS
@@ -144,12 +143,13 @@ class Healthy:
         shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
         out["voxel_fpr"] = float(shares.mean())
-        out["voxel_fpr_interval"] = intervals.of_mean(shares, at_most=1.0)
+        # A share cannot pass 1, which caps an interval from few scans.
+        out["voxel_fpr_interval"] = intervals.mean_interval(shares, at_most=1.0)
         out["false_positives_per_scan"] = out["false_positives_per_scan_interval"] = None
         # Below the curves' reach the number is not known, and is not guessed.
         if threshold >= self._reach():
             out["false_positives_per_scan"] = float(np.mean(counts))
-            out["false_positives_per_scan_interval"] = intervals.of_mean(
+            out["false_positives_per_scan_interval"] = intervals.mean_interval(
                 np.array(counts, np.float64)
             )
         return out
@@ -202,6 +202,8 @@ def to_bytes(calibration: Calibration) -> bytes:
         entries.append(
             {"signal": signal, "postprocess": name, "subjects": [s.subject for s in scans]}
         )
+        # Numbered and not named: signals and post-processings are free text, array names are file
+        # names inside the archive.
         arrays[f"scores_{i}"] = np.array([s.score for s in scans], np.float64)
         arrays[f"histograms_{i}"] = np.stack([s.histogram for s in scans]).astype(np.int64)
         arrays[f"ends_{i}"] = np.cumsum([len(s.levels) for s in scans]).astype(np.int64)
@@ -213,10 +215,7 @@ def to_bytes(calibration: Calibration) -> bytes:
         "options": {k: dataclasses.asdict(v) for k, v in calibration.options.items()},
         "facts": calibration.facts,
     }
-    content = io.BytesIO()
-    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-    np.savez_compressed(content, meta=text, **arrays)
-    return content.getvalue()
+    return archives.to_bytes(meta, arrays)
 
 
 def from_bytes(content: bytes, name: str) -> Calibration:
@@ -225,31 +224,25 @@ def from_bytes(content: bytes, name: str) -> Calibration:
     Raises:
       UserError: damaged, or of another format.
     """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            meta = json.loads(bytes(file["meta"]))
-            if meta["format"] != FORMAT:
-                raise errors.UserError(
-                    f"{name}: calibration format {meta['format']}, this version reads {FORMAT}"
-                )
-            healthy = {
-                (entry["signal"], entry["postprocess"]): _healthy(file, i, entry["subjects"])
-                for i, entry in enumerate(meta["entries"])
-            }
+    with archives.open_bytes(content, name, "a readable calibration") as (meta, arrays):
+        if meta["format"] != FORMAT:
+            raise errors.UserError(
+                f"{name}: calibration format {meta['format']}, this version reads {FORMAT}"
+            )
+        healthy = {
+            (entry["signal"], entry["postprocess"]): _read_healthy(arrays, i, entry["subjects"])
+            for i, entry in enumerate(meta["entries"])
+        }
         options = {k: scan_stacks.Options(**v) for k, v in meta["options"].items()}
         return Calibration(healthy, options, meta["facts"])
-    except (
-        *(OSError, EOFError, KeyError, TypeError, ValueError, IndexError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
-        raise errors.UserError(f"{name}: not a readable calibration: {error}") from error
 
 
-def _healthy(file: Any, i: int, subjects: list[str]) -> Healthy:
-    ends = file[f"ends_{i}"].tolist()
+def _read_healthy(arrays: Mapping[str, np.ndarray], i: int, subjects: list[str]) -> Healthy:
+    # Curves differ in length: they lie end to end in one array, and `ends` cuts them.
+    ends = arrays[f"ends_{i}"].tolist()
     starts = [0, *ends[:-1]]
-    levels, counts = file[f"levels_{i}"], file[f"counts_{i}"]
-    scores, histograms = file[f"scores_{i}"], file[f"histograms_{i}"]
+    levels, counts = arrays[f"levels_{i}"], arrays[f"counts_{i}"]
+    scores, histograms = arrays[f"scores_{i}"], arrays[f"histograms_{i}"]
     if not len(subjects) == len(ends) == len(scores) == len(histograms) > 0:
         raise ValueError("entries of different lengths")
     return Healthy(

@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 
 
-class Spill:
+class DiskArray:
     """Grows along the first axis. All parts have one dtype and one shape behind that axis."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Spill:
         self._length = 0
         self._like: np.ndarray | None = None
 
-    def add(self, part: np.ndarray) -> None:
+    def append(self, part: np.ndarray) -> None:
         """Appends [n, ...].
 
         Raises ValueError for another dtype or shape than that of the first part.
@@ -29,10 +29,11 @@ class Spill:
                 f"part: found {part.dtype} {part.shape[1:]}, "
                 f"accepted: {self._like.dtype} {self._like.shape[1:]}"
             )
+        # Bytes in the order of the axes, whatever the part's strides.
         self._file.write(np.ascontiguousarray(part).tobytes())
         self._length += len(part)
 
-    def whole(self) -> np.ndarray:
+    def read(self) -> np.ndarray:
         """All parts as one array, read from disk where it is read. Nothing may be added after.
 
         Raises ValueError when nothing was added.

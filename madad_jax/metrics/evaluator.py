@@ -43,7 +43,9 @@ ORACLE = (
     "false_alarm_slices_oracle",
     "false_alarm_pixels_oracle",
 )
+# `max_dice_exact` takes about 30 bytes a pixel: half a gigabyte for so many.
 _MAX_SWEEP_PIXELS = 1 << 24
+# A float32 map of a model may pass 1 by rounding; a map in other units passes it by far more.
 _RANGE_TOLERANCE = 1e-4
 
 
@@ -54,7 +56,6 @@ class Evaluator:
         self,
         *,
         image_size: int | None = None,
-        pixels: str = "all",
         healthy_threshold: float | None = None,
         alarm_pixels: int = 1,
         rates: Mapping[float, float] | None = None,
@@ -65,7 +66,6 @@ class Evaluator:
 
         Args:
           image_size: side that maps must have; `None` accepts any.
-          pixels: "all" scores every pixel (as the official code does), "brain" those in the mask.
           healthy_threshold: chosen on healthy validation slices (`thresholds`); see the module
             docstring.
           alarm_pixels: pixels above the threshold that make a slice an alarm.
@@ -73,14 +73,8 @@ class Evaluator:
             rates that healthy slices of this set have are reported beside.
           max_exact_pixels: how many pixels are kept for exact figures.
           draws: bootstrap draws; 0 for no intervals.
-
-        Raises:
-          UserError: another value of `pixels`.
         """
-        if pixels not in ("all", "brain"):
-            raise errors.UserError(f"pixels: found '{pixels}', accepted: 'all', 'brain'")
         self._image_size = image_size
-        self._pixels = pixels
         self._threshold = healthy_threshold
         self._alarm_pixels = alarm_pixels
         self._limit = max_exact_pixels
@@ -122,12 +116,15 @@ class Evaluator:
             maps, segmentations, brain_masks = (
                 a[known] for a in (maps, segmentations, brain_masks)
             )
-        kept = brain_masks if self._pixels == "brain" else np.ones_like(brain_masks)
-        truth = segmentations & kept
+        # Every pixel is scored, also outside the brain, as in the official code.
+        everywhere = np.ones_like(brain_masks)
         for one in slice_scores.measure(
-            maps, truth, kept, brain_masks, [records[i] for i in known]
+            maps, segmentations, everywhere, brain_masks, [records[i] for i in known]
         ):
-            fine = np.stack([histogram.fine(one.positive), histogram.fine(one.negative)])
+            # Each pixel is placed once: the histogram of a person is folded from the fine one.
+            fine = np.stack(
+                [histogram.count_fine(one.positive), histogram.count_fine(one.negative)]
+            )
             coarse = np.stack([histogram.fold(part) for part in fine])
             self.subjects.add(one.subject, coarse, one.dice)
             self._scored += 1
@@ -154,6 +151,7 @@ class Evaluator:
           UserError: as `add`.
         """
         self._check(maps, records)
+        # Brain pixels alone here: false alarms are rates of brain, while Dice scores every pixel.
         nothing = np.zeros_like(brain_masks)
         for one in slice_scores.measure(maps, nothing, brain_masks, brain_masks, list(records)):
             self._rates.add(one.subject, one.brain)
@@ -166,6 +164,7 @@ class Evaluator:
 
     def _drop_past_limit(self) -> None:
         if self._totals is None and self._kept_pixels > self._limit:
+            # What was kept is summed once, and from here on every slice is summed as it comes.
             self._totals = self._sum(self._threshold, self._alarm_pixels, fine=True)
             self._kept, self._kept_healthy = [], []
 
@@ -175,7 +174,7 @@ class Evaluator:
         out = running_totals.Totals(threshold, alarm_pixels, fine=fine)
         for one in self._kept:
             parts = (one.positive, one.negative)
-            out.add(one, np.stack([histogram.fine(p) for p in parts]) if fine else None)
+            out.add(one, np.stack([histogram.count_fine(p) for p in parts]) if fine else None)
         for one in self._kept_healthy:
             out.add_healthy(one)
         return out
@@ -218,7 +217,7 @@ class Evaluator:
           healthy_threshold: defaults to the constructor's; without it the figures that need it
             are `None`.
           alarm_pixels: defaults to the constructor's.
-          learns: false for rows that learn nothing (`no_learning`).
+          learns: false for baselines (`baseline_maps`).
           seed: of the bootstrap.
           **extra: further JSON-able entries (set, seed of the run, checkpoint step, ...).
 
@@ -226,6 +225,7 @@ class Evaluator:
           UserError: another healthy threshold or alarm size than the constructor's after pixels
             were dropped.
         """
+        # Everything below follows from these sums; pixels are asked for again only if kept.
         sums = self._final(healthy_threshold, alarm_pixels)
         everything, lesions = sums.union(), sums.with_lesion()
         pooled, bounds = self._pooled(everything)
@@ -247,17 +247,7 @@ class Evaluator:
             **{f"image_auroc_{name}": sums.image_auroc(name)[0] for name in ("max", "mean")},
             "by_size": self._groups(sums, "size", threshold_counts.SIZE_GROUPS, at),
             "by_kind": self._groups(sums, "kind", sorted({k for _, k in sums.groups} - {""}), at),
-            "intervals": bootstrap.intervals(
-                list(self.subjects.sums.values()),
-                draws=self._draws if lesions.slices else 0,
-                seed=seed,
-            ),
-            "bootstrap": {
-                "unit": "bundle of subjects" if self.subjects.bundled else "subject",
-                "draws": self._draws,
-                "level": 0.95,
-                "seed": seed,
-            },
+            **self._uncertainty(lesions, seed),
             "rates": self._rates.table(draws=self._draws, seed=seed),
             "oracle": list(ORACLE),
         }
@@ -298,8 +288,23 @@ class Evaluator:
             "n_healthy_slices": sums.alarms.slices,
             "n_subjects": len(self.subjects.sums),
             "n_regions": lesions.regions,
-            "pixels": self._pixels,
+            "pixels": "all",
             "exact": self._totals is None,
+        }
+
+    def _uncertainty(self, lesions: running_totals.Group, seed: int) -> dict[str, Any]:
+        """Intervals over people, and how they were drawn."""
+        # Without a lesion no figure exists, and none of the draws would have one.
+        draws = self._draws if lesions.slices else 0
+        people = list(self.subjects.sums.values())
+        return {
+            "intervals": bootstrap.intervals(people, draws=draws, seed=seed),
+            "bootstrap": {
+                "unit": "bundle of subjects" if self.subjects.bundled else "subject",
+                "draws": self._draws,
+                "level": 0.95,
+                "seed": seed,
+            },
         }
 
     def _pooled(self, everything: running_totals.Group) -> tuple[dict[str, Any], dict[str, float]]:
@@ -344,6 +349,7 @@ class Evaluator:
             chosen = [s for s in self._kept if getattr(s, field) == name]
             exact = self._totals is None
             figures = slice_scores.pooled(chosen) if exact else running_totals.pooled(group)
+            # The threshold came from the grid and is found there again, whatever its last bit.
             column = int(np.argmin(np.abs(threshold_counts.THRESHOLDS - oracle)))
             mean_at = float(group.at[0] / group.slices)
             out[name] = {

@@ -30,6 +30,7 @@ N_BINS = _FOLD * (COARSE_BINS - 2) + 2
 
 def bin_of(scores: Float32[np.ndarray, "..."], n_bins: int) -> Int[np.ndarray, "..."]:
     """The bin of each score: 0 for s <= 0, `n_bins - 1` for s >= 1, even in sqrt(s) between."""
+    # float64, so that edges lie where `lower_edge` says.
     root = np.sqrt(np.clip(scores, 0.0, 1.0).astype(np.float64))
     inner = 1 + np.minimum((root * (n_bins - 2)).astype(np.int64), n_bins - 3)
     return np.where(scores <= 0.0, 0, np.where(scores >= 1.0, n_bins - 1, inner))
@@ -49,12 +50,13 @@ def fine_bins(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     return np.where(scores <= 0.0, 0, np.where(scores >= 1.0, N_BINS - 1, inner))
 
 
-def fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
+def count_fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
     """How many scores fall in each of `fine_bins`, in a quarter of the time of asking that first:
     zeros, which all is outside the brain, are counted as the rest."""
     some = scores[scores > 0.0]
     place = (np.sqrt(np.minimum(some, 1.0)) * np.float32(N_BINS - 2)).astype(np.int32)
     out = np.zeros(N_BINS, np.int64)
+    # Bin 0 is exactly 0, so that the scores above it start at bin 1.
     out[1:] = np.bincount(place, minlength=N_BINS - 1)
     # Scores just below 1 may have been rounded into the bin of 1.
     highest = np.count_nonzero(some >= 1.0)
@@ -111,6 +113,8 @@ def ap_and_max_dice(
     tp = histograms[:, 0, ::-1].cumsum(axis=1)
     fp = histograms[:, 1, ::-1].cumsum(axis=1)
     n_pos = tp[:, -1:]
+    # 0 / 0 above the highest score: nothing is predicted there, and precision counts as 0. And
+    # without lesions, which the last line turns into NaN.
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.nan_to_num(tp / (tp + fp))
         ap = (precision * histograms[:, 0, ::-1]).sum(axis=1) / n_pos[:, 0]

@@ -20,7 +20,7 @@ from scipy import special
 LEVEL = 0.95
 
 
-def of_mean(
+def mean_interval(
     values: Float[np.ndarray, "people"], at_most: float = math.inf
 ) -> tuple[float, float] | None:
     """95 % interval of the mean of values of at least 0; None for fewer than two people.
@@ -36,15 +36,18 @@ def of_mean(
     n, mean = len(values), values.mean()
     if n < 2:
         return None
+    # Two-sided, also at 0, so that all intervals of a table are of one kind.
     tail = (1 - LEVEL) / 2
     if mean == 0:
+        # exp(-n r) = tail for counts, (1 - p)^n = tail for shares: the largest rate at which seeing
+        # none in n people is no surprise.
         none_seen = -math.log(tail) / n if math.isinf(at_most) else 1 - tail ** (1 / n)
         return 0.0, float(min(none_seen, at_most))
     reach = special.stdtrit(n - 1, 1 - tail) * _log_error(values)
     return float(mean * math.exp(-reach)), float(min(mean * math.exp(reach), at_most))
 
 
-def of_fresh_mean(
+def fresh_mean_interval(
     fresh: Float[np.ndarray, "people"], known: Float[np.ndarray, "others"]
 ) -> tuple[float, float] | None:
     """95 % interval for the mean of `fresh` people above a threshold that `known` people chose.
@@ -60,6 +63,7 @@ def of_fresh_mean(
     total = squares.sum()
     if total == 0:
         return float(groups[0].mean()), float(groups[0].mean())
+    # Welch and Satterthwaite: the smaller or noisier group has most of the say.
     freedom = total**2 / (squares**2 / [len(v) - 1 for v in groups]).sum()
     reach = special.stdtrit(freedom, (1 + LEVEL) / 2) * math.sqrt(total)
     mean = groups[0].mean()

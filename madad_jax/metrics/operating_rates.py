@@ -10,6 +10,7 @@ import numpy as np
 
 from madad_jax.metrics import bootstrap
 
+# As in `subject_sums`: enough people for any interval.
 MAX_UNITS = 2048
 
 
@@ -30,6 +31,7 @@ class Rates:
             return
         above = [np.count_nonzero(brain > limit) for limit in self._limits]
         if subject not in self._counts and len(self._counts) >= self._max_units:
+            # crc32 and not hash(), which Python seeds anew in every process.
             subject = list(self._counts)[zlib.crc32(subject.encode()) % self._max_units]
         mine = self._counts.setdefault(subject, np.zeros(1 + len(self._asked), np.int64))
         mine += [brain.size, *above]
@@ -51,6 +53,8 @@ class Rates:
             }
             if draws and len(counts) >= bootstrap.MIN_SUBJECTS:
                 drawn = bootstrap.draw_weights(len(counts), draws, seed) @ counts
+                # Pixels over pixels of a draw, not a mean of shares: the rate that was asked for is
+                # one of pixels.
                 shares = drawn[:, i] / np.maximum(drawn[:, 0], 1.0)
                 entry["interval"] = [float(v) for v in np.percentile(shares, (2.5, 97.5))]
             out.append(entry)

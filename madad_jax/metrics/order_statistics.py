@@ -17,7 +17,7 @@ _HALF = 1 << 16
 _SIGN = np.uint32(1 << 31)
 
 
-def exceeded_by(chunks: Chunks, shares: Sequence[float]) -> list[np.float32]:
+def upper_quantiles(chunks: Chunks, shares: Sequence[float]) -> list[np.float32]:
     """For each share the smallest number that at most this share of all numbers lie above.
 
     Args:
@@ -29,9 +29,11 @@ def exceeded_by(chunks: Chunks, shares: Sequence[float]) -> list[np.float32]:
         total += chunk.size
     if not total:
         return []
+    # 1e-9: 0.29 * 100 is 28.999999999999996 in float64, and 29 may lie above.
     ranks = [total - 1 - int(share * total + 1e-9) for share in shares]  # from the smallest, 0
     below = np.cumsum(upper) - upper
     buckets = [int(np.searchsorted(below, rank, side="right")) - 1 for rank in ranks]
+    # A dict: shares that fall in one bucket share its counts.
     lower = {bucket: np.zeros(_HALF, np.int64) for bucket in buckets}
     for chunk in chunks():
         keys = _keys(chunk)

@@ -11,7 +11,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float32
 
+# The official code's, kept for its last digits.
 _F1_EPS = 1e-10
+# Pixels of the first block, 4 MiB: small beside a program, and 20 doublings from any set.
 _FIRST_BLOCK = 1 << 20
 
 
@@ -45,9 +47,10 @@ class Pool:
     memory costs more than sorting it, so blocks are sorted where they lie and never joined.
     """
 
-    def __init__(self):
+    def __init__(self, first_block: int = _FIRST_BLOCK):
+        """`first_block` in pixels; further blocks double what is there."""
         self._positive: list[np.ndarray] = []
-        self._blocks = [np.empty(_FIRST_BLOCK, np.float32)]
+        self._blocks = [np.empty(first_block, np.float32)]
         self._used = 0  # of the last block
         self._zeros = 0
 
@@ -75,14 +78,17 @@ class Pool:
         if not n_pos or not n_neg:
             return NO_FIGURES
         score, count = np.unique(positive, return_counts=True)
+        # Zeros that were only counted stand below every positive lesion score, and tie with 0.
         below = np.where(score > 0.0, self._zeros, 0)
         tied = np.where(score == 0.0, self._zeros, 0)
         for block in blocks:
+            # In place: a sorted copy would touch as much new memory again.
             block.sort()
             under = np.searchsorted(block, score, side="left")
             below += under
             tied += np.searchsorted(block, score, side="right") - under
         auroc = float((count * (below + 0.5 * tied)).sum() / (n_pos * n_neg))
+        # From the highest score down: what is at or above each score.
         tp = count[::-1].cumsum()[::-1]  # lesion pixels at or above each distinct score
         fp = n_neg - below
         precision = tp / (tp + fp)

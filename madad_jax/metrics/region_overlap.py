@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
 
+# Of the false positive rate, as in MVTec's benchmark; beyond it a map marks most of the image.
 LIMIT = 0.3
 _NEIGHBOURS = np.ones((3, 3), bool)
 
@@ -37,6 +38,7 @@ def exact(
     kept = min(len(negative), int(limit * len(negative)) + 2)
     border = np.partition(negative, len(negative) - kept)[len(negative) - kept]
     level, count = np.unique(negative[negative >= border], return_counts=True)
+    # Running sums of weights in the order of scores: the weight above a level is one difference.
     order = np.argsort(positive)
     mass = np.concatenate([[0.0], np.cumsum(weight[order], dtype=np.float64)])
     above = mass[-1] - mass[np.searchsorted(positive[order], level, side="right")]
@@ -65,8 +67,10 @@ def from_histogram(
 
 def _area(above, reached, count, total: float, pixels: int, limit: float) -> float:
     """The integral, level by level from the highest: the curve goes from `above` to `reached`."""
+    # The share of other pixels at each level is the step of the curve along its axis.
     width = count / pixels
     start = np.concatenate([[0.0], width.cumsum()[:-1]])
+    # The last step is cut at the limit; levels of no pixels have no width to divide by.
     share = np.clip((limit - start) / np.maximum(width, 1e-300), 0.0, 1.0)
     height = above + 0.5 * share * (reached - above)
     return float((width * share * height).sum() / (total * limit))

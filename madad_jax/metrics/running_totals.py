@@ -88,6 +88,7 @@ class Totals:
         self.image: dict[str, list] = {"max": [[], []], "mean": [[], []]}
         self._fine = fine
         if fine:
+            # A list of slice-level scores would grow with the set.
             self.image = {k: list(np.zeros((2, histogram.N_BINS), np.int64)) for k in self.image}
 
     def add(self, one: slice_scores.SliceScores, fine: np.ndarray | None = None) -> None:
@@ -104,6 +105,7 @@ class Totals:
             dice = threshold_counts.slice_dice(
                 np.array(above), np.array(hits), np.array(one.lesion)
             )
+            # While the pixels are there: this threshold is not on the grid of 201.
             group.at += (float(dice), hits, above)
         if self._fine:
             if group.fine is None:
@@ -111,6 +113,7 @@ class Totals:
                 group.mass = np.zeros(histogram.N_BINS)
             group.fine += fine
             if one.lesion:
+                # AUPRO weighs each lesion pixel by its region, so that counts are not enough.
                 bins = histogram.fine_bins(one.positive)
                 group.mass += np.bincount(bins, one.weight, histogram.N_BINS)
         if one.lesion:
@@ -146,6 +149,7 @@ class Totals:
             for (s, k), group in self.groups.items()
             if (size is None or s == size) and (kind is None or k == kind)
         ]
+        # An empty group is the sum of none: every figure of it is None or 0.
         return sum(chosen, Group())
 
     def with_lesion(self) -> Group:

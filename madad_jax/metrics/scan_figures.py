@@ -29,10 +29,13 @@ from madad_jax.core import errors
 from madad_jax.metrics import bootstrap, histogram, scan_stacks
 
 ORACLE = ("dice_oracle", "dice_oracle_threshold")
+# A tenth: a stray voxel on a large lesion is no detection, a hit on its middle is one.
 FOUND_SHARE = 0.1
+# Per scan, as FROC figures of lesion detection are reported.
 FALSE_POSITIVES = (1, 2, 4, 8)
 # Upper ends in ml, by what a radiologist would call them.
 VOLUMES = (("below 0.1 ml", 0.1), ("0.1 to 1 ml", 1.0), ("1 to 10 ml", 10.0), ("10 ml up", np.inf))
+# 26 neighbours: touching at a corner is touching.
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 _EDGES = np.array(
     [histogram.lower_edge(i, histogram.COARSE_BINS) for i in range(histogram.COARSE_BINS)]
@@ -80,6 +83,7 @@ class Scans:
         self._slices_of = dict(slices_of)
         self._spacing = spacing
         self._threshold = healthy_threshold
+        # Falling, so that false positives and sensitivity rise along the curve.
         self._grid = np.unique(np.asarray(grid, np.float32))[::-1]
         self._options = options or scan_stacks.Options()
         self._draws = draws
@@ -114,10 +118,12 @@ class Scans:
                 )
 
     def _judge(self, name: str, entries: list[tuple]) -> None:
+        # Slices may come in any order; neighbours in 3-D are neighbours by number.
         entries = sorted(entries, key=lambda e: e[0])
+        # A slice without truth may hold a lesion: what the scan marks there is no false positive.
         known = all(e[1] for e in entries)
         maps, truth, brain = (np.stack([e[k] for e in entries]) for k in (2, 3, 4))
-        maps, inside = scan_stacks.processed(maps, brain, self._spacing, self._options)
+        maps, inside = scan_stacks.process_stack(maps, brain, self._spacing, self._options)
         limit = np.float32(self._threshold)
         lesions, dice = [], None
         if known and truth.any():
@@ -125,6 +131,7 @@ class Scans:
             predicted = maps > limit
             dice = 2.0 * float((predicted & truth).sum()) / float(predicted.sum() + truth.sum())
             self._dice += _dice_curve(maps[truth], maps[~truth])
+        # No truth, no lesion to touch: the scan is kept for its score and left out of all figures.
         counted = truth if known else np.zeros_like(truth)
         self.scans.append(
             Scan(
@@ -143,6 +150,7 @@ class Scans:
 
     def _false_positives(self, maps: np.ndarray, truth: np.ndarray, threshold: float) -> int:
         labels, count = scan_stacks.candidates(maps, threshold, self._spacing, self._options)
+        # Label 0 lies below the threshold and is no component.
         touched = np.unique(labels[truth])
         return count - int((touched > 0).sum())
 
@@ -157,6 +165,7 @@ class Scans:
             raise errors.UserError(
                 f"scan '{name}': found {len(self._open[name])} of {self._slices_of[name]} slices"
             )
+        # By name: sums of floats and draws must not depend on which scan was complete first.
         judged = sorted((s for s in self.scans if s.known), key=lambda s: s.id)
         sick = [s for s in judged if s.dice_healthy is not None]
         healthy = [s for s in judged if s.dice_healthy is None]
@@ -258,6 +267,7 @@ def _lesions(maps: np.ndarray, truth: np.ndarray, voxel_ml: float) -> list[tuple
     out = []
     for k, box in zip(range(1, count + 1), ndimage.find_objects(labels), strict=True):
         scores = maps[box][labels[box] == k]
+        # The score that a tenth of its voxels reach: found at every threshold below it.
         needed = max(1, int(np.ceil(FOUND_SHARE * scores.size - 1e-9)))
         score = np.partition(scores, scores.size - needed)[scores.size - needed]
         out.append((scores.size * voxel_ml, float(score)))
@@ -267,6 +277,7 @@ def _lesions(maps: np.ndarray, truth: np.ndarray, voxel_ml: float) -> list[tuple
 def _dice_curve(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Dice of P = (A >= lower edge of each bin), lowest first."""
     hits, false = (
-        histogram.fold(histogram.fine(part))[::-1].cumsum()[::-1] for part in (positive, negative)
+        histogram.fold(histogram.count_fine(part))[::-1].cumsum()[::-1]
+        for part in (positive, negative)
     )
     return 2.0 * hits / (hits + false + len(positive))

@@ -20,6 +20,7 @@ from scipy import ndimage, sparse
 
 from madad_jax.core import errors
 
+# The highest voxel alone would be noise, and the mean of all would thin a small lesion out.
 SCORE_SHARE = 0.01
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
@@ -58,7 +59,7 @@ PRESETS = {
 }
 
 
-def processed(
+def process_stack(
     maps: Float32[np.ndarray, "z h w"],
     brain: Bool[np.ndarray, "z h w"],
     spacing: Spacing,
@@ -76,23 +77,24 @@ def processed(
     if options.smooth_mm:
         sigma = [options.smooth_mm / step for step in spacing]
         # Over the brain alone: the dark outside must not thin the map at the rim.
+        # Both filters go to the same border, so that the ratio is 1 for a constant map.
         weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma, mode="nearest")
         maps = ndimage.gaussian_filter(maps, sigma, mode="nearest")
         maps = np.where(brain, maps / np.maximum(weight, 1e-6), 0.0).astype(np.float32)
     if options.median_mm:
-        size = [_odd(options.median_mm / step) for step in spacing]
+        size = [_odd_size(options.median_mm / step) for step in spacing]
         if options.median_in_slice:
             size[0] = 1
         # Around the brain alone: what lies further off is 0 and is not read from inside it.
-        near = _around(brain, [n // 2 for n in size])
+        near = _box_around(brain, [n // 2 for n in size])
         maps[near] = ndimage.median_filter(maps[near], size=size, mode="nearest")
     inside = brain
     if options.erode_mm:
-        inside = np.stack([_eroded(b, spacing[1:], options.erode_mm) for b in brain])
+        inside = np.stack([_erode(b, spacing[1:], options.erode_mm) for b in brain])
     return np.where(inside, np.clip(maps, 0.0, 1.0), np.float32(0.0)), inside
 
 
-def _around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
+def _box_around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
     """The box of the brain with so many voxels more on each side, where the array has them."""
     box = ndimage.find_objects(brain.astype(np.uint8))
     if not box:
@@ -100,12 +102,12 @@ def _around(brain: np.ndarray, reach: list[int]) -> tuple[slice, ...]:
     return tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box[0], reach, strict=True))
 
 
-def _odd(voxels: float) -> int:
+def _odd_size(voxels: float) -> int:
     """The odd number of voxels nearest to a length."""
     return max(1, 2 * round((voxels - 1) / 2) + 1)
 
 
-def _eroded(brain: np.ndarray, spacing: tuple[float, ...], depth: float) -> np.ndarray:
+def _erode(brain: np.ndarray, spacing: tuple[float, ...], depth: float) -> np.ndarray:
     # The border of the image is outside; the first and last slice are not an end of the brain.
     ring = np.pad(brain, 1)
     return ndimage.distance_transform_edt(ring, sampling=spacing)[1:-1, 1:-1] > depth
@@ -139,6 +141,7 @@ def candidates(
     """
     labels, count = ndimage.label(maps > np.float32(threshold), structure=_NEIGHBOURS)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    # Stable: components of one size keep the order of the scan, on every machine.
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] >= min_voxels(spacing, options)]
     number = np.zeros(count + 1, np.int32)
@@ -156,8 +159,10 @@ def count_curve(
     joined to their neighbours (union-find over a spanning forest, which has all joins that
     matter), at most `limit` of them and whole ties.
     """
+    # A ring of zeros: offsets in the flat array then never wrap into the next row.
     values = np.pad(maps, 1).ravel()
     order = np.flatnonzero(values > 0)
+    # Ties go as a whole, or the number at their level would be half counted.
     if len(order) > limit:
         heights = values[order]
         last = np.partition(heights, len(heights) - 1 - limit)[len(heights) - 1 - limit]
@@ -166,10 +171,10 @@ def count_curve(
     if not len(order):
         return np.zeros(0, np.float32), np.zeros(0, np.int64)
     heights, n = values[order], len(order)
-    early, late = _joins(order, np.array(maps.shape) + 2)
+    early, late = _find_joins(order, np.array(maps.shape) + 2)
     least = min_voxels(spacing, options)
     changes = np.zeros(n, np.int64) + (least == 1)
-    np.add.at(changes, late, _after_joins(n, early, late, least))
+    np.add.at(changes, late, _count_changes(n, early, late, least))
     count_after = changes.cumsum()
     ends = np.append(np.flatnonzero(heights[1:] < heights[:-1]), n - 1)  # of ties
     counts = count_after[ends]
@@ -178,12 +183,13 @@ def count_curve(
     return heights[ends][new], counts[new]
 
 
-def _after_joins(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any:
+def _count_changes(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any:
     """By how much each join changes the number of components of at least `least` voxels."""
     if least == 1:
         return -1  # every join makes one of two
     parent, size, changes = list(range(n)), [1] * n, []
     for a, b in zip(early.tolist(), late.tolist(), strict=True):
+        # Halving the path while walking it keeps trees flat without a second pass.
         while parent[a] != a:
             parent[a] = a = parent[parent[a]]
         while parent[b] != b:
@@ -197,7 +203,7 @@ def _after_joins(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any
     return np.array(changes, np.int64)
 
 
-def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (earlier, later) of places in `order` that join components, by the later one.
 
     Of all pairs of neighbours those of a minimum spanning forest, weighted by the later place,
@@ -208,12 +214,14 @@ def _joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray
     pairs = []
     for z, y, x in np.ndindex(3, 3, 3):
         offset = ((z - 1) * shape[1] + y - 1) * shape[2] + x - 1
+        # Each pair once: of two neighbours the one further on in the array is asked for.
         if offset > 0:
             other = place[order + offset]
             mine = np.flatnonzero(other >= 0)
             pairs.append((mine, other[mine]))
     mine, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
     first, second = np.minimum(mine, other), np.maximum(mine, other)
+    # Weights from 1: a sparse graph takes 0 for no edge.
     graph = sparse.coo_matrix((second + 1.0, (first, second)), shape=(len(order),) * 2)
     forest = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
     early = np.minimum(forest.row, forest.col)

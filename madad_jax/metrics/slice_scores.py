@@ -57,9 +57,11 @@ def measure(
 ) -> list[SliceScores]:
     """Each slice of [n, H, W] arrays; `truth` only where `kept`."""
     counts = threshold_counts.ThresholdCounts()
+    # None is faster: no mask is applied where all pixels count.
     counts.add(maps, truth, None if kept.all() else kept)
     above, hits = counts.positives, counts.true_positives
     healthy = np.flatnonzero(~truth.any(axis=(1, 2)))
+    # Brain pixels above the grid matter for false alarms, so for slices without lesion alone.
     in_brain = threshold_counts.ThresholdCounts()
     in_brain.add(maps[healthy], truth[healthy], brain[healthy])
     brain_above = dict(zip(healthy.tolist(), in_brain.positives, strict=True))
@@ -80,6 +82,7 @@ def measure(
                 n_brain=inside.size,
                 brain_max=float(inside.max()) if inside.size else 0.0,
                 brain_mean=float(inside.mean()) if inside.size else 0.0,
+                # Indexing by a mask copies, so that the batch can be freed.
                 positive=maps[i][lesion],
                 weight=weight,
                 negative=maps[i][kept[i] & ~lesion],
@@ -110,6 +113,7 @@ def region_overlap_of(chosen: list[SliceScores]) -> float | None:
 
 def max_dice_exact(chosen: list[SliceScores], max_pixels: int) -> float | None:
     """`metrics.max_dice_exact` of some slices; `None` past so many pixels."""
+    # It would take more memory than a figure beside 201 thresholds is worth.
     if sum(len(s.positive) + len(s.negative) for s in chosen) > max_pixels:
         return None
     return threshold_counts.max_dice_exact(

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Int
 from madad_jax.core import errors
 from madad_jax.metrics import order_statistics
 
+# 16 MiB of scores: far more than a slice, so that reading is sequential, and far less than memory.
 _CHUNK_PIXELS = 1 << 22
 
 
@@ -34,10 +35,13 @@ def at_rates(
     maps: Float32[np.ndarray, "n H W"],
     brain_masks: Bool[np.ndarray, "n H W"],
     rates: Sequence[float],
+    *,
+    chunk_pixels: int = _CHUNK_PIXELS,
 ) -> dict[float, float]:
     """`healthy_threshold` at several false positive rates, {rate: threshold}, at once.
 
-    Both arrays may lie on disk (`spill.Spill`): they are read in chunks.
+    Both arrays may lie on disk (`disk_arrays.DiskArray`): they are read
+    `chunk_pixels` at a time.
 
     Raises as `healthy_threshold`.
     """
@@ -46,7 +50,7 @@ def at_rates(
             raise errors.UserError(f"false_positive_rate: found {rate}, accepted: between 0 and 1")
 
     def chunks() -> Iterator[np.ndarray]:
-        for part in _parts(maps):
+        for part in _chunks(maps, chunk_pixels):
             scores = maps[part][brain_masks[part]]
             if not np.isfinite(scores).all():
                 raise errors.UserError(
@@ -54,7 +58,8 @@ def at_rates(
                 )
             yield scores
 
-    found = order_statistics.exceeded_by(chunks, rates)
+    # Exact and in two passes: maps of a validation set need not fit in memory.
+    found = order_statistics.upper_quantiles(chunks, rates)
     if not found:
         raise errors.UserError(
             f"healthy threshold: found {len(maps)} validation slices with no brain pixel, "
@@ -63,18 +68,26 @@ def at_rates(
     return {rate: float(value) for rate, value in zip(rates, found, strict=True)}
 
 
-def _parts(maps: np.ndarray) -> Iterator[slice]:
-    """Slices of so many maps that their pixels fit easily into memory."""
-    step = max(1, _CHUNK_PIXELS // max(1, math.prod(maps.shape[1:])))
+def _chunks(maps: np.ndarray, pixels: int) -> Iterator[slice]:
+    """Ranges of maps with about so many pixels each, at least one map."""
+    step = max(1, pixels // max(1, math.prod(maps.shape[1:])))
     return (slice(i, i + step) for i in range(0, len(maps), step))
 
 
 def pixels_above(
-    maps: Float32[np.ndarray, "n H W"], brain_masks: Bool[np.ndarray, "n H W"], threshold: float
+    maps: Float32[np.ndarray, "n H W"],
+    brain_masks: Bool[np.ndarray, "n H W"],
+    threshold: float,
+    *,
+    chunk_pixels: int = _CHUNK_PIXELS,
 ) -> Int[np.ndarray, "n"]:
     """Number of brain pixels of each slice above the threshold (`>`, compared in float32)."""
+    # In the type of the maps, or a score equal to the threshold could lie above it.
     limit = np.float32(threshold)
-    counts = [((maps[p] > limit) & brain_masks[p]).sum(axis=(1, 2)) for p in _parts(maps)]
+    counts = [
+        ((maps[part] > limit) & brain_masks[part]).sum(axis=(1, 2))
+        for part in _chunks(maps, chunk_pixels)
+    ]
     return np.concatenate(counts) if counts else np.zeros(0, int)
 
 
@@ -99,13 +112,3 @@ def alarm_pixels(
     above = pixels_above(maps, brain_masks, threshold)
     allowed = int(slice_rate * above.size + 1e-9)
     return int(np.sort(above)[above.size - 1 - allowed]) + 1
-
-
-def alarm(
-    maps: Float32[np.ndarray, "n H W"],
-    brain_masks: Bool[np.ndarray, "n H W"],
-    threshold: float,
-    min_pixels: int = 1,
-) -> Bool[np.ndarray, "n"]:
-    """Whether each slice holds at least `min_pixels` brain pixels above the threshold."""
-    return pixels_above(maps, brain_masks, threshold) >= min_pixels

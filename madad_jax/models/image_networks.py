@@ -53,6 +53,7 @@ class Reconstructor:
         """
         rngs = None
         if key is not None:
+            # Two streams from one key: a draw of the latent must not change with the dropout rate.
             rngs = dict(zip(("dropout", "latent"), jax.random.split(key), strict=True))
         return self._module.apply({"params": params}, image, train=key is not None, rngs=rngs)
 
@@ -66,6 +67,7 @@ class MaskedEncoder:
 
     def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
         """Fresh parameters for images of `image_shape` (b, H, W, c)."""
+        # The masks' shape; sides that do not divide are refused by the network itself.
         cells = (1, image_shape[1] // self.patch, image_shape[2] // self.patch)
         visible = jax.ShapeDtypeStruct(cells, jnp.float32)
         return initialize.init(self._module, key, _images(image_shape), visible)
@@ -90,12 +92,13 @@ def reconstructor(**kwargs: Any) -> Reconstructor:
     Raises:
         UserError: unknown or contradictory settings.
     """
-    settings = registry.checked_settings("bottleneck", bottleneck.BottleneckAutoencoder, kwargs)
+    settings = registry.check_settings("bottleneck", bottleneck.BottleneckAutoencoder, kwargs)
     module = bottleneck.BottleneckAutoencoder(**settings)
     if module.kind not in bottleneck.KINDS:
         raise errors.UserError(
             f"bottleneck.kind: found {module.kind!r}, accepted are {', '.join(bottleneck.KINDS)}"
         )
+    # Only the dense bottleneck has the two maps to mean and log sigma.
     if module.variational and module.kind != "dense":
         raise errors.UserError('bottleneck.kind: a variational one must be "dense"')
     for width in (module.channels, module.max_channels):
@@ -103,14 +106,14 @@ def reconstructor(**kwargs: Any) -> Reconstructor:
     return Reconstructor(_module=module)
 
 
-def masked_encoder_of(**kwargs: Any) -> MaskedEncoder:
+def masked_autoencoder(**kwargs: Any) -> MaskedEncoder:
     """A masked autoencoder: patch=8, hidden_size=128, depth=4, decoder_depth=1, num_heads=4,
     dtype="float32".
 
     Raises:
         UserError: unknown or contradictory settings.
     """
-    settings = registry.checked_settings("maediff", masked_encoder.MaskedEncoder, kwargs)
+    settings = registry.check_settings("maediff", masked_encoder.MaskedEncoder, kwargs)
     module = masked_encoder.MaskedEncoder(**settings)
     if module.hidden_size % module.num_heads or module.hidden_size % 4:
         raise errors.UserError(

@@ -2,17 +2,33 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models.layers import chunks, initialize, penalty
+from madad_jax.models.layers import chunks, initialize
 
 Array = jax.Array
 Params = Any  # nested dict of arrays
+
+
+class Output(NamedTuple):
+    """What a denoiser answers, all float32.
+
+    Attributes:
+      x0: the clean latent or image, or what else the network was trained to predict.
+      visible_logit: sigmoid of it is the probability that a cell is untouched (official
+        polarity: 1 = kept); None for a network without a mask head.
+      penalty: loss of the network's own blocks, unweighted (`layers/sspcab.py`). None where
+        there is no such block, so that the program of other networks holds no trace of it.
+    """
+
+    x0: Float[Array, "b h w d"]
+    visible_logit: Float[Array, "b h w 1"] | None = None
+    penalty: Float[Array, ""] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +40,7 @@ class Denoiser:
 
     def init(self, key: Shaped[Array, "..."], latent_shape: tuple[int, int, int, int]) -> Params:
         """Fresh parameters for latents of `latent_shape` (b, h, w, c)."""
+        # One sample: parameters do not depend on the batch, and nothing is computed.
         x = jax.ShapeDtypeStruct((1, *latent_shape[1:]), jnp.float32)
         return initialize.init(self._module, key, x, jax.ShapeDtypeStruct((1,), jnp.int32))
 
@@ -34,17 +51,15 @@ class Denoiser:
         t: Int[Array, " b"],
         *,
         key: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w 1"] | None]:
-        """(x0, visible_logit), both float32; `t` is the raw step index 0 .. T-1.
+    ) -> Output:
+        """The network's answer; `t` is the raw step index 0 .. T-1.
 
-        Dropout is active exactly when `key` is given. sigmoid(visible_logit) is the probability
-        that a cell is untouched (official polarity: 1 = kept).
+        Dropout is active exactly when `key` is given.
         """
         rngs = None if key is None else {"dropout": key}
-        call = functools.partial(
-            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs
-        )
-        return penalty.keep(call) if self.penalised else call()
+        # The mode follows from the key, so that no caller can ask for dropout without one.
+        answer = self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
+        return Output(*answer)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -52,7 +67,7 @@ class Denoiser:
         return _settings(self._module)
 
     @property
-    def penalised(self) -> bool:
+    def has_penalty(self) -> bool:
         """Whether a block in the network has a loss of its own (`sspcab`)."""
         return getattr(self._module, "sspcab", False)
 
@@ -64,8 +79,11 @@ class Denoiser:
         *,
         key: Shaped[Array, "..."] | None = None,
     ) -> Float[Array, "b h w d"]:
-        """The first output of `apply` alone, for networks without a mask head."""
-        return self.apply(params, x, t, key=key)[0]
+        """`x0` of `apply` alone, for maps of networks without a mask head.
+
+        A loss calls `apply`, whose penalty would be lost here.
+        """
+        return self.apply(params, x, t, key=key).x0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,21 +138,23 @@ class Autoencoder:
         That is decided for each chunk as a whole, and for the batch without chunks.
         """
 
-        def together(a: Array, b: Array) -> tuple[Array, Array]:
+        def decode_together(a: Array, b: Array) -> tuple[Array, Array]:
             both = jnp.concatenate([a, b])
             first, second = jnp.split(
                 self._module.apply({"params": params}, both, method="decode"), 2
             )
             return first, second
 
-        def once(a: Array, _: Array) -> tuple[Array, Array]:
+        def decode_once(a: Array, _: Array) -> tuple[Array, Array]:
             image = self._module.apply({"params": params}, a, method="decode")
             return image, image
 
-        def part(a: Array, b: Array) -> tuple[Array, Array]:
-            return jax.lax.cond(jnp.any(a != b), together, once, a, b)
+        def decode_part(a: Array, b: Array) -> tuple[Array, Array]:
+            # Decided on the device: healthy slices are often not corrected at all, and the decoder
+            # is most of the cost of a map.
+            return jax.lax.cond(jnp.any(a != b), decode_together, decode_once, a, b)
 
-        return chunks.in_chunks(part, self.chunk, corrected, latent)
+        return chunks.in_chunks(decode_part, self.chunk, corrected, latent)
 
     def _in_chunks(self, params: Params, method: str, x: Array) -> Any:
         apply = functools.partial(self._module.apply, {"params": params}, method=method)

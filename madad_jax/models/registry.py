@@ -59,7 +59,8 @@ def autoencoder(chunk: int = 0, **kwargs: Any) -> interfaces.Autoencoder:
     """
     if chunk < 0:
         raise errors.UserError(f"autoencoder.chunk: found {chunk}, accepted: 0 or more")
-    settings = checked_settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs, ("chunk",))
+    # `chunk` is no field of the module, but a near miss of it should be named as well.
+    settings = check_settings("autoencoder", autoencoder_kl.AutoencoderKL, kwargs, ("chunk",))
     defaults = {
         "embed_dim": settings.get("latent_channels", 4),
         "decoder_channels": settings.get("channels", 128),
@@ -80,6 +81,7 @@ def autoencoder(chunk: int = 0, **kwargs: Any) -> interfaces.Autoencoder:
     # The encoder has layers of its base width too, the decoder only of its multiples.
     for mult in (1, *module.channel_mult):
         basic.check_groups("autoencoder.channels", module.channels * mult, module.num_groups)
+    # GroupNorm would fail too, but deep in a trace and without the key's name.
     for mult in module.decoder_channel_mult:
         width = module.decoder_channels * mult
         basic.check_groups("autoencoder.decoder_channels", width, module.num_groups)
@@ -100,7 +102,7 @@ def classifier(**kwargs: Any) -> interfaces.Classifier:
         UserError: unknown settings, or channels that do not divide into groups.
     """
     module = image_classifier.Classifier(
-        **checked_settings("classifier", image_classifier.Classifier, kwargs)
+        **check_settings("classifier", image_classifier.Classifier, kwargs)
     )
     for mult in module.channel_mult:
         width = module.model_channels * mult
@@ -110,13 +112,13 @@ def classifier(**kwargs: Any) -> interfaces.Classifier:
 
 def discriminator(**kwargs: Any) -> interfaces.Discriminator:
     """A PatchGAN discriminator: channels=64, num_layers=3, dtype="float32"."""
-    settings = checked_settings("discriminator", patchgan.PatchDiscriminator, kwargs)
+    settings = check_settings("discriminator", patchgan.PatchDiscriminator, kwargs)
     return interfaces.Discriminator(_module=patchgan.PatchDiscriminator(**settings))
 
 
 def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
-    """Reads "S/2" (or "S" and patch_size), then lets explicit numbers override."""
-    settings = checked_settings("denoiser", dit.DiT, kwargs, extra=("size",))
+    """A DiT of size "S/2" (or "S" with patch_size); explicit numbers take precedence."""
+    settings = check_settings("denoiser", dit.DiT, kwargs, extra=("size",))
     merged: dict[str, Any] = {"patch_size": 2}
     if size is not None:
         stem, _, patch = size.partition("/")
@@ -128,6 +130,7 @@ def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
         merged |= dict(zip(("hidden_size", "depth", "num_heads"), dit.SIZES[stem], strict=True))
         if patch:
             merged["patch_size"] = int(patch)
+    # None stands for a number that the size decides.
     merged |= {key: value for key, value in settings.items() if value is not None}
     missing = [k for k in ("hidden_size", "depth", "num_heads") if k not in merged]
     if missing:
@@ -141,8 +144,8 @@ def _dit(size: str | None = "S/2", **kwargs: Any) -> dit.DiT:
 
 
 def _unet(size: str | None = "L", **kwargs: Any) -> unet.UNet:
-    """Reads the size name, then lets explicit numbers override."""
-    settings = checked_settings("denoiser", unet.UNet, kwargs, extra=("size",))
+    """A U-Net of the named size; explicit numbers take precedence."""
+    settings = check_settings("denoiser", unet.UNet, kwargs, extra=("size",))
     merged: dict[str, Any] = {}
     if size is not None:
         if size not in unet.SIZES:
@@ -165,7 +168,7 @@ def _unet(size: str | None = "L", **kwargs: Any) -> unet.UNet:
     return module
 
 
-def checked_settings(
+def check_settings(
     section: str, module_class: Any, kwargs: Mapping[str, Any], extra: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Checked keyword arguments of a module: known names, tuples for lists, known types."""
@@ -174,9 +177,11 @@ def checked_settings(
     ]
     for key in kwargs:
         if key not in accepted:
+            # `extra` are keys that are read before: they are accepted, just not by the module.
             near = difflib.get_close_matches(key, [*accepted, *extra], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(accepted)}"
             raise errors.UserError(f"{section}.{key}: unknown key; {hint}")
+    # Configs read from JSON have lists, which a frozen module cannot hash.
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     if "dtype" in settings:
         basic.check_dtype(f"{section}.dtype", settings["dtype"])

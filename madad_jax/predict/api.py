@@ -63,7 +63,7 @@ def load(
             "false_positives_per_scan": false_positives_per_scan,
             "threshold": threshold,
         },
-        default_rate=model.config.eval.false_positive_rate,
+        default_rate=model.parts.evaluation.false_positive_rate,
     )
     return build_detector(
         detector_lib, model, setting, registration, brain_mask, slices, batch_size
@@ -91,10 +91,10 @@ def export(checkpoint: str, output: str, calibration: str = "") -> str:
 
 def open_run(checkpoint: str, calibration: str) -> Any:
     """The run, restored, with its config as the one ConfigDict of this command."""
-    import jax
     from etils import epath
     from ml_collections import config_dict
 
+    from madad_jax.assembly import process_settings
     from madad_jax.predict import model as model_lib
 
     workdir = epath.Path(checkpoint)
@@ -102,7 +102,7 @@ def open_run(checkpoint: str, calibration: str) -> Any:
     config = config_dict.ConfigDict(model_lib.read_config(workdir, known))
     # Thresholds hold for maps of the precision that the run was calibrated with.
     if "matmul_precision" in config:
-        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+        process_settings.set_precision(config)
     return model_lib.load(workdir, config, known)
 
 

@@ -140,7 +140,9 @@ class Detector:
         s, g = self.setting, self.preparation.geometry
         if s.point is None:
             raise errors.UserError("no operating point was chosen; accepted: a rate or a threshold")
-        final, inside = scan_stacks.processed(maps, _scored_brain(stack), self.spacing, s.options)
+        final, inside = scan_stacks.process_stack(
+            maps, _scored_brain(stack), self.spacing, s.options
+        )
         labels, _ = scan_stacks.candidates(final, s.point.threshold, self.spacing, s.options)
 
         def to_scan(array: np.ndarray, order: int) -> np.ndarray:

@@ -66,14 +66,14 @@ def export_function(model: model_lib.Model, weights: dict[str, np.ndarray], plat
     tree = {"denoiser": model.params, **model.frozen}
     structure = jax.tree.structure(tree)
     order = list(trees.flatten(tree))
-    root = random_keys.stream(random_keys.root_key(model.config.seed), "evaluate")
+    root = random_keys.stream(random_keys.root_key(model.parts.seed), "evaluate")
 
     def detect(flat, image, brain_mask, number):
         parts = jax.tree.unflatten(structure, [flat[name] for name in order])
         params = parts.pop("denoiser")
         batch = {"image": image, "brain_mask": brain_mask}
         key = jax.random.fold_in(root, number)
-        found = model.method.anomaly_map(params, parts, batch, key)
+        found = model.parts.method.anomaly_map(params, parts, batch, key)
         return {name: found[name] for name in OUTPUTS if name in found}
 
     # Whoever calls it has batches of another size.
@@ -96,20 +96,20 @@ def export_function(model: model_lib.Model, weights: dict[str, np.ndarray], plat
 
 def _outputs(model: model_lib.Model) -> dict[str, str]:
     """The maps that this method makes, and their shapes."""
-    size = model.config.data.image_size
+    size = model.parts.data.image_size
     spec = dict(zip(("image", "brain_mask"), model_lib.abstract_inputs(model, 1), strict=True))
     found = jax.eval_shape(
-        model.method.anomaly_map, model.params, model.frozen, spec, random_keys.root_key(0)
+        model.parts.method.anomaly_map, model.params, model.frozen, spec, random_keys.root_key(0)
     )
     ends = {"reconstruction": ", 1] in about [-1, 1]"}
     return {k: f"float32 [b, {size}, {size}{ends.get(k, ']')}" for k in OUTPUTS if k in found}
 
 
 def _description(model: model_lib.Model, names: dict[str, str]) -> dict[str, Any]:
-    size = model.config.data.image_size
+    size = model.parts.data.image_size
     thresholds = {}
     if model.calibration is not None:
-        rate = model.config.eval.false_positive_rate
+        rate = model.parts.evaluation.false_positive_rate
         for (signal, post), healthy in model.calibration.healthy.items():
             point = healthy.by_voxel_fpr(rate)
             thresholds[f"{signal}, {post}"] = {"threshold": point.threshold, "voxel_fpr": rate}

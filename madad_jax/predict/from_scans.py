@@ -68,21 +68,18 @@ def calibrate(
         key: calibration_lib.Healthy(tuple(measured[name][key] for name in names))
         for key in measured[names[0]]
     }
-    calibration = calibration_lib.Calibration(
-        healthy, options, _describe(model, detector, len(names))
-    )
+    facts = _facts(model, detector, len(names))
+    calibration = calibration_lib.Calibration(healthy, options, facts)
     failed = sum(row["status"] == "failed" for row in rows)
     return calibration_lib.to_bytes(calibration), len(names), failed
 
 
-def _describe(
-    model: model_lib.Model, detector: detector_lib.Detector, scans: int
-) -> dict[str, Any]:
-    """What a calibration is of: run, weights, preparation, slices."""
+def _facts(model: model_lib.Model, detector: detector_lib.Detector, scans: int) -> dict[str, Any]:
+    """What the file says of its own making; a run that takes it checks weights and preparation."""
     first, last = detector.numbers[0], detector.numbers[-1]
     step = detector.numbers[1] - first if len(detector.numbers) > 1 else 1
     return {
-        "config": model.config.to_dict(),
+        "config": model.parts.record,
         "weights": model.weights,
         "preparation": detector.preparation.to_dict(),
         "source": f"{scans} healthy scans given by the user",

@@ -2,15 +2,16 @@
 together. Nothing is written there."""
 
 import dataclasses
-import json
 import os
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import config_dict
 
-from madad_jax.assembly import methods, parts, preset_changes
+from madad_jax.assembly import config_record
+from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_digest, version
 from madad_jax.core.types import Params
@@ -18,7 +19,8 @@ from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibrate
 from madad_jax.evaluation import scorer as scorer_lib
-from madad_jax.experiment import trained_weights
+from madad_jax.experiment import frozen_weights, trained_weights
+from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.metrics import calibration as calibration_lib
 
 
@@ -28,8 +30,7 @@ class Model:
 
     Attributes:
       where: its folder, for messages.
-      config: its config.
-      method: the detector.
+      parts: what it is made of, the detector among them.
       params, frozen: its weights.
       scorer: batches -> maps.
       preparation: how its training slices were made; None: nobody said.
@@ -40,8 +41,7 @@ class Model:
     """
 
     where: str
-    config: Any
-    method: Any
+    parts: parts_lib.Parts
     params: Params
     frozen: Params
     scorer: scorer_lib.Scorer
@@ -67,14 +67,14 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
         )
     # The evaluation's options (sampling steps, smoothing) made the maps that thresholds stand on.
     if calibration is not None and "config" in calibration.facts:
-        return calibration.facts["config"]
+        return config_record.rename(calibration.facts["config"])
     config = saver.read_config(workdir / "denoiser" / "checkpoints")
     if "data" not in config:
         raise errors.UserError(
             f"--checkpoint={workdir}: converted weights carry no config; run python -m "
             "madad_jax.main --mode=evaluate on them first, which keeps it"
         )
-    return config
+    return config_record.rename(config)
 
 
 def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
@@ -93,7 +93,9 @@ def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibrat
 
 
 def load(
-    workdir: epath.Path, config: Any, calibration: calibration_lib.Calibration | None
+    workdir: epath.Path,
+    config: config_dict.ConfigDict,
+    calibration: calibration_lib.Calibration | None,
 ) -> Model:
     """Restores the weights and puts the parts together.
 
@@ -102,18 +104,17 @@ def load(
     """
     mesh = mesh_lib.make_mesh()
     try:
-        method = parts.detector(config)
-        frozen = _restore_frozen(config, workdir, mesh)
-        # Before the denoiser's weights, which take longer to read than a mistake to find.
-        preparation = _read_preparation(workdir, config)
-        step = config.eval.checkpoint
+        parts = parts_lib.assemble(config)
     except (AttributeError, KeyError) as error:
         raise errors.UserError(
             f"--checkpoint={workdir}: its config lacks {error}; it was made by another version, "
             "evaluate it with this one"
         ) from error
-    folder = workdir / "denoiser" / "checkpoints"
-    params = trained_weights.denoiser(config, folder, mesh, method, step)
+    run = workdir_lib.Workdir(workdir)
+    frozen = frozen_weights.FrozenWeights.restore(parts, run, mesh).values
+    preparation = _read_preparation(workdir, parts)
+    step = parts.evaluation.checkpoint
+    params = trained_weights.restore_denoiser(parts, run.checkpoints("denoiser"), mesh, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = mesh_lib.make_mesh(devices=jax.local_devices())
         params, frozen = _copy_to_host((params, frozen))
@@ -126,24 +127,23 @@ def load(
     _check_prepared_alike(workdir, preparation, calibration)
     facts = {
         "run": os.fspath(workdir),
-        "name": config.name,
-        "method": method.name,
-        "preset": preset_changes.label(config),
-        "modality": config.data.modality,
-        "image_size": config.data.image_size,
-        "denoiser": f"{config.denoiser.name} {config.denoiser.size}",
+        "name": parts.name,
+        "method": parts.method.name,
+        "preset": parts.preset,
+        "modality": parts.data.modality,
+        "image_size": parts.data.image_size,
+        "denoiser": parts.summary["denoiser"],
         "weights": weights[:16],
         "version": version.VERSION,
         "calibrated_on": calibration.facts.get("source") if calibration else None,
-        "synthetic_training_data": config.data.source == "cohort",
+        "synthetic_training_data": parts.data.synthetic,
     }
     return Model(
         where=os.fspath(workdir),
-        config=config,
-        method=method,
+        parts=parts,
         params=params,
         frozen=frozen,
-        scorer=scorer_lib.Scorer(method, params, frozen, mesh, config.seed),
+        scorer=scorer_lib.Scorer(parts.method, params, frozen, mesh, parts.seed),
         preparation=preparation,
         calibration=calibration,
         shards=mesh_lib.batch_shards(mesh),
@@ -159,22 +159,12 @@ def _copy_to_host(tree: Params) -> Params:
     )
 
 
-def _restore_frozen(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Params:
-    """What the method reads and does not train."""
-    frozen = methods.frozen(config)
-    if methods.uses_latents(config):
-        _, weights = trained_weights.autoencoder(config, workdir, mesh)
-        # 0 asks the run to measure the factor on its own training latents.
-        factor = config.autoencoder.scaling_factor
-        factor = np.float32(factor if factor > 0 else _read_scaling_factor(workdir))
-        frozen |= {"autoencoder": weights, "scaling_factor": factor}
-    return frozen
-
-
-def _read_preparation(workdir: epath.Path, config: Any) -> provenance.SourcePreparation | None:
+def _read_preparation(
+    workdir: epath.Path, parts: parts_lib.Parts
+) -> provenance.SourcePreparation | None:
     # The run's own file first: its data may have moved or changed since.
     path = workdir / provenance.FILE
-    return provenance.read(path) if path.exists() else parts.preparation(config)
+    return provenance.read(path) if path.exists() else parts.data.preparation()
 
 
 def _check_prepared_alike(workdir, preparation, calibration) -> None:
@@ -191,28 +181,18 @@ def _check_prepared_alike(workdir, preparation, calibration) -> None:
             )
 
 
-def _read_scaling_factor(workdir: epath.Path) -> float:
-    """The scaling factor that the run measured."""
-    path = workdir / "latents" / "complete.json"
-    try:
-        return float(json.loads(path.read_text())["scaling_factor"])
-    except (OSError, ValueError, KeyError) as error:
-        raise errors.UserError(
-            f"{path}: no measured scaling factor; run --mode=train on the run to its end"
-        ) from error
-
-
 def compiled_batch_size(model: Model, batch_size: int) -> int:
     """`batch_size` rounded up to what the devices divide evenly."""
     if batch_size < 1:
         raise errors.UserError(f"batch_size: found {batch_size}, accepted: 1 or more")
+    # Rounded up and not down: 1 slice on 8 devices must not become 0.
     # Rounded up and not down: 1 slice on 8 devices must not become 0.
     return -(-batch_size // model.shards) * model.shards
 
 
 def abstract_inputs(model: Model, batch: Any) -> tuple[Any, ...]:
     """Shapes of an image batch and of its brain masks; `batch` may be symbolic."""
-    size = model.config.data.image_size
+    size = model.parts.data.image_size
     return (
         jax.ShapeDtypeStruct((batch, size, size, 1), np.float32),
         jax.ShapeDtypeStruct((batch, size, size), np.bool_),

@@ -14,12 +14,12 @@ import sys
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLE = "glibc.malloc.hugetlb=1"
 _OURS = ("madad_jax", "benchmarks")  # packages whose commands are started again
-_MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def wanted() -> bool:
+def wanted(mode: pathlib.Path = MODE) -> bool:
     """Whether a restart would change anything: glibc 2.35 or newer, a kernel that gives huge pages
-    to who asks and to nobody else, and no tunables of the user's own."""
+    to who asks and to nobody else (`mode` is its file), and no tunables of the user's own."""
     if VARIABLE in os.environ:
         return False
     name, version = platform.libc_ver()
@@ -27,16 +27,16 @@ def wanted() -> bool:
     if name != "glibc" or not all(n.isdigit() for n in numbers):
         return False
     try:
-        return tuple(map(int, numbers)) >= (2, 35) and "[madvise]" in _MODE.read_text()
+        return tuple(map(int, numbers)) >= (2, 35) and "[madvise]" in mode.read_text()
     except OSError:
         return False
 
 
-def restart() -> None:
+def restart(mode: pathlib.Path = MODE) -> None:
     """Starts this very command again with huge pages, in the same process; returns where that
     would change nothing, and where a program of somebody else's called. To be called before
     anything is loaded or written."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None and spec.name.split(".")[0] in _OURS and wanted():
+    if spec is not None and spec.name.split(".")[0] in _OURS and wanted(mode):
         os.environ[VARIABLE] = TUNABLE
         os.execv(sys.executable, sys.orig_argv)

@@ -256,15 +256,30 @@ class Watch:
         return done.is_set()
 
 
-_said = threading.Lock()
+class Claim:
+    """Goes to whoever takes it first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether it was still to be had."""
+        return self._lock.acquire(blocking=False)
+
+    def taken(self) -> bool:
+        """Whether somebody has it."""
+        return self._lock.locked()
 
 
-def say(message: str) -> bool:
+_reason = Claim()  # to tell why this process ends
+
+
+def say(message: str, *, claim: Claim = _reason) -> bool:
     """Why this process ends: one line on standard error and in its log, from whoever is first.
 
     Returns whether it was said; a peer that is lost is noticed by several at once.
     """
-    if not _said.acquire(blocking=False):
+    if not claim.take():
         return False
     bar = "" if _watch is None else "\n"  # what stands in the line so far
     line = f"{bar}madad_jax: error: {message}\n"
@@ -306,7 +321,7 @@ def _catch_abort(watch: Watch) -> None:
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(number: int) -> None:
         del number
-        if not _said.locked():  # else JAX only follows what was found already
+        if not _reason.taken():  # else JAX only follows what was found already
             where = f"JAX ended process {watch.index} in '{_position.what}'"
             say(f"{where}: {watch.blame()}; {_AGAIN}")
         _leave(EXIT_LOST)

@@ -30,18 +30,18 @@ def intensity_classes(
     centres = jnp.nanquantile(known, quantiles, axis=-1).T
     centres = jnp.where(jnp.isnan(centres), 2 * quantiles - 1, centres)
 
-    def nearest(centres):
+    def nearest_class(centres):
         return jnp.argmin(jnp.abs(values[..., None] - centres[:, None]), axis=-1)
 
-    def round_(centres, _):
-        member = jax.nn.one_hot(nearest(centres), count) * inside[..., None]
+    def lloyd_round(centres, _):
+        member = jax.nn.one_hot(nearest_class(centres), count) * inside[..., None]
         size = member.sum(1)
         mean = (member * values[..., None]).sum(1) / jnp.maximum(size, 1.0)
         return jnp.where(size > 0, mean, centres), None
 
-    centres, _ = jax.lax.scan(round_, centres, None, length=_ROUNDS)
+    centres, _ = jax.lax.scan(lloyd_round, centres, None, length=_ROUNDS)
     centres = jnp.sort(centres, axis=-1)
-    return nearest(centres).reshape(brain_masks.shape)
+    return nearest_class(centres).reshape(brain_masks.shape)
 
 
 def corrupt(
@@ -57,15 +57,17 @@ def corrupt(
     what = jax.random.randint(k_what, one, 0, 3)  # 0 patch, 1 bias, 2 both
     s = weight[..., None]
     amount = jax.random.uniform(k_amount, one, minval=0.3, maxval=1.0)
+    # Both changes are computed for all samples and selected: `what` is traced.
     out = jnp.where(what == 1, images, (1 - amount * s) * images + amount * s * foreign)
     sign = jnp.where(jax.random.bernoulli(k_sign, 0.5, one), 1.0, -1.0)
     bias = sign * jax.random.uniform(k_bias, one, minval=0.2, maxval=0.8)
-    chosen = _class_inside(k_class, intensity_classes(images, brain_masks), weight)
+    chosen = _draw_class(k_class, intensity_classes(images, brain_masks), weight)
     out = jnp.where(what == 0, out, out + bias * s * chosen[..., None])
+    # Outside the brain a slice stays as it was to the bit: a soft rim must not show there.
     return jnp.where(brain_masks[..., None], jnp.clip(out, -1.0, 1.0), images)
 
 
-def _class_inside(key: jax.Array, classes: jax.Array, weight: jax.Array) -> jax.Array:
+def _draw_class(key: jax.Array, classes: jax.Array, weight: jax.Array) -> jax.Array:
     """1 where a pixel is of the drawn class: that of a random pixel under the shape, since a
     class that is not there would change nothing."""
     batch = len(classes)

@@ -22,6 +22,7 @@ def fill(vertices: Float[jax.Array, "*batch n 2"], shape: tuple[int, int]) -> ja
     start = vertices[..., None, None, :, :]
     end = jnp.roll(vertices, -1, axis=-2)[..., None, None, :, :]
     straddles = (start[..., 0] > rows) != (end[..., 0] > rows)
+    # Edges along a row would divide by 0; they never straddle, so any number serves.
     rise = jnp.where(straddles, end[..., 0] - start[..., 0], 1.0)
     along = start[..., 1] + (rows - start[..., 0]) / rise * (end[..., 1] - start[..., 1])
     return (straddles & (columns < along)).sum(-1) % 2 == 1
@@ -47,6 +48,7 @@ def walk(
     step = size * jax.random.uniform(k_each, (*batch, vertices), minval=0.6, maxval=1.4)
     moves = step[..., None] * jnp.stack([jnp.sin(heading), jnp.cos(heading)], -1)
     path = jnp.cumsum(moves, axis=-2)
+    # Centred on its mean: a walk wanders off its first vertex by about its diameter.
     return starts[..., None, :] + path - path.mean(-2, keepdims=True)
 
 
@@ -66,6 +68,7 @@ def draw(
     batch, h, w = brain.shape
     k_start, k_walk = jax.random.split(key)
     flat = brain.reshape(batch, -1) > 0.5
+    # All -inf could not be drawn from: without brain every cell is as likely.
     logits = jnp.where(flat | ~flat.any(-1, keepdims=True), 0.0, -jnp.inf)
     cell = jax.random.categorical(k_start, logits[:, None], shape=(batch, count))
     starts = jnp.stack([cell // w, cell % w], -1).astype(jnp.float32)

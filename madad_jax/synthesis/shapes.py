@@ -69,7 +69,7 @@ def corrupt(
 ) -> Float[jax.Array, "b H W 1"]:
     """Each slice with synthetic anomalies of one kind inside its brain, values within [-1, 1]."""
     if options.kind == "dag":
-        return _dag(key, images, brain_masks, options)
+        return _corrupt_as_dag(key, images, brain_masks, options)
     batch = images.shape[0]
     k_shape, k_kind, k_amount, k_sign, k_grey, k_from, k_warp = jax.random.split(key, 7)
     weight = several_shapes(k_shape, brain_masks, options)[..., None]
@@ -78,7 +78,7 @@ def corrupt(
     shift = images + 0.8 * sign * amount
     grey = jax.random.uniform(k_grey, (batch, 1, 1, 1), minval=-0.8, maxval=0.9)
     constant = (1 - amount) * images + amount * grey
-    foreign = (1 - amount) * images + amount * _elsewhere(k_from, images)
+    foreign = (1 - amount) * images + amount * _foreign_tissue(k_from, images)
     warped = _warp(k_warp, images, weight[..., 0])
     kind = jax.random.randint(k_kind, (batch, 1, 1, 1), 0, 4)
     changed = jnp.select([kind == 0, kind == 1, kind == 2], [shift, constant, foreign], warped)
@@ -88,7 +88,7 @@ def corrupt(
     return jnp.where(brain_masks[..., None], out, images)
 
 
-def _dag(
+def _corrupt_as_dag(
     key: jax.Array,
     images: Float[jax.Array, "b H W 1"],
     brain_masks: Bool[jax.Array, "b H W"],
@@ -103,7 +103,7 @@ def _dag(
     several = (filled & (jnp.arange(options.max_shapes)[None, :, None, None] < count)).any(1)
     half = jax.random.bernoulli(jax.random.fold_in(k_which, 1), 0.5, (len(images), 1, 1))
     weight = jnp.where(half, blobs, (several & brain_masks).astype(jnp.float32))
-    return dag.corrupt(k_corrupt, images, brain_masks, weight, _elsewhere(k_from, images))
+    return dag.corrupt(k_corrupt, images, brain_masks, weight, _foreign_tissue(k_from, images))
 
 
 def changed_cells(
@@ -141,6 +141,7 @@ def shapes(
     centre = jax.random.categorical(k_centre, logits)
     rows = jnp.arange(height)[None, :, None] - (centre // width)[:, None, None]
     columns = jnp.arange(width)[None, None, :] - (centre % width)[:, None, None]
+    # Log-uniform: as many small shapes as large ones, octave by octave.
     ends = jnp.log(jnp.array([options.min_radius, options.max_radius]))
     radius = jnp.exp(jax.random.uniform(k_radius, (batch, 1, 1), minval=ends[0], maxval=ends[1]))
     radius = radius * min(height, width)
@@ -149,6 +150,7 @@ def shapes(
     u = (jnp.cos(angle) * rows + jnp.sin(angle) * columns) * aspect
     v = (jnp.cos(angle) * columns - jnp.sin(angle) * rows) / aspect
     distance = jnp.sqrt(u**2 + v**2) / radius
+    # Coarse noise enlarged bends the rim over about eight pixels, with no jagged edge.
     wave = jax.random.normal(k_rim, (batch, max(2, height // 8), max(2, width // 8)))
     distance = distance + 0.25 * jax.image.resize(wave, brain_masks.shape, "cubic")
     # About one and a half pixels of soft rim, whatever the size.
@@ -156,13 +158,15 @@ def shapes(
     return edge * brain_masks
 
 
-def _elsewhere(key: jax.Array, images: Float[jax.Array, "b H W 1"]) -> jax.Array:
+def _foreign_tissue(key: jax.Array, images: Float[jax.Array, "b H W 1"]) -> jax.Array:
     """Another slice of the batch, mirrored or not, moved by up to an eighth of the side."""
     batch, height, width, _ = images.shape
     k_flip, k_move = jax.random.split(key)
+    # The neighbour in the batch: batches are shuffled, and a permutation would cost a sort.
     other = jnp.roll(images, 1, axis=0)
     flip = jax.random.bernoulli(k_flip, 0.5, (batch, 1, 1, 1))
     other = jnp.where(flip, other[:, :, ::-1], other)
+    # Far enough to be other anatomy, near enough to stay inside the head mostly.
     reach = max(1, min(height, width) // 8)
     move = jax.random.randint(k_move, (batch, 2), -reach, reach + 1)
     return jax.vmap(lambda x, m: jnp.roll(x, (m[0], m[1]), (0, 1)))(other, move)

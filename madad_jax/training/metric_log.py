@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import tensorboardX
 from etils import epath
 
@@ -65,6 +64,7 @@ class MetricWriter:
             with self._explain():
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 if self._path.exists() and not self._path.read_text().endswith("\n"):
+                    # The torn tail goes now: a line appended to it would be lost with it.
                     self._rewrite(read(self.workdir))
 
     def __enter__(self) -> "MetricWriter":
@@ -92,27 +92,21 @@ class MetricWriter:
             return
         values = {name: float(value) for name, value in metrics.items()}
         row = {"stage": stage, "split": split, "step": int(step), "time": round(time.time(), 3)}
+        # null, because NaN is no JSON and other readers would refuse the line.
         row |= {name: v if math.isfinite(v) else None for name, v in values.items()}
         with self._explain():
             self._append(json.dumps(row) + "\n")
             if board := self._board(stage, split):
                 for name, value in values.items():
                     board.add_scalar(name, value, int(step))
-                board.flush()
-
-    def image(self, stage: str, split: str, step: int, name: str, image: np.ndarray) -> None:
-        """An image [H, W, 1 or 3] (uint8, or float in [0, 1]) to TensorBoard."""
-        if not self.is_primary:
-            return
-        with self._explain():
-            if board := self._board(stage, split):
-                board.add_image(name, np.asarray(image), int(step), dataformats="HWC")
+                # At once: a killed run keeps its curves.
                 board.flush()
 
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops `stage`'s lines (and TensorBoard points) beyond `step`: a run resumes there."""
         if not self.is_primary:
             return
+        # TensorBoard hides points from this step on once a file says so; they cannot be deleted.
         self._purge[stage] = step + 1
         rows = read(self.workdir)
         kept = [row for row in rows if row.get("stage") != stage or row.get("step", 0) <= step]
@@ -133,6 +127,7 @@ class MetricWriter:
             old = self._path.read_text() if self._path.exists() else ""
             self._path.write_text(old + line)
             return
+        # O_APPEND and one write: the kernel puts the line at the end as a whole.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, line.encode())

@@ -32,7 +32,7 @@ def decay_matrices(params: Any) -> Any:
 _MATRIX_AXES = {2: ((0,), (1,)), 3: ((0,), (1, 2)), 4: ((0, 1, 2), (3,))}
 
 
-def _matrices(params: Any) -> Any:
+def _matrix_dimensions(params: Any) -> Any:
     """How muon reads each kernel as one matrix of inputs by outputs."""
 
     def numbers(path: tuple[Any, ...], p: Any) -> Any:
@@ -68,14 +68,14 @@ def make_optimizer(
         matrices and convolution kernels, those as matrices of inputs by outputs, AdamW with
         Nesterov momentum for all else; learns a small transformer in about half the steps).
       lr: peak learning rate.
-      schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant".
-      warmup_steps: of `warmup_cosine`, as are `total_steps` (optimiser steps of the run) and
-        `final_lr_ratio` (last rate / peak rate).
-      total_steps: see `warmup_steps`.
-      final_lr_ratio: see `warmup_steps`.
-      steps_per_epoch: of `official_epochs`, as are `warmup_epochs` and `epochs`.
-      warmup_epochs: see `steps_per_epoch`.
-      epochs: see `steps_per_epoch`.
+      schedule: "warmup_cosine" (per step), "official_epochs" (per epoch) or "constant"; the
+        numbers of the other schedules are not looked at.
+      warmup_steps: optimiser steps over which `warmup_cosine` rises to the peak.
+      total_steps: optimiser steps of the run, at which `warmup_cosine` has fallen.
+      final_lr_ratio: rate at the end of `warmup_cosine` over the peak rate, 0 to 1.
+      steps_per_epoch: optimiser steps for which `official_epochs` keeps one rate.
+      warmup_epochs: epochs over which `official_epochs` rises to the peak.
+      epochs: epochs of the run, over which `official_epochs` stretches its cosine.
       weight_decay: decoupled, multiplied by the rate of the step.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
@@ -99,23 +99,16 @@ def make_optimizer(
         warmup_epochs=warmup_epochs,
         epochs=epochs,
     )
+    _check_decay(name, weight_decay, decay_mask)
     if name == "adam":
-        if weight_decay:
-            raise errors.UserError(
-                f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
-                "none; set it to 0 or choose 'adamw'"
-            )
         tx = optax.adam(rate, b1=beta1, b2=beta2, eps=eps)
     elif name == "muon":
-        if weight_decay and decay_mask != "all":
-            raise errors.UserError(
-                f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
-                "parameters; choose 'all', or weight_decay=0"
-            )
+        # An orthogonalised update is as large in every direction, whatever its gradient: matrices
+        # need a rate of their own.
         tx = optax.contrib.muon(
             lambda step: muon_lr_ratio * rate(step),
             adam_learning_rate=rate,
-            muon_weight_dimension_numbers=_matrices,
+            muon_weight_dimension_numbers=_matrix_dimensions,
             weight_decay=weight_decay,
             adam_weight_decay=weight_decay,
             adam_b1=beta1,
@@ -126,10 +119,20 @@ def make_optimizer(
         mask = decay_matrices if decay_mask == "matrices" else None
         tx = optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=mask)
     if grad_clip_norm:
+        # Before the moments, so that one bad batch does not stay in them for a thousand steps.
         tx = optax.chain(optax.clip_by_global_norm(grad_clip_norm), tx)
     return tx, rate
 
 
-def global_norm(tree: Any) -> jax.Array:
-    """Root of the sum of squares of all elements, in the tree's own type."""
-    return optax.tree.norm(tree)
+def _check_decay(name: str, weight_decay: float, decay_mask: str) -> None:
+    """Raises UserError for a decay that the optimiser cannot do."""
+    if name == "adam" and weight_decay:
+        raise errors.UserError(
+            f"config.optim.weight_decay: found {weight_decay} with name='adam', which has "
+            "none; set it to 0 or choose 'adamw'"
+        )
+    if name == "muon" and weight_decay and decay_mask != "all":
+        raise errors.UserError(
+            f"config.optim.decay_mask: found {decay_mask!r} with name='muon', which decays all "
+            "parameters; choose 'all', or weight_decay=0"
+        )

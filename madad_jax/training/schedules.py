@@ -38,10 +38,12 @@ def warmup_cosine(
     lr: float, warmup_steps: int, total_steps: int, final_lr_ratio: float
 ) -> Schedule:
     """step -> rate; see the module docstring. The first step already moves."""
+    # At least 1: a run may be all warm-up.
     decay = max(total_steps - warmup_steps, 1)
 
     def schedule(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
+        # step + 1: a first step with a rate of 0 would be wasted.
         rise = (step + 1) / max(warmup_steps, 1)
         turn = jnp.clip((step - warmup_steps) / decay, 0, 1)
         fall = final_lr_ratio + (1 - final_lr_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * turn))
@@ -56,6 +58,7 @@ def official_epochs(lr: float, warmup_epochs: int, epochs: int, steps_per_epoch:
     def schedule(step: Any) -> jax.Array:
         # Integer division: a float32 step number loses whole steps above 2^24.
         epoch = (jnp.asarray(step) // steps_per_epoch).astype(jnp.float32)
+        # 1.2 is the official code's, and so is the first epoch at a rate of 0.
         turn = (epoch - warmup_epochs) / max(1.2 * epochs - warmup_epochs, 1)
         fall = jnp.maximum(0.5 * (1 + jnp.cos(jnp.pi * turn)), 0)
         return lr * jnp.where(epoch < warmup_epochs, epoch / max(warmup_epochs, 1), fall)

@@ -32,8 +32,10 @@ class TrainState:
 def create(params: Params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
     """The state before the first step."""
     return TrainState(
+        # On the device: random keys and schedules are folded from it inside the compiled step.
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=tx.init(params),
+        # A copy: the step donates both, and one buffer cannot be donated twice.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
     )

@@ -10,7 +10,6 @@ written out because the compiler, left alone, splits small activations like the 
 and then moves them to and fro.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -134,10 +133,8 @@ def make_loss(
     `shardings` is (params, frozen, batch, replicated) or None.
     """
 
-    quiet = dataclasses.replace(method, deterministic=True)
-
     def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array):
-        return quiet.loss(params, frozen, {**batch, "step": step}, key)[1]
+        return method.loss(params, frozen, {**batch, "step": step}, key, train=False)[1]
 
     if shardings is None:
         return jax.jit(loss)

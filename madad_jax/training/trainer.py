@@ -63,6 +63,7 @@ class Trainer:
             tx,
             ema=options.ema_decay > 0,
         )
+        # Shapes alone: a large model is first made where it belongs, in shards.
         abstract = jax.eval_shape(self._init)
         _LOG.info("%s: %s", options.stage, parameter_rules.describe(abstract, mesh))
         self.state_shardings = parameter_rules.state_shardings(abstract, mesh)
@@ -103,10 +104,12 @@ class Trainer:
 
     def initial_state(self, first: Params | None = None) -> state_lib.TrainState:
         """Fresh weights, made on the mesh in their own shards, or the weights `first`."""
+        # Compiled with its shardings: no device ever holds the whole state.
         state = jax.jit(self._init, out_shardings=self.state_shardings)()
         if first is None:
             return state
         params = jax.device_put(first, self.state_shardings.params)
+        # A copy, since the step donates params and average apart.
         ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
         return dataclasses.replace(state, params=params, ema_params=ema)
 
@@ -114,6 +117,7 @@ class Trainer:
         self, state: state_lib.TrainState, frozen: Params, batches: Iterable[Batch]
     ) -> dict:
         """Mean metrics over fixed validation batches, under draws fixed for the whole run."""
+        # The same noise at every validation: losses differ by the weights alone.
         key = random_keys.stream(self.stream_key, "validate")
         total: dict[str, list[float]] = {}
         for i, batch in enumerate(batches):
@@ -123,5 +127,6 @@ class Trainer:
                 state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
             )
             for name, value in jax.device_get(metrics).items():
+                # Read batch by batch: no more than one batch waits on the device.
                 total.setdefault(name, []).append(float(value))
         return {name: float(np.mean(values)) for name, values in total.items()}

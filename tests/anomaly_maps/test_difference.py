@@ -78,7 +78,7 @@ def test_erosion_keeps_pixels_whose_surroundings_are_brain():
     brain[0, 4:16, 4:16] = True
     brain[0, 9, 9] = False  # one of 25 pixels is no more than 4 %: still more than 0.95 brain
     expected = ndimage.uniform_filter(brain[0].astype(float), 5, mode="constant") > 0.95
-    found = np.asarray(difference_lib.eroded(jnp.asarray(brain), 5))[0]
+    found = np.asarray(difference_lib.erode_mask(jnp.asarray(brain), 5))[0]
     np.testing.assert_array_equal(found, expected & brain[0])
     assert found[8, 8] and not found[9, 9] and not found[4, 10]
 

@@ -1,29 +1,103 @@
 """`config.method` to a method: what it stands on, and what of the config it was trained with."""
 
+import dataclasses
 import importlib
 
 import jax
 import pytest
 
-from configs import default, method_settings, protocols
+from configs import default
 from configs.baselines import anoddpm, ddpm, wolleb
-from madad_jax.assembly import methods, networks, parts
+from configs.parts import protocols
+from madad_jax.assembly import methods, networks, parts, shared
 from madad_jax.core import errors
-from madad_jax.experiment import preflight, workdir
-from madad_jax.methods import base
+from madad_jax.experiment import preflight
+from madad_jax.methods import base, deco_diff, madad, reflect
+from madad_jax.methods import shared as settings_lib
 from madad_jax.methods.wrappers import penalised
 
 
-def test_every_section_has_a_method_and_every_method_a_name_of_its_own():
-    assert set(method_settings.sections()) <= set(methods.METHODS)
-    made = {}
-    for name in method_settings.sections():
-        config = importlib.import_module(f"configs.baselines.{name}").get_config()
-        made[name] = methods.detector(config)
-        assert isinstance(made[name], base.Method)
-        assert made[name].name.startswith(name)
+def config_of(name, argument="demo"):
+    """The config of a method; MAD-AD's experiments are those of configs/ itself."""
+    if name == "madad":
+        return default.get_config()
+    return importlib.import_module(f"configs.baselines.{name}").get_config(argument)
+
+
+def test_every_method_has_a_config_and_a_name_of_its_own():
+    made = {name: methods.detector(config_of(name)) for name in methods.METHODS}
+    for name, method in made.items():
+        assert isinstance(method, base.Method) and method.name.startswith(name)
     assert len({m.name for m in made.values()}) == len(made)
     assert made["wolleb"].name == "wolleb (synthetic labels)"
+
+
+class Watched(settings_lib.Settings):
+    """Settings that remember which of them were read."""
+
+    def __init__(self, values, key, read):
+        super().__init__(values, key)
+        self._read = read
+
+    def __getattr__(self, name):
+        value = super().__getattr__(name)
+        if isinstance(value, settings_lib.Settings):
+            return Watched(value._values, value._key, self._read)
+        self._read.add(f"{self._key}.{name}")
+        return value
+
+
+def leaves(values, key):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{key}.{name}")
+        else:
+            yield f"{key}.{name}"
+
+
+# Read by the run and not by the method: files of weights.
+NOT_BY_BUILD = {"methods.autoddpm.inference.lpips", "methods.thor.inference.lpips"}
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_setting_of_a_method_is_read(name):
+    config, read = config_of(name), set()
+    values = config.methods[name].to_dict()
+    key = f"methods.{name}"
+    if "adaptive_limit" in values.get("inference", {}):
+        values["inference"]["adaptive_limit"] = 0.5  # `adaptive_first` is read where it is on
+    methods.METHODS[name].build(shared.ConfigShared(config), Watched(values, key, read))
+    assert set(leaves(values, key)) - read <= NOT_BY_BUILD
+    assert read <= set(leaves(values, key))
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "options", "more"),
+    [
+        ("madad", ("masking",), madad.Masking, ()),
+        ("madad", ("loss",), madad.Loss, ()),
+        ("madad", ("inference", "sampler"), madad.Sampler, ()),
+        ("madad", ("inference", "score"), madad.Score, ("sigma", "inside_brain")),
+        ("deco_diff", ("corruption",), deco_diff.Corruption, ()),
+        ("reflect", ("corruption",), reflect.Corruption, ()),
+    ],
+)
+def test_a_section_has_every_field_of_its_options(name, section, options, more):
+    """A key that is missing there would silently take the dataclass's own default."""
+    values = config_of(name).methods[name].to_dict()
+    for key in section:
+        values = values[key]
+    fields = {field.name for field in dataclasses.fields(options)}
+    assert set(values) == fields - set(more)
+
+
+def test_a_method_whose_section_is_missing_says_where_it_is():
+    config = default.get_config()
+    config.method = "thor"
+    with pytest.raises(
+        errors.UserError, match=r"no section methods\.thor; start from configs/base"
+    ):
+        methods.detector(config)
 
 
 def test_published_and_small_settings_arrive():
@@ -46,7 +120,7 @@ def test_cohorts_that_there_are_not_are_refused():
     with pytest.raises(ValueError, match=r"brats: found modality 'PET', accepted: FLAIR"):
         ddpm.get_config("brats:PET")
     with pytest.raises(KeyError):
-        protocols.config("ddpm", "demo", {"optim.rate": 1.0}, {})
+        protocols.config("ddpm", "demo", ddpm.SETTINGS, {"optim.rate": 1.0}, {})
 
 
 def test_bad_settings_of_methods_name_their_keys():
@@ -55,8 +129,9 @@ def test_bad_settings_of_methods_name_their_keys():
     with pytest.raises(errors.UserError, match=r"methods.wolleb.labels: found 'val_lesion'"):
         methods.detector(config)
     config.methods.wolleb.labels = "split"
-    assert set(parts.detector_spec(config, 2)) == {"image", "brain_mask", "unhealthy"}
-    preflight.check(config)
+    made = parts.assemble(config)
+    assert set(made.train_spec(2)) == {"image", "brain_mask", "unhealthy"}
+    preflight.check_programs(made)
     config = ddpm.get_config()
     config.denoiser.name = "dit"
     with pytest.raises(errors.UserError, match=r"denoiser.name: found 'dit' with method=ddpm"):
@@ -64,26 +139,25 @@ def test_bad_settings_of_methods_name_their_keys():
     config = ddpm.get_config()
     config.data.latents = "cached"
     with pytest.raises(errors.UserError, match=r"data.latents: found 'cached' with method=ddpm"):
-        preflight.check(config)
+        parts.assemble(config)
 
 
 def keys_of(config):
-    run = workdir.Run.__new__(workdir.Run)
-    run.config = config
-    return workdir.flat(config, run.denoiser_keys)
+    return parts.assemble(config).stage_record("denoiser")
 
 
 def test_a_runs_keys_are_those_of_its_method_without_inference():
     before, config = keys_of(ddpm.get_config()), ddpm.get_config()
     config.methods.ddpm.inference.start = 100
-    config.methods.thor.predicts = "x0"
+    config.methods.madad.loss.mask = "mse"
     config.autoencoder.channels = 8
     assert keys_of(config) == before
     config.methods.ddpm.predicts = "x0"
     changed = keys_of(config)
     assert [k for k in changed if changed[k] != before[k]] == ["methods.ddpm.predicts"]
     latent = keys_of(default.get_config())
-    assert "autoencoder.channels" in latent and not any(k.startswith("methods") for k in latent)
+    assert "autoencoder.channels" in latent and "methods.madad.loss.mask" in latent
+    assert not any(k.startswith("methods.madad.inference") for k in latent)
 
 
 def test_a_folding_unet_gives_back_what_it_took():
@@ -106,7 +180,7 @@ def test_sspcab_wraps_a_method_with_a_unet_and_is_refused_elsewhere():
     config.denoiser.sspcab = 0.1
     made = methods.detector(config)
     assert isinstance(made, penalised.Penalised) and made.weight == 0.1 and made.name == "dae"
-    assert made.method.network.penalised
+    assert made.method.network.has_penalty
     config = importlib.import_module("configs.baselines.reflect").get_config()
     config.denoiser.sspcab = 0.1  # the demo's DiT
     with pytest.raises(errors.UserError, match=r"denoiser\.sspcab: unknown key"):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from benchmarks.speed import ceilings, ours, results, rival
 from benchmarks.speed import context as context_lib
 from benchmarks.speed import maps as maps_lib
-from benchmarks.speed import ours, results, rival
 from benchmarks.speed.suites import evaluate
 from madad_jax.core import errors
 
@@ -71,7 +71,9 @@ def test_no_such_rival_is_one_line(python):
 
 
 def job():
-    costs = ours.compile_only.Costs("x", ours.compile_only.hlo.Program(2e9, 1e6, (), 0, 3), 1, 1, 1)
+    costs = ours.compile_report.Costs(
+        "x", ours.compile_report.hlo_costs.Program(2e9, 1e6, (), 0, 3), 1, 1, 1
+    )
     return ours.Job(lambda: None, costs, 4e9, 0.5, 4, {"denoiser": 8})
 
 
@@ -80,7 +82,7 @@ def test_a_pair_has_ratio_parameters_and_what_the_rival_cannot(fake, tmp_path):
 
     config = default.get_config()
     context = context_lib.Context(config, epath.Path(tmp_path), networks=fake)
-    context.__dict__["ceilings"] = context_lib.ceilings.Ceilings(1e12, 1e10, 1e-6)
+    context.__dict__["ceilings"] = ceilings.Ceilings(1e12, 1e10, 1e-6)
     row = context.pair("a row", job, {"job": "train"})
     assert set(row.rivals) == {"official", "sdpa"}
     official = row.rivals["official"]
@@ -102,7 +104,7 @@ def test_a_rival_that_fails_on_the_way_leaves_our_figures(fake, tmp_path, monkey
     from configs import default
 
     context = context_lib.Context(default.get_config(), epath.Path(tmp_path), networks=fake)
-    context.__dict__["ceilings"] = context_lib.ceilings.Ceilings(1e12, 1e10, 1e-6)
+    context.__dict__["ceilings"] = ceilings.Ceilings(1e12, 1e10, 1e-6)
 
     def fail(key):
         raise rival.RivalError("out of memory")
@@ -122,7 +124,7 @@ def test_without_a_rival_our_figures_stand_alone(tmp_path):
     context = context_lib.Context(
         default.get_config(), epath.Path(tmp_path), why_not="nobody is here"
     )
-    context.__dict__["ceilings"] = context_lib.ceilings.Ceilings(1e12, 1e10, 1e-6)
+    context.__dict__["ceilings"] = ceilings.Ceilings(1e12, 1e10, 1e-6)
     row = context.pair("a row", job, {"job": "train"})
     assert not row.rivals and row.ours["seconds"]["runs"] == 5
     assert row.notes == ["no rival: nobody is here"]

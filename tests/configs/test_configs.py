@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import default, presets
-from madad_jax.assembly import methods, networks, parts
+from configs import default
+from configs.parts import presets
+from madad_jax.assembly import networks, parts
 from madad_jax.core import errors
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,8 +20,16 @@ MODULES = [".".join(path.parts) for path in FILES]
 
 # The differences that the paper and its code are known to have.
 DIFFERENT = {
-    *("data.augment", "train.epochs", "optim.lr", "optim.schedule", "loss.mask", "masking.per"),
-    *("sampler.eta", "score.difference", "score.reference", "score.gamma"),
+    "data.augment",
+    "train.epochs",
+    "optim.lr",
+    "optim.schedule",
+    "methods.madad.loss.mask",
+    "methods.madad.masking.per",
+    "methods.madad.inference.sampler.eta",
+    "methods.madad.inference.score.difference",
+    "methods.madad.inference.score.reference",
+    "methods.madad.inference.score.gamma",
 }
 
 
@@ -63,15 +72,16 @@ def test_networks_and_optimisers_of_every_config_build(name):
         "image": jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
         "brain_mask": jax.ShapeDtypeStruct((1, size, size), jnp.bool_),
     }
-    stages = [(parts.detector(config), config)]
-    if methods.uses_latents(config):
-        stages.append((parts.autoencoder_training(config), config.autoencoder))
-    for made, section in stages:
+    assembled = parts.assemble(config)
+    stages = [(assembled.method, assembled.plan)]
+    if assembled.autoencoder is not None:
+        stages.append((assembled.autoencoder.method, assembled.autoencoder.plan))
+    for made, plan in stages:
         params = jax.eval_shape(lambda made=made: made.init(jax.random.key(0), spec))
         assert all(leaf.size for leaf in jax.tree.leaves(params))
-        planned = parts.budget(section.train, 1000)
+        planned = plan.budget(1000)
         assert planned.steps > 0
-        tx, rate = parts.optimizer(section.optim, planned)
+        tx, rate = plan.optimizer(planned)
         jax.eval_shape(tx.init, params)
         assert float(rate(planned.steps // 2)) > 0
 
@@ -101,7 +111,7 @@ def test_a_budget_of_nothing_is_refused():
     config = default.get_config()
     config.train.update(steps=0, epochs=0)
     with pytest.raises(errors.UserError, match=r"train.steps, train.epochs: found 0, 0"):
-        parts.budget(config.train, 100)
+        parts.assemble(config).plan.budget(100)
 
 
 def test_paper_and_official_differ_in_the_listed_keys():
@@ -117,11 +127,12 @@ def test_official_numbers():
         *(4e-5, 1e-4, 200),
         96,
     )
-    assert (c.loss.mask, c.loss.mask_weight, c.loss.region) == ("mse", 1e-3, "all")
-    assert (c.sampler.eta, c.score.gamma, c.score.sigma) == (0.5, 0.25, 5.0)
-    assert (c.masking.probabilities, c.masking.max_ratio) == ((0.2, 0.3, 0.3, 0.2), 0.4)
-    assert (c.masking.brain_cells, c.masking.brain_min_fraction) == (2, 0.9)
-    method = parts.detector(c)
+    own = c.methods.madad
+    assert (own.loss.mask, own.loss.mask_weight, own.loss.region) == ("mse", 1e-3, "all")
+    assert (own.inference.sampler.eta, own.inference.score.gamma, c.map.sigma) == (0.5, 0.25, 5.0)
+    assert (own.masking.probabilities, own.masking.max_ratio) == ((0.2, 0.3, 0.3, 0.2), 0.4)
+    assert (own.masking.brain_cells, own.masking.brain_min_fraction) == (2, 0.9)
+    method = parts.assemble(c).method
     assert method.denoiser.name == "unet" and method.autoencoder.factor == 8
 
 
@@ -131,15 +142,16 @@ def test_unknown_names_are_errors():
     config = default.get_config()
     config.method = "madda"
     with pytest.raises(errors.UserError, match=r"method: found 'madda', accepted: madad"):
-        parts.detector(config)
+        parts.assemble(config)
 
 
 @pytest.mark.parametrize(("size", "sigma"), [(256, 5.0), (128, 2.5)])
 def test_smoothing_is_given_for_a_side_of_256(size, sigma):
     config = default.get_config()
     config.data.image_size = size
-    assert parts.detector(config).score.sigma == sigma
-    assert parts.autoencoder_training(config).sigma == sigma
+    made = parts.assemble(config)
+    assert made.method.score.sigma == sigma
+    assert made.autoencoder.method.sigma == sigma
 
 
 @pytest.mark.parametrize(
@@ -149,14 +161,14 @@ def test_smoothing_is_given_for_a_side_of_256(size, sigma):
 def test_budget_counts_steps_or_passes(steps, epochs, slices, expected):
     config = default.get_config()
     config.train.update(steps=steps, epochs=epochs, batch_size=8)
-    planned = parts.budget(config.train, slices)
+    planned = parts.assemble(config).plan.budget(slices)
     assert planned.steps == expected
     assert planned.epochs == pytest.approx(expected / planned.steps_per_epoch)
 
 
 def test_lpips_file_is_named_when_it_is_not_there(tmp_path):
     with pytest.raises(errors.UserError, match=r"autoencoder.lpips: no file .*vgg.npz"):
-        networks.lpips_weights(str(tmp_path / "vgg.npz"))
+        networks.read_lpips_weights(str(tmp_path / "vgg.npz"))
     (tmp_path / "vgg.pth").write_bytes(b"")
     with pytest.raises(errors.UserError, match=r"must end in .npz or .safetensors"):
-        networks.lpips_weights(str(tmp_path / "vgg.pth"))
+        networks.read_lpips_weights(str(tmp_path / "vgg.pth"))

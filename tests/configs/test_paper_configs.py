@@ -3,8 +3,8 @@ import itertools
 
 import pytest
 
-from configs import presets
-from configs.paper import all_methods, cells
+from configs.paper import all_methods
+from configs.parts import presets, table_cells
 from madad_jax.assembly import methods
 from madad_jax.evaluation import paper_tables
 from tests.configs import test_configs
@@ -59,17 +59,17 @@ def test_variants_of_inference_share_one_training():
     config = load("table4", "T2")
     trained = [c.trained for c in config.cells.values()]
     assert trained.count("") == 1 and len(trained) == 6
-    gammas = {c.row: c.config.score.gamma for c in config.cells.values()}
+    gammas = {c.row: c.config.methods.madad.inference.score.gamma for c in config.cells.values()}
     assert (gammas["gamma 0.4"], gammas["no clipping"], gammas["2 steps"]) == (0.4, 0.0, 0.2)
-    steps = {c.row: c.config.sampler.steps for c in config.cells.values()}
+    steps = {c.row: c.config.methods.madad.inference.sampler.steps for c in config.cells.values()}
     assert (steps["2 steps"], steps["gamma 0.4"]) == (2, 10)
 
 
 def test_baselines_are_their_rows_methods():
-    for row, module in cells.BASELINES.items():
-        config = cells.baseline(row, "demo:T1")
+    for row, module in table_cells.BASELINES.items():
+        config = table_cells.baseline(row, "demo:T1")
         assert config.method == module.__name__.rpartition(".")[2]
-    assert cells.baseline("Cycl. UNet", "demo:T1") is None
+    assert table_cells.baseline("Cycl. UNet", "demo:T1") is None
 
 
 def test_all_methods_have_one_budget():

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from madad_jax.convert import autoencoder_kl, dit, unet
+from madad_jax.convert import autoencoder_kl_weights, dit_weights, unet_weights
 from tests.models import official
 
 UNET = {
@@ -28,18 +28,18 @@ def _draw(module, template):
 
 @functools.cache
 def unet_state():
-    return _draw(unet, unet.template(UNET, 4))
+    return _draw(unet_weights, unet_weights.template(UNET, 4))
 
 
 @functools.cache
 def vae_state(channels=1):
     config = VAE | {"in_channels": channels, "out_channels": channels}
-    return _draw(autoencoder_kl, autoencoder_kl.template(config))
+    return _draw(autoencoder_kl_weights, autoencoder_kl_weights.template(config))
 
 
 @functools.cache
 def dit_state():
-    return _draw(dit, dit.template(DIT, 4))
+    return _draw(dit_weights, dit_weights.template(DIT, 4))
 
 
 def imagenet_dit():

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
-from madad_jax.convert import autoencoder_kl, containers, networks, unet
+from madad_jax.convert import autoencoder_kl_weights, containers, conversion, unet_weights
 from madad_jax.core import errors
 from madad_jax.models import registry
 from tests.convert import cases
@@ -36,7 +36,7 @@ def saved(folder, kind, state=None):
 def restored(folder, kind):
     """Through the same call as an evaluation."""
     stage = "autoencoder" if kind == "autoencoder" else "denoiser"
-    template = networks.convert(kind, STATES[kind]()).params
+    template = conversion.convert(kind, STATES[kind]()).params
     template = {"autoencoder": template} if kind == "autoencoder" else template
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), template)
     params, config = saver.restore_ema(folder / stage / "checkpoints", shapes)
@@ -66,7 +66,7 @@ def test_the_checkpoint_is_one_that_a_run_restores(tmp_path, capsys, kind):
     file = saved(tmp_path, kind)
     assert run(f"--in={file}", f"--out={out}", f"--kind={kind}") == 0
     params, config = restored(out, kind)
-    wanted = networks.convert(kind, STATES[kind]()).params
+    wanted = conversion.convert(kind, STATES[kind]()).params
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     assert config["converted_from"] == str(file)
     stage = "autoencoder" if kind == "autoencoder" else "denoiser"
@@ -120,11 +120,11 @@ def test_verify_against_the_official_numbers(tmp_path, capsys):
 
 
 def test_verify_tells_a_wrong_network(tmp_path, capsys):
-    converted = networks.convert("unet", cases.unet_state())
+    converted = conversion.convert("unet", cases.unet_state())
     x = official.array("x", 1, 4, 2, 2)
     denoiser = registry.denoiser("unet", **converted.settings)
     with jax.default_matmul_precision("highest"):
-        x0, _ = denoiser.apply(
+        x0, _, _ = denoiser.apply(
             converted.params, jnp.asarray(x.transpose(0, 2, 3, 1)), jnp.array([3])
         )
     npz, file = tmp_path / "vectors.npz", saved(tmp_path, "unet")
@@ -139,14 +139,16 @@ def test_verify_tells_a_wrong_network(tmp_path, capsys):
 
 def _unet32_shapes():
     config = {"size": None, "model_channels": 32, "num_heads": 4}
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), unet.template(config, 4))
-    return {key: array.shape for key, array in unet.to_official(zeros).items()}
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), unet_weights.template(config, 4))
+    return {key: array.shape for key, array in unet_weights.to_official(zeros).items()}
 
 
 def test_verify_autoencoder(tmp_path, capsys):
     config = {"channels": 32, "num_res_blocks": 1}
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), autoencoder_kl.template(config))
-    shapes = {k: v.shape for k, v in autoencoder_kl.to_official(zeros).items()}
+    zeros = jax.tree.map(
+        lambda a: np.zeros(a.shape, np.float32), autoencoder_kl_weights.template(config)
+    )
+    shapes = {k: v.shape for k, v in autoencoder_kl_weights.to_official(zeros).items()}
     file = saved(tmp_path, "autoencoder", official.state(shapes))
     with np.load(official.FIXTURES / "official_formula_weights.npz") as golden:
         arrays = {k: golden[f"vae32_{v}"] for k, v in _VAE_NAMES.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from madad_jax.convert import autoencoder_kl, containers, diffusers_keys, networks
+from madad_jax.convert import autoencoder_kl_weights, containers, conversion, diffusers_keys
 from madad_jax.core import errors
 from tests.convert import cases
 from tests.convert import torch_files as files
@@ -153,9 +153,11 @@ def to_diffusers(state, old=False, linear=True):
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_diffusers_names(tmp_path, old, linear, suffix):
     config = {"channels": 4, "channel_mult": (1, 2, 3), "num_res_blocks": 2, "num_groups": 4}
-    shapes = autoencoder_kl.template(config)
+    shapes = autoencoder_kl_weights.template(config)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    state = official.state({k: v.shape for k, v in autoencoder_kl.to_official(zeros).items()})
+    state = official.state(
+        {k: v.shape for k, v in autoencoder_kl_weights.to_official(zeros).items()}
+    )
     theirs = to_diffusers(state, old, linear)
     assert not theirs.keys() & {"encoder.norm_out.weight", "encoder.mid.attn_1.q.weight"}
     assert "decoder.up_blocks.0.upsamplers.0.conv.weight" in theirs
@@ -273,6 +275,6 @@ def test_all_that_does_not_fit_is_listed(tmp_path):
     state["time_embed.0.bias"] = np.zeros(3, np.float32)
     weights = load(tmp_path, files.zip_bytes(files.tensors(state)))
     with pytest.raises(errors.UserError) as caught:
-        networks.convert(weights.kind, weights.state)
+        conversion.convert(weights.kind, weights.state)
     for words in ("1 missing (out.2.bias)", "1 unexpected (extra)", "1 misshapen (time_embed.0"):
         assert words in str(caught.value)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax.convert import autoencoder_kl, dit, networks
+from madad_jax.convert import autoencoder_kl_weights, conversion, dit_weights
 from madad_jax.core import errors
 from madad_jax.models import registry
 from tests.convert import cases
@@ -17,14 +17,14 @@ from tests.models import official
     [("unet", cases.unet_state), ("autoencoder", cases.vae_state), ("dit", cases.dit_state)],
 )
 def test_round_trip_is_bit_identical(kind, state):
-    converted = networks.convert(kind, state())
+    converted = conversion.convert(kind, state())
     assert converted.kind == kind and converted.complete
-    cases.same(networks.to_official(kind, converted.params), state())
+    cases.same(conversion.to_official(kind, converted.params), state())
 
 
 def test_imagenet_dit_starts_ours():
     state = cases.imagenet_dit()
-    converted = networks.convert("dit", state)
+    converted = conversion.convert("dit", state)
     params = converted.params
     assert not converted.complete
     assert converted.values == {
@@ -55,7 +55,7 @@ def test_imagenet_dit_starts_ours():
 def test_dit_patch_embedding_is_the_published_convolution():
     """Our linear map on patches against a strided convolution of the published kernel."""
     state = cases.dit_state()
-    converted = networks.convert("dit", state)
+    converted = conversion.convert("dit", state)
     x = official.array("x", 1, 4, 6, 4)
     kernel = state["x_embedder.proj.weight"]
     wanted = jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", precision="highest")
@@ -71,20 +71,20 @@ def test_dit_patch_embedding_is_the_published_convolution():
 def test_published_dit_sizes_are_recognised(hidden, depth, patch, size, heads):
     state = {f"blocks.{i}.mlp.fc1.weight": np.zeros((4 * hidden, 0)) for i in range(depth)}
     state["x_embedder.proj.weight"] = np.zeros((hidden, 0, patch, patch))
-    config = dit.infer_config(state)
+    config = dit_weights.infer_config(state)
     assert (config["size"], config["num_heads"]) == (size, heads)
 
 
 def test_heads_are_taken_when_given():
-    assert networks.convert("unet", cases.unet_state(), num_heads=2).settings["num_heads"] == 2
-    assert networks.convert("dit", cases.dit_state(), num_heads=4).values["num_heads"] == 4
+    assert conversion.convert("unet", cases.unet_state(), num_heads=2).settings["num_heads"] == 2
+    assert conversion.convert("dit", cases.dit_state(), num_heads=4).values["num_heads"] == 4
 
 
 def test_official_unet_sizes_need_only_their_name():
     keys = official.key_list("unet_xs_keys.txt")
     state = {key: np.zeros(shape, np.float32) for key, shape in keys.items()}
-    assert networks.convert("unet", state).values == {"name": "unet", "size": "XS"}
-    assert networks.convert("unet", cases.unet_state()).values == {
+    assert conversion.convert("unet", state).values == {"name": "unet", "size": "XS"}
+    assert conversion.convert("unet", cases.unet_state()).values == {
         "name": "unet",
         "size": "L",
         "model_channels": 32,
@@ -97,16 +97,16 @@ def test_official_unet_sizes_need_only_their_name():
 
 def test_three_channels_need_a_choice():
     with pytest.raises(errors.UserError, match=r"--adapt=sum .* or --adapt=mean"):
-        networks.convert("autoencoder", cases.vae_state(3))
+        conversion.convert("autoencoder", cases.vae_state(3))
 
 
 def test_sum_codes_a_grey_image_as_in_colour():
     state = cases.vae_state(3)
-    grey = networks.convert("autoencoder", state, adapt="sum")
+    grey = conversion.convert("autoencoder", state, adapt="sum")
     assert "sum of the input kernel, mean of the output kernel" in grey.notes[0]
     config = cases.VAE | {"in_channels": 3, "out_channels": 3}
     colour = registry.autoencoder(**config)
-    params = autoencoder_kl.to_ours(state, config)
+    params = autoencoder_kl_weights.to_ours(state, config)
     image = jnp.tanh(official.array("image", 1, 8, 8, 1))
     ours = registry.autoencoder(**grey.settings)
     with jax.default_matmul_precision("highest"):
@@ -120,7 +120,7 @@ def test_sum_codes_a_grey_image_as_in_colour():
 
 def test_mean_is_a_third_of_the_sum():
     kernels = [
-        networks.adapt_channels(cases.vae_state(3), adapt)[0]["encoder.conv_in.weight"]
+        conversion.adapt_channels(cases.vae_state(3), adapt)[0]["encoder.conv_in.weight"]
         for adapt in ("sum", "mean")
     ]
     np.testing.assert_allclose(kernels[0], 3 * kernels[1], rtol=1e-5)
@@ -130,15 +130,15 @@ def test_other_channels_and_latents_are_refused():
     state = dict(cases.vae_state())
     state["encoder.conv_in.weight"] = np.zeros((32, 2, 3, 3), np.float32)
     with pytest.raises(errors.UserError, match="2 input and 1 output channels"):
-        networks.convert("autoencoder", state)
+        conversion.convert("autoencoder", state)
     state = dict(cases.vae_state())
     state["post_quant_conv.weight"] = np.zeros((2, 3, 1, 1), np.float32)
     with pytest.raises(errors.UserError, match="embed_dim 3 and z_channels 2"):
-        networks.convert("autoencoder", state)
+        conversion.convert("autoencoder", state)
 
 
 def test_a_dit_with_another_mlp_is_refused():
     state = dict(cases.dit_state())
     state["blocks.0.mlp.fc1.weight"] = np.zeros((128, 64), np.float32)
     with pytest.raises(errors.UserError, match=r"MLP of 2\.0 times its width; accepted is 4"):
-        networks.convert("dit", state)
+        conversion.convert("dit", state)

@@ -14,13 +14,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from madad_jax.assembly import parts
+from madad_jax.assembly import config_record, parts
 from madad_jax.checkpoints import saver
 from madad_jax.convert import __main__ as command
-from madad_jax.convert import autoencoder_kl, dit, networks
-from madad_jax.experiment import stages, trained_weights
+from madad_jax.convert import autoencoder_kl_weights, conversion, dit_weights
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.experiment import inputs, stages, trained_weights, workdir
 from madad_jax.runtime import stop as stop_lib
-from madad_jax.training import batch_specs
 from tests.convert import cases
 from tests.convert import torch_files as files
 from tests.models import official
@@ -38,8 +38,8 @@ def converted(tmp_path_factory):
     vae = {"channels": 8, "channel_mult": (1, 2, 2), "num_res_blocks": 1, "num_groups": 4}
     sizes = {"size": "T/2", "patch_size": 2}
     states = {
-        "autoencoder": drawn(autoencoder_kl, autoencoder_kl.template(vae)),
-        "dit": drawn(dit, dit.template(sizes, 4)),
+        "autoencoder": drawn(autoencoder_kl_weights, autoencoder_kl_weights.template(vae)),
+        "dit": drawn(dit_weights, dit_weights.template(sizes, 4)),
     }
     for kind, state in states.items():
         file = folder / f"{kind}.pt"
@@ -63,30 +63,31 @@ def configured(folder):
 def test_evaluation_finds_both_networks(converted):
     folder, states, _ = converted
     config = configured(folder)
-    with stop_lib.GracefulStop() as stop:
-        run = stages.Run(config, str(folder), stop)
-    _, params = trained_weights.autoencoder(run.config, run.workdir, run.mesh)
+    made, mesh = parts.assemble(config), mesh_lib.make_mesh()
+    own = {"denoiser": config_record.flatten(made.record, ("denoiser",))}
+    run = workdir.Workdir(folder, records=own)
+    params = trained_weights.restore_autoencoder(made, run, mesh)
     params = jax.tree.map(np.asarray, params)
-    cases.same(networks.to_official("autoencoder", params), states["autoencoder"])
+    cases.same(conversion.to_official("autoencoder", params), states["autoencoder"])
 
-    assert run.complete("denoiser", ("denoiser",)) and run.facts("denoiser")["steps"] == 0
-    method = parts.detector(config)
-    spec = batch_specs.image_spec(1, config.data.image_size)
-    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
+    assert run.is_complete("denoiser") and run.facts("denoiser")["steps"] == 0
+    shapes = jax.eval_shape(lambda: made.method.init(jax.random.key(0), made.image_spec()))
     params, _ = saver.restore_ema(folder / "denoiser" / "checkpoints", shapes, "best")
     params = jax.tree.map(np.asarray, params)
-    cases.same(networks.to_official("dit", params), states["dit"])
+    cases.same(conversion.to_official("dit", params), states["dit"])
 
 
 def test_another_run_can_name_the_folder(converted, tmp_path):
     folder, states, _ = converted
     config = configured(folder)
     config.autoencoder.checkpoint = str(folder)
+    made, mesh = parts.assemble(config), mesh_lib.make_mesh()
+    run = workdir.of_parts(made, tmp_path)
+    run_inputs = inputs.Inputs(made.data, mesh, made.evaluation.batch_size)
     with stop_lib.GracefulStop() as stop:
-        run = stages.Run(config, str(tmp_path), stop)
-    stages.train_autoencoder(run)  # nothing to do
-    _, params = trained_weights.autoencoder(run.config, run.workdir, run.mesh)
-    got = networks.to_official("autoencoder", jax.tree.map(np.asarray, params))
+        stages.train_autoencoder(made, run, run_inputs, stop)  # nothing to do
+    params = trained_weights.restore_autoencoder(made, run, mesh)
+    got = conversion.to_official("autoencoder", jax.tree.map(np.asarray, params))
     cases.same(got, states["autoencoder"])
 
 

@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax.convert import autoencoder_kl, unet
+from madad_jax.convert import autoencoder_kl_weights, unet_weights
 from madad_jax.core import errors
 from madad_jax.models import registry
 from tests.models import official
 
 CASES = [
-    pytest.param(unet, "unet_xs_keys.txt", id="unet"),
-    pytest.param(autoencoder_kl, "vae_klf8_keys.txt", id="autoencoder"),
+    pytest.param(unet_weights, "unet_xs_keys.txt", id="unet"),
+    pytest.param(autoencoder_kl_weights, "vae_klf8_keys.txt", id="autoencoder"),
 ]
 LIGHT = {
     "channels": 8,
@@ -50,15 +50,16 @@ def test_keys_and_shapes_are_the_official_ones(module, keys):
 
 
 @pytest.mark.parametrize(
-    ("module", "config", "channels"), [(unet, SMALL, (4,)), (autoencoder_kl, LIGHT, ())]
+    ("module", "config", "channels"),
+    [(unet_weights, SMALL, (4,)), (autoencoder_kl_weights, LIGHT, ())],
 )
 def test_round_trip_is_bit_identical_and_sizes_are_inferred(module, config, channels):
     template = module.template(config | {"num_groups": 4}, *channels)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template)
     state = official.state({k: v.shape for k, v in module.to_official(zeros).items()})
-    args = {"num_groups": 4} if module is autoencoder_kl else {"num_heads": 2}
+    args = {"num_groups": 4} if module is autoencoder_kl_weights else {"num_heads": 2}
     inferred = module.infer_config(state, **args)
-    if module is unet:
+    if module is unet_weights:
         inferred["num_groups"] = 4
     assert inferred == config | {"num_groups": 4}
     params = module.to_ours(state, inferred)
@@ -77,7 +78,7 @@ def test_heads_are_guessed_from_the_width(width, heads):
         "input_blocks.0.0.weight": (width, 4, 3, 3),
         "input_blocks.1.0.out_layers.3.weight": (width, width, 1, 1),
     }
-    assert unet.infer_config(numbered(shapes))["num_heads"] == heads
+    assert unet_weights.infer_config(numbered(shapes))["num_heads"] == heads
 
 
 def test_everything_that_does_not_fit_is_listed():
@@ -87,7 +88,7 @@ def test_everything_that_does_not_fit_is_listed():
     state["ema.decay"] = np.zeros(())
     state["out.2.bias"] = np.zeros(5, np.float32)
     with pytest.raises(errors.UserError) as caught:
-        unet.to_ours(state, config)
+        unet_weights.to_ours(state, config)
     message = str(caught.value)
     assert "1 missing (time_embed.0.bias)" in message
     assert "1 unexpected (ema.decay)" in message
@@ -98,11 +99,11 @@ def test_everything_that_does_not_fit_is_listed():
 def test_long_lists_are_cut_at_ten():
     state = numbered(official.key_list("unet_xs_keys.txt"))
     with pytest.raises(errors.UserError, match=r"124 misshapen|misshapen \(.*, \.\.\.\)") as caught:
-        unet.to_ours(state, {"size": "S"})
+        unet_weights.to_ours(state, {"size": "S"})
     assert str(caught.value).count("instead of") == 10
 
 
-@pytest.mark.parametrize("module", [unet, autoencoder_kl])
+@pytest.mark.parametrize("module", [unet_weights, autoencoder_kl_weights])
 def test_another_file_is_refused_by_the_name_of_a_tensor(module):
     with pytest.raises(errors.UserError, match=r"not a .* state dict: \w+.*no such tensor"):
         module.infer_config({"layer1.weight": np.zeros(3)})
@@ -110,8 +111,12 @@ def test_another_file_is_refused_by_the_name_of_a_tensor(module):
 
 def test_converted_params_run():
     autoencoder = registry.autoencoder(**LIGHT)
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), autoencoder_kl.template(LIGHT))
-    state = official.state({k: v.shape for k, v in autoencoder_kl.to_official(zeros).items()})
-    params = autoencoder_kl.to_ours(state, LIGHT)
+    zeros = jax.tree.map(
+        lambda x: np.zeros(x.shape, np.float32), autoencoder_kl_weights.template(LIGHT)
+    )
+    state = official.state(
+        {k: v.shape for k, v in autoencoder_kl_weights.to_official(zeros).items()}
+    )
+    params = autoencoder_kl_weights.to_ours(state, LIGHT)
     mean, _ = jax.jit(autoencoder.encode)(params, np.ones((1, 8, 8, 2), np.float32))
     assert np.isfinite(mean).all()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax.convert import containers, export, networks, tensors, torch_file
+from madad_jax.convert import containers, conversion, export, tensors, torch_file
 from tests.convert import cases
 from tests.convert import torch_files as files
 
@@ -83,9 +83,9 @@ def test_files_that_pytorch_writes_now(tmp_path, legacy, protocol):
 def test_pytorch_loads_what_is_exported(tmp_path, kind, suffix):
     torch = pytest.importorskip("torch")
     state = cases.unet_state() if kind == "unet" else cases.vae_state()
-    params = jax.tree.map(np.asarray, networks.convert(kind, state).params)
+    params = jax.tree.map(np.asarray, conversion.convert(kind, state).params)
     file = tmp_path / f"weights{suffix}"
-    export.write(file, kind, networks.to_official(kind, params))
+    export.write(file, kind, conversion.to_official(kind, params))
     if suffix == ".pt":
         loaded = torch.load(file, weights_only=True)
         loaded = loaded["model"] if kind == "unet" else loaded

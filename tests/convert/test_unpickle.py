@@ -152,10 +152,9 @@ def test_nothing_is_imported(tmp_path, monkeypatch):
     assert "stranger.Net" in weights.notes[0]
 
 
-def load(data, calls=None):
-    return unpickle.Machine("f", torch_file._calls("f", 1000) | (calls or {})).load(
-        io.BytesIO(data)
-    )
+def load(data, calls=None, **limits):
+    calls = torch_file._calls("f", 1000) | (calls or {})
+    return unpickle.Machine("f", calls, **limits).load(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -237,7 +236,7 @@ def test_broken_pickles_are_an_error_in_one_line(data):
     assert str(caught.value).startswith("f: ") and "\n" not in str(caught.value)
 
 
-def test_depth_and_doubling_do_not_exhaust_the_machine(monkeypatch):
+def test_depth_and_doubling_do_not_exhaust_the_machine():
     assert load(b"(" + b"]" * 50_000 + b"a" * 49_999 + b"l.")  # 50,000 lists deep
     doubling = b"](K\x01K\x01e" + b"q\x00" + b"](h\x00h\x00eq\x00" * 500 + b"."
     assert len(load(doubling)) == 2
@@ -246,11 +245,10 @@ def test_depth_and_doubling_do_not_exhaust_the_machine(monkeypatch):
     with pytest.raises(errors.UserError, match="key of type tuple"):
         load(b"}" + nest + b"Ns.")
     # One list, copied by a hundred thousand calls.
-    monkeypatch.setattr(unpickle, "_COPIES", 20_000)
     pairs = b"](" + b"]K\x01aNa" * 1000 + b"eq\x00"
     calls = b"ccollections\nOrderedDict\nh\x00\x85R0" * 100_000
     with pytest.raises(errors.UserError, match="over and over"):
-        load(pairs + calls + b"N.")
+        load(pairs + calls + b"N.", max_copies=20_000)
 
 
 def test_the_table_of_calls_holds_nothing_of_pythons_own():

@@ -42,14 +42,15 @@ def config():
 @pytest.fixture(scope="module")
 def params(config):
     """{path: shape} of the denoiser."""
-    detector, spec = parts.detector(config), parts.detector_spec(config, BATCH)
+    made = parts.assemble(config)
+    detector, spec = made.method, made.train_spec(BATCH)
     tree = jax.eval_shape(lambda key: detector.init(key, spec), jax.random.key(0))
     return {path: leaf.shape for path, leaf in trees.flatten(tree).items()}
 
 
 def compiled(config, **sizes):
     mesh = mesh_lib.make_mesh(**{"data": 1} | sizes)
-    lowered = compile_report.denoiser_step(config, mesh)[1]
+    lowered = compile_report.denoiser_step(parts.assemble(config), mesh)[1]
     return compile_report.measure("step", lowered), mesh
 
 
@@ -102,6 +103,6 @@ def test_the_forward_pass_of_a_batch_needs_no_collective(config):
     mesh = mesh_lib.make_mesh(data=2, fsdp=4)
     config = config.copy_and_resolve_references()
     config.eval.batch_size = 8
-    *_, (name, lowered) = compile_report.programs(config, mesh)
+    *_, (name, lowered) = compile_report.programs(parts.assemble(config), mesh)
     assert name == "image to anomaly map"
     assert compile_report.measure(name, lowered).program.collectives == ()

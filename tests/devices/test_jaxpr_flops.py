@@ -5,7 +5,6 @@ import pytest
 from configs import default
 from madad_jax.assembly import methods, networks, parts
 from madad_jax.devices import jaxpr_flops
-from madad_jax.training import batch_specs
 
 
 def shape(*lengths):
@@ -40,7 +39,8 @@ def image_to_map(preset):
     """TFLOP of one slice at 256 pixels, convolutions as they are written."""
     config = default.get_config(preset)
     config.autoencoder.convolution = config.denoiser.convolution = "plain"
-    detector, spec = parts.detector(config), batch_specs.image_spec(1, config.data.image_size)
+    made = parts.assemble(config)
+    detector, spec = made.method, made.image_spec()
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda k: detector.init(k, spec), key)
     network = networks.autoencoder(config)
@@ -58,7 +58,7 @@ def test_image_to_map_costs_what_the_preset_promises(preset, least, most):
 
 
 def test_the_light_preset_changes_the_autoencoder_and_the_steps_alone():
-    assert methods.uses_latents(default.get_config("light"))
+    assert methods.stands_on_latents(default.get_config("light"))
     paper, light = (dict(default.get_config(name).to_dict()) for name in ("paper", "light"))
     different = {k for k in paper if paper[k] != light[k]}
     assert different == {"autoencoder", "sampler", "preset", "preset_values"}

@@ -29,8 +29,11 @@ def test_a_network_that_knows_the_truth_loses_nothing_and_gives_the_image_back(p
         abar = jnp.asarray(ABAR, jnp.float32)[t][:, None, None, None]
         return x if predicts == "x0" else (x_t - jnp.sqrt(abar) * x) / jnp.sqrt(1 - abar)
 
-    loss = jax.jit(lambda key: p.loss(network, x, key))(jax.random.key(0))
-    np.testing.assert_allclose(loss, 0, atol=1e-10)
+    def loss(key):
+        x_t, t, target = p.draw_example(x, key)
+        return jnp.square(network(x_t, t) - target).mean()
+
+    np.testing.assert_allclose(jax.jit(loss)(jax.random.key(0)), 0, atol=1e-10)
     for steps, eta in ((0, 1.0), (4, 0.0)):
         way = partial.Reverse(start=15, steps=steps, eta=eta)
         found = jax.jit(lambda key, way=way: p.reconstruct(network, x, key, way))(jax.random.key(1))
@@ -52,9 +55,9 @@ def test_step_is_ddpms_posterior_at_eta_1():
 
 def test_noisier_goes_from_level_to_level_as_the_schedule_does():
     p, x, n = process(), images(), images(seed=4)
-    one = p.noisier(x, n, before=jnp.int32(-1), t=jnp.int32(5))
-    np.testing.assert_allclose(one, p.noised(x, jnp.full(3, 5), n), atol=1e-6)
-    two = p.noisier(x, n, before=jnp.int32(4), t=jnp.int32(5))
+    one = p.add_more_noise(x, n, before=jnp.int32(-1), t=jnp.int32(5))
+    np.testing.assert_allclose(one, p.add_noise(x, jnp.full(3, 5), n), atol=1e-6)
+    two = p.add_more_noise(x, n, before=jnp.int32(4), t=jnp.int32(5))
     beta = SCHEDULE.betas[5]
     np.testing.assert_allclose(two, np.sqrt(1 - beta) * x + np.sqrt(beta) * n, atol=1e-6)
 
@@ -85,7 +88,7 @@ def test_images_stop_for_themselves_as_a_loop_over_them_says(first):
     x = images(4) * jnp.asarray([0.1, 0.6, 1.0, 1.4])[:, None, None, None]
     options = partial.Adaptive(limit=0.42, first=first, side=2, patches=2)
     times = p.times(12, 7)
-    x_t = p.noised(x, jnp.full(4, 12), images(4, seed=9))
+    x_t = p.add_noise(x, jnp.full(4, 12), images(4, seed=9))
     found, taken = jax.jit(
         lambda key: p.denoise_adaptively(towards, x_t, x, key, times, eta=0.7, adaptive=options)
     )(key)

@@ -8,8 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import errors
 from madad_jax.data.input import cached_latents
+from madad_jax.devices import mesh as mesh_lib
+from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import latent_cache, stages, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.runtime import stop as stop_lib
@@ -95,9 +98,13 @@ def fill(cached, tmp_path):
 
     def call(change=None):
         with stop_lib.GracefulStop() as stop:
-            this = workdir_lib.Run(cached, str(tmp_path / "run"), stop, jax.devices()[:1])
-            network, params = trained_weights.autoencoder(this.config, this.workdir, this.mesh)
-            return latent_cache.prepare(this, network, change(params) if change else params)
+            parts = parts_lib.assemble(cached)
+            this = workdir_lib.of_parts(parts, tmp_path / "run")
+            mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+            inputs = inputs_lib.Inputs(parts.data, mesh, parts.evaluation.batch_size)
+            params = trained_weights.restore_autoencoder(parts, this, mesh)
+            params = change(params) if change else params
+            return latent_cache.prepare(parts, this, inputs, stop, params)
 
     return call
 

@@ -50,18 +50,17 @@ def finished(tmp_path_factory, png_root):
 def restored(config, workdir, stage="denoiser"):
     """The newest state of a stage, with its data position."""
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    run_method = parts.detector(config)
-    section, optim_section = config.train, config.optim
+    made = parts.assemble(config)
+    method, plan = made.method, made.plan
     if stage == "autoencoder":
-        run_method = parts.autoencoder_training(config)
-        section, optim_section = config.autoencoder.train, config.autoencoder.optim
-    planned = parts.budget(section, 12)
-    tx, _ = parts.optimizer(optim_section, planned)
+        method, plan = made.autoencoder.method, made.autoencoder.plan
+    planned = plan.budget(12)
+    tx, _ = plan.optimizer(planned)
     trainer = trainer_lib.Trainer(
-        run_method,
+        method,
         tx,
-        parts.train_options(config, section, stage, planned.steps),
-        batch_spec=batch_specs.image_spec(section.batch_size, 32),
+        plan.options(planned),
+        batch_spec=batch_specs.image_spec(plan.batch_size, 32),
         mesh=mesh,
         seed=0,
     )
@@ -101,7 +100,7 @@ def test_same_command_again_trains_nothing_and_changes_nothing(
     finished, tiny, execute, monkeypatch
 ):
     # Nor is it checked again.
-    monkeypatch.setattr(preflight, "check", lambda config: pytest.fail("checked twice"))
+    monkeypatch.setattr(preflight, "check_programs", lambda parts: pytest.fail("checked twice"))
 
     def stamps():
         return {p: p.stat().st_mtime_ns for p in finished.rglob("*/checkpoints/**/*")}
@@ -172,7 +171,7 @@ def test_another_config_in_the_same_folder_names_the_key(finished, tiny, execute
 
 def test_evaluation_options_may_change_without_training(finished, tiny, execute, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    tiny.sampler.steps = 10
+    tiny.methods.madad.inference.sampler.steps = 10
     tiny.eval.panels = 0
     execute(tiny, tmp_path / "run", "evaluate")
     assert len(report.read_results(tmp_path / "run" / "results.jsonl")) >= 6

@@ -6,7 +6,7 @@ import csv
 import pytest
 from ml_collections import config_dict
 
-from configs.paper import cells
+from configs.parts import table_cells
 from madad_jax.core import errors
 from madad_jax.experiment import paper_table
 from madad_jax.runtime import stop as stop_lib
@@ -19,14 +19,16 @@ COLUMNS = (("T1", "T1", "max_dice", ""), ("T1, pooled", "T1", "pooled_max_dice",
 def table(png_root):
     """Two signals and a variant of one training, two seeds; beside a row that nothing makes."""
     rows = ("image difference", "latent difference", "5 steps", "IterMask2")
-    c = cells.table(3, "tiny", columns=COLUMNS, rows=rows, data_root=str(png_root), needs="Put")
+    c = table_cells.table(
+        3, "tiny", columns=COLUMNS, rows=rows, data_root=str(png_root), needs="Put"
+    )
     c.seeds = (0, 1)
     c.override = "train.steps=4 autoencoder.train.steps=4 checkpoint.every_steps=100"
-    first = cells.add(c, rows[0], "T1", tiny_config.get_config())
-    cells.add(c, rows[1], "T1", tiny_config.get_config(), signal="latent_map", trained=first)
+    first = table_cells.add(c, rows[0], "T1", tiny_config.get_config())
+    table_cells.add(c, rows[1], "T1", tiny_config.get_config(), signal="latent_map", trained=first)
     variant = tiny_config.get_config()
-    variant.sampler.steps = 5
-    cells.add(c, rows[2], "T1", variant, trained=first)
+    variant.methods.madad.inference.sampler.steps = 5
+    table_cells.add(c, rows[2], "T1", variant, trained=first)
     return c
 
 

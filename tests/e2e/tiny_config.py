@@ -22,10 +22,10 @@ def get_config(preset: str = "paper"):
     c.autoencoder.train.update(steps=8, batch_size=8)
     c.autoencoder.optim.lr = 1e-3
     c.denoiser.update(name="dit", size="T/2", hidden_size=32, depth=1, num_heads=2, dropout=0.1)
-    c.masking.update(brain_cells=1, brain_min_fraction=0.5)
+    c.methods.madad.masking.update(brain_cells=1, brain_min_fraction=0.5)
     c.train.update(steps=12, batch_size=8, ema_decay=0.9)
     c.optim.update(lr=1e-3, warmup_epochs=1.0)
-    c.sampler.steps = 2
+    c.methods.madad.inference.sampler.steps = 2
     c.log.update(every_steps=2, validate_every_steps=4)
     c.checkpoint.update(every_steps=4, every_minutes=0.0)
     c.eval.update(batch_size=8, bootstrap=20, panels=2)

@@ -37,7 +37,7 @@ def test_synthetic_data_is_said_before_anything_else(tmp_path):
     assert "ynthetic" not in _write(tmp_path, [*_FLOOR])
 
 
-def test_floor_rows_stand_first(tmp_path):
+def test_baselines_stand_first(tmp_path):
     text = _write(tmp_path, [_row("madad", 0.7, 0.6), *_FLOOR])
     table = text[text.index("| Method |") :]
     assert table.index("| intensity |") < table.index("| mean_image |") < table.index("| madad |")
@@ -60,7 +60,7 @@ def test_verdict_in_words(tmp_path, ap, dice, words):
     assert words in _write(tmp_path, [*_FLOOR, _row("madad", ap, dice)])
 
 
-def test_verdict_needs_a_floor():
+def test_verdict_needs_a_baseline():
     assert report.verdicts([_row("madad", 0.7, 0.6)]) == []
     assert report.verdicts(_FLOOR) == []
     none = [_row("x", None, None, learns=False)]

@@ -24,7 +24,7 @@ def _pairs(values, numbers, brain=None):
 def test_neighbours_are_weighed_by_their_distance():
     pairs, records = _pairs([0.0, 1.0, 0.0, 0.0], [10, 11, 12, 14])
     found = {}
-    for batch, out in across_slices.across_slices(pairs, records, 1.0):
+    for batch, out in across_slices.smooth(pairs, records, 1.0):
         names = {records[i].subject for i in batch["index"]}
         found[names.pop()] = dict(
             zip([records[i].slice for i in batch["index"]], out["map"][:, 0, 0], strict=True)
@@ -39,5 +39,5 @@ def test_slices_without_brain_do_not_thin_the_map():
     brain = [np.ones((4, 4), bool) for _ in range(3)]
     brain[2][:, :2] = False
     pairs, records = _pairs([0.6, 0.6, 0.6], [0, 1, 2], brain)
-    for _, out in across_slices.across_slices(pairs, records, 2.0):
+    for _, out in across_slices.smooth(pairs, records, 2.0):
         assert np.ptp(out["map"]) < 1e-6

@@ -3,28 +3,29 @@
 import pytest
 
 from configs import default
-from madad_jax.experiment import preflight
+from madad_jax.assembly import parts
+from madad_jax.experiment import preflight, workdir
 
 
-def _config(**changes):
+def _parts(**changes):
     config = default.get_config()
     config.update_from_flattened_dict(changes)
-    return config
+    return parts.assemble(config)
 
 
 def test_a_checked_config_is_known_in_its_folder_alone(tmp_path):
-    assert not preflight.passed(_config(), str(tmp_path))
-    preflight.remember(_config(), str(tmp_path))
-    assert preflight.passed(_config(), str(tmp_path))
-    assert not preflight.passed(_config(seed=1), str(tmp_path))
-    assert not preflight.passed(_config(), str(tmp_path / "other"))
+    assert not preflight.passed(_parts(), workdir.Workdir(tmp_path))
+    preflight.remember(_parts(), workdir.Workdir(tmp_path))
+    assert preflight.passed(_parts(), workdir.Workdir(tmp_path))
+    assert not preflight.passed(_parts(seed=1), workdir.Workdir(tmp_path))
+    assert not preflight.passed(_parts(), workdir.Workdir(tmp_path / "other"))
     (tmp_path / "checked.json").write_bytes(b"\xff damaged")
-    assert not preflight.passed(_config(), str(tmp_path))
+    assert not preflight.passed(_parts(), workdir.Workdir(tmp_path))
 
 
 @pytest.mark.parametrize("what", ["code", "packages"])
 def test_other_code_or_packages_are_checked_anew(what, tmp_path, monkeypatch):
-    preflight.remember(_config(), str(tmp_path))
+    preflight.remember(_parts(), workdir.Workdir(tmp_path))
     if what == "packages":
         monkeypatch.setattr(preflight.startup, "package_version", lambda name: "0")
     else:
@@ -32,4 +33,4 @@ def test_other_code_or_packages_are_checked_anew(what, tmp_path, monkeypatch):
         package.mkdir(parents=True)
         (package / "preflight.py").write_text("another\n")
         monkeypatch.setattr(preflight, "__file__", str(package / "preflight.py"))
-    assert not preflight.passed(_config(), str(tmp_path))
+    assert not preflight.passed(_parts(), workdir.Workdir(tmp_path))

@@ -81,7 +81,7 @@ def test_a_share_of_the_noise_is_patches_of_other_latents():
 
 def test_shuffling_moves_whole_patches_and_loses_none():
     x = jnp.arange(2 * 4 * 4, dtype=jnp.float32).reshape(2, 4, 4, 1)
-    out = np.asarray(deco_diff.shuffled(jax.random.key(0), x, 2))
+    out = np.asarray(deco_diff.shuffle_patches(jax.random.key(0), x, 2))
 
     def patches(v):
         v = np.asarray(v)[..., 0]
@@ -152,7 +152,7 @@ def test_corruption_keeps_unit_spread_and_untouched_cells():
     made = flow(corruption={"texture": 0.0, "min_radius": 0.2, "max_radius": 0.3})
     z1 = jnp.asarray(np.random.default_rng(0).standard_normal((48, 8, 8, 16)), jnp.float32)
     key = jax.random.key(5)
-    z0 = np.asarray(jax.jit(made.corrupted)(frozen(), b, z1, key))
+    z0 = np.asarray(jax.jit(made.corrupt)(frozen(), b, z1, key))
     strength = jax.jit(made.strength, static_argnums=2)
     m = np.asarray(strength(jax.random.split(key, 6)[0], b["brain_mask"], (8, 8)))
     np.testing.assert_allclose(z0[m == 0], np.asarray(z1)[m == 0], atol=1e-6)
@@ -176,7 +176,7 @@ def test_flow_is_trained_on_the_straight_line():
     key = jax.random.key(7)
     loss, _, call = ask(made, calls, answers(), b)(key)
     z1 = latents(b)
-    z0 = jax.jit(made.corrupted)(frozen(), b, jnp.asarray(z1), jax.random.split(key, 4)[2])
+    z0 = jax.jit(made.corrupt)(frozen(), b, jnp.asarray(z1), jax.random.split(key, 4)[2])
     np.testing.assert_allclose(loss, np.square(z1 - z0).mean(), rtol=1e-3)
     t = (np.asarray(call["t"]) / 1000)[:, None, None, None]
     np.testing.assert_allclose(call["x"], (1 - t) * np.asarray(z0) + t * z1, atol=1e-4)

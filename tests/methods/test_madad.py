@@ -15,8 +15,12 @@ from tests.methods import stand_ins
 SCHEDULE = schedule.make_schedule("cosine", 10)
 SCALE = 0.5
 SMALL = {
-    **{"channels": 8, "channel_mult": (1, 1), "num_res_blocks": 1, "decoder_num_res_blocks": 0},
-    **{"num_groups": 4, "mid_attention": False},
+    "channels": 8,
+    "channel_mult": (1, 1),
+    "num_res_blocks": 1,
+    "decoder_num_res_blocks": 0,
+    "num_groups": 4,
+    "mid_attention": False,
 }
 SIDE = 32  # pixels; 8 cells of the stand-in autoencoder
 
@@ -52,13 +56,13 @@ def method(gain=1.0, logvar=-30.0, **options):
     return made, calls
 
 
-def ask(made, calls, params, b, weights=None):
+def ask(made, calls, params, b, weights=None, train=True):
     """A compiled function key -> (loss, metrics, what the denoiser was given)."""
     weights = frozen() if weights is None else weights
 
     def run(key):
         calls.clear()
-        total, metrics = made.loss(params, weights, b, key)
+        total, metrics = made.loss(params, weights, b, key, train=train)
         return total, metrics, {"x": calls[0]["x"], "t": calls[0]["t"]}
 
     return jax.jit(run)
@@ -167,12 +171,11 @@ def test_training_sees_posterior_samples_and_the_map_their_mean():
     np.testing.assert_allclose(out["reconstruction"], b["image"], atol=1e-6)
 
 
-def test_deterministic_turns_dropout_off():
+def test_validation_turns_dropout_off():
     m, calls = method()
     noisy = ask(m, calls, answers(), batch())(jax.random.key(0))[2]
     assert calls[0]["train"] and calls[0]["rngs"] is not None
-    quiet = dataclasses.replace(m, deterministic=True)
-    call = ask(quiet, calls, answers(), batch())(jax.random.key(0))[2]
+    call = ask(m, calls, answers(), batch(), train=False)(jax.random.key(0))[2]
     assert not calls[0]["train"] and calls[0]["rngs"] is None
     np.testing.assert_array_equal(noisy["x"], call["x"])  # other draws stay
 

@@ -28,7 +28,7 @@ class Notes:
 
 def method(**options):
     calls = []
-    encoder = image_networks.masked_encoder_of(patch=PATCH, hidden_size=8, depth=1, num_heads=1)
+    encoder = image_networks.masked_autoencoder(patch=PATCH, hidden_size=8, depth=1, num_heads=1)
     made = maediff.MaeDiff(
         **{"box": BOX, "stride": 4, "start": 50} | options,
         network=interfaces.Denoiser(name="notes", _module=Notes(calls)),

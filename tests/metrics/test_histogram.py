@@ -94,7 +94,7 @@ def test_fast_histogram_is_that_of_its_bins_and_folds_into_the_coarse_one():
     rng = np.random.default_rng(2)
     ends = np.array([0, -1e-5, 1e-12, 1, 1 - 6e-8, 1.00001], np.float32)
     scores = np.concatenate([rng.random(20_000).astype(np.float32) ** 3, ends])
-    fine = histogram.fine(scores)
+    fine = histogram.count_fine(scores)
     bins = histogram.fine_bins(scores)
     np.testing.assert_array_equal(fine, np.bincount(bins, minlength=histogram.N_BINS))
     assert np.abs(bins - histogram.bin_of(scores, histogram.N_BINS)).max() <= 1

@@ -15,7 +15,7 @@ def test_holds_the_truth_about_as_often_as_it_says():
     inside = plain = 0
     for _ in range(1000):
         values = _uneven(rng, 30)
-        low, high = intervals.of_mean(values, at_most=1.0)
+        low, high = intervals.mean_interval(values, at_most=1.0)
         inside += low <= 0.01 <= high
         drawn = values[rng.integers(0, 30, (200, 30))].mean(axis=1)
         low, high = np.percentile(drawn, (2.5, 97.5))
@@ -29,7 +29,7 @@ def test_two_groups_hold_the_truth():
     inside = 0
     for _ in range(1000):
         fresh, known = _uneven(rng, 60), _uneven(rng, 40)
-        low, high = intervals.of_fresh_mean(fresh, known)
+        low, high = intervals.fresh_mean_interval(fresh, known)
         # The known mean is what was asked for; both means estimate one truth.
         inside += low <= known.mean() <= high
     assert 0.92 <= inside / 1000 <= 0.98
@@ -37,25 +37,25 @@ def test_two_groups_hold_the_truth():
 
 def test_even_values_give_the_usual_t_interval():
     values = 1.0 + 1e-4 * np.random.default_rng(0).standard_normal(12)
-    low, high = intervals.of_mean(values)
+    low, high = intervals.mean_interval(values)
     usual = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
     assert (low, high) == pytest.approx(usual, abs=1e-7)
 
 
 def test_nothing_seen_is_not_nothing_there():
     zeros = np.zeros(20)
-    low, high = intervals.of_mean(zeros, at_most=1.0)
+    low, high = intervals.mean_interval(zeros, at_most=1.0)
     clopper = stats.binomtest(0, 20).proportion_ci(0.95).high
     assert low == 0.0 and high == pytest.approx(clopper)
-    low, high = intervals.of_mean(zeros)
+    low, high = intervals.mean_interval(zeros)
     assert low == 0.0 and high == pytest.approx(stats.chi2.ppf(0.975, 2) / 2 / 20)
-    assert intervals.of_fresh_mean(zeros, np.ones(5)) is None
+    assert intervals.fresh_mean_interval(zeros, np.ones(5)) is None
 
 
 def test_one_person_has_no_interval():
-    assert intervals.of_mean(np.array([0.3]), at_most=1.0) is None
-    assert intervals.of_mean(np.array([0.0])) is None
+    assert intervals.mean_interval(np.array([0.3]), at_most=1.0) is None
+    assert intervals.mean_interval(np.array([0.0])) is None
 
 
 def test_a_share_stays_below_one():
-    assert intervals.of_mean(np.array([0.9, 0.01, 0.9]), at_most=1.0)[1] == 1.0
+    assert intervals.mean_interval(np.array([0.9, 0.01, 0.9]), at_most=1.0)[1] == 1.0

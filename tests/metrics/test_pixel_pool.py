@@ -50,13 +50,12 @@ def test_perfect_and_inverted_maps():
 
 
 @pytest.mark.parametrize("parts", [1, 7])
-def test_zeros_and_blocks_change_nothing(parts, monkeypatch):
+def test_zeros_and_blocks_change_nothing(parts):
     # Zeros on both sides, scores below them, and blocks that parts overflow.
-    monkeypatch.setattr(pixel_pool, "_FIRST_BLOCK", 16)
     rng = np.random.default_rng(parts)
     scores = (rng.integers(-3, 12, 2000) / 10).astype(np.float32)
     labels = rng.random(2000) < 0.1 + 0.2 * (scores > 0.5)
-    found = pixel_pool.Pool()
+    found = pixel_pool.Pool(first_block=16)
     for some, sick in zip(np.split(scores, 20)[::-1], np.split(labels, 20)[::-1], strict=True):
         for values, lesion in zip(
             np.array_split(some, parts), np.array_split(sick, parts), strict=True

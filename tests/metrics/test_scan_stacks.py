@@ -56,15 +56,17 @@ def test_median_and_erosion_are_in_millimetres():
     brain = np.zeros((5, 21, 21), bool)
     brain[:, 3:18, 3:18] = True
     maps = np.random.default_rng(0).random(brain.shape).astype(np.float32)
-    out, inside = scan_stacks.processed(maps, brain, SPACING, scan_stacks.Options(median_mm=5.0))
+    out, inside = scan_stacks.process_stack(
+        maps, brain, SPACING, scan_stacks.Options(median_mm=5.0)
+    )
     expected = ndimage.median_filter(np.where(brain, maps, 0), size=(3, 5, 5), mode="nearest")
     np.testing.assert_array_equal(out, np.where(brain, expected, 0))
     assert inside is brain
     flat = scan_stacks.Options(median_mm=5.0, median_in_slice=True)
-    out, _ = scan_stacks.processed(maps, brain, SPACING, flat)
+    out, _ = scan_stacks.process_stack(maps, brain, SPACING, flat)
     expected = ndimage.median_filter(np.where(brain, maps, 0), size=(1, 5, 5), mode="nearest")
     np.testing.assert_array_equal(out, np.where(brain, expected, 0))
-    out, inside = scan_stacks.processed(maps, brain, SPACING, scan_stacks.Options(erode_mm=3.0))
+    out, inside = scan_stacks.process_stack(maps, brain, SPACING, scan_stacks.Options(erode_mm=3.0))
     assert inside.sum() == 5 * 9 * 9 and inside[0].any(), "the ends of the stack are no rim"
     assert not out[~inside].any()
 
@@ -73,17 +75,17 @@ def test_smoothing_joins_neighbouring_slices_and_keeps_a_constant():
     brain = np.zeros((5, 21, 21), bool)
     brain[:, 5:16, 5:16] = True
     options = scan_stacks.Options(smooth_mm=2.0)
-    out, _ = scan_stacks.processed(np.ones(brain.shape, np.float32), brain, SPACING, options)
+    out, _ = scan_stacks.process_stack(np.ones(brain.shape, np.float32), brain, SPACING, options)
     np.testing.assert_allclose(out[brain], 1.0, atol=1e-5)
     spot = np.zeros(brain.shape, np.float32)
     spot[2, 10, 10] = 1
-    out, _ = scan_stacks.processed(spot, brain, SPACING, options)
+    out, _ = scan_stacks.process_stack(spot, brain, SPACING, options)
     assert out[3, 10, 10] > 0.3 * out[2, 10, 10] > 0
 
 
 def test_nothing_outside_the_brain_is_scored():
     maps = np.ones((2, 4, 4), np.float32)
-    out, inside = scan_stacks.processed(
+    out, inside = scan_stacks.process_stack(
         maps, np.zeros((2, 4, 4), bool), SPACING, scan_stacks.Options()
     )
     assert not out.any() and scan_stacks.score(out, inside) == 0.0

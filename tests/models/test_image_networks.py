@@ -75,7 +75,7 @@ def test_side_must_halve():
 
 def test_hidden_squares_do_not_reach_the_masked_encoders_guess():
     x = image(count=1)
-    encoder = image_networks.masked_encoder_of(patch=2, hidden_size=16, depth=1, num_heads=2)
+    encoder = image_networks.masked_autoencoder(patch=2, hidden_size=16, depth=1, num_heads=2)
     params = encoder.init(jax.random.key(0), x.shape)
     visible = jnp.ones((1, 4, 4)).at[0, 1:3, 2].set(0.0)
     apply = jax.jit(encoder.apply)

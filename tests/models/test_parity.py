@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax.convert import autoencoder_kl as convert_autoencoder
-from madad_jax.convert import unet as convert_unet
+from madad_jax.convert import autoencoder_kl_weights, unet_weights
 from madad_jax.diffusion import samplers, schedule
 from madad_jax.models import registry
 from tests.models import official
@@ -43,19 +42,19 @@ def highest_precision():
 
 def check_unet(name, config, params, x, t):
     denoiser = registry.denoiser("unet", **config)
-    x0, logit = jax.jit(denoiser.apply)(params, official.nhwc(x), np.asarray(t, np.int32))
+    x0, logit, _ = jax.jit(denoiser.apply)(params, official.nhwc(x), np.asarray(t, np.int32))
     close(f"{name}_x0", x0)
     close(f"{name}_mask", sigmoid(logit))
 
 
 def test_unet_32():
-    params = formula_params(convert_unet, UNET_32, 4)
+    params = formula_params(unet_weights, UNET_32, 4)
     check_unet("unet32", UNET_32, params, official.array("x", 2, 4, 32, 32), [3, 9])
 
 
 def test_unet_xs_from_the_official_key_list():
     state = official.state(official.key_list("unet_xs_keys.txt"))
-    params = convert_unet.to_ours(state)
+    params = unet_weights.to_ours(state)
     check_unet("unet_xs", {"size": "XS"}, params, official.array("x", 2, 4, 32, 32)[:1], [3])
 
 
@@ -70,7 +69,7 @@ def test_unet_xs_from_the_official_key_list():
 )
 def test_selective_ddim_with_the_network(steps, eta):
     denoiser = registry.denoiser("unet", **UNET_32)
-    params = formula_params(convert_unet, UNET_32, 4)
+    params = formula_params(unet_weights, UNET_32, 4)
     spaced = schedule.respace(schedule.make_schedule("cosine", 10), steps)
     noise = np.stack([official.array(f"noise{i}", 1, 4, 32, 32) for i in range(steps)])
 
@@ -96,7 +95,7 @@ def check_autoencoder(name, config, params, image, latent):
 
 def test_autoencoder_32():
     config = {"channels": 32, "num_res_blocks": 1}
-    params = formula_params(convert_autoencoder, config)
+    params = formula_params(autoencoder_kl_weights, config)
     image, latent = official.array("image", 2, 1, 64, 64), official.array("latent", 2, 4, 8, 8)
     check_autoencoder("vae32", config, params, image, latent)
 
@@ -104,6 +103,6 @@ def test_autoencoder_32():
 @pytest.mark.slow
 def test_kl_f8_from_the_official_key_list():
     state = official.state(official.key_list("vae_klf8_keys.txt"))
-    params = convert_autoencoder.to_ours(state)
+    params = autoencoder_kl_weights.to_ours(state)
     image, latent = official.array("image", 1, 1, 64, 64), official.array("latent", 1, 4, 8, 8)
     check_autoencoder("klf8", {}, params, image, latent)

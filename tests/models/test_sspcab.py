@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.models import registry
-from madad_jax.models.layers import penalty, sspcab
+from madad_jax.models.layers import sspcab
 
 
 def draw(block, x, seed=0):
@@ -38,15 +38,14 @@ def test_block_is_the_direct_computation(side, dilation):
     block = sspcab.SSPCAB(side=side, dilation=dilation, reduction=2)
     x = np.random.default_rng(1).standard_normal((2, 6, 7, 4)).astype(np.float32)
     params = draw(block, jnp.asarray(x))
-    out, said = block.apply({"params": params}, jnp.asarray(x), mutable=["penalty"])
+    out, penalty = block.apply({"params": params}, jnp.asarray(x))
     z = predicted(block, params, x)
     squeezed = z.mean((1, 2))
     h = np.maximum(squeezed @ params["excite_0"]["kernel"] + params["excite_0"]["bias"], 0)
     gate = 1 / (1 + np.exp(-(h @ params["excite_2"]["kernel"] + params["excite_2"]["bias"])))
     expected = z * gate[:, None, None]
     np.testing.assert_allclose(out, expected, atol=2e-5)
-    (value,) = jax.tree.leaves(said)
-    np.testing.assert_allclose(value, np.square(expected - x).mean(), rtol=1e-5)
+    np.testing.assert_allclose(penalty, np.square(expected - x).mean(), rtol=1e-5)
 
 
 def test_a_pixel_and_its_row_and_column_do_not_reach_its_own_prediction():
@@ -57,7 +56,7 @@ def test_a_pixel_and_its_row_and_column_do_not_reach_its_own_prediction():
     params["excite_0"] = jax.tree.map(jnp.zeros_like, params["excite_0"])
 
     def centre(x):
-        return block.apply({"params": params}, x)[0, 3, 3].sum()
+        return block.apply({"params": params}, x)[0][0, 3, 3].sum()
 
     reached = np.asarray(jnp.abs(jax.jit(jax.grad(centre))(x)).sum((0, 3))) > 0
     expected = np.zeros((7, 7), bool)
@@ -67,27 +66,37 @@ def test_a_pixel_and_its_row_and_column_do_not_reach_its_own_prediction():
 
 
 TINY = {
-    **{"size": None, "model_channels": 8, "num_heads": 1, "channel_mult": (1,)},
-    **{"num_res_blocks": 1, "attention_rates": (8,), "num_groups": 4, "dropout": 0.0},
+    "size": None,
+    "model_channels": 8,
+    "num_heads": 1,
+    "channel_mult": (1,),
+    "num_res_blocks": 1,
+    "attention_rates": (8,),
+    "num_groups": 4,
+    "dropout": 0.0,
 }
 
 
-def test_the_networks_penalty_is_collected_and_off_by_default():
+def test_the_networks_penalty_is_returned_from_a_loop_too_and_off_by_default():
     x, t = jnp.ones((1, 8, 8, 2)), jnp.zeros(1, jnp.int32)
     plain = registry.denoiser("unet", **TINY)
     params = plain.init(jax.random.key(0), x.shape)
-    assert not plain.penalised and "sspcab" not in params
-    _, found = penalty.collect(lambda: jax.eval_shape(plain.apply, params, x, t))
-    assert found == []
+    assert not plain.has_penalty and "sspcab" not in params
+    assert jax.eval_shape(plain.apply, params, x, t).penalty is None
     block = registry.denoiser("unet", **TINY, sspcab=True)
     params = block.init(jax.random.key(0), x.shape)
     assert "sspcab" in params
 
     @jax.jit
-    def both(params):
-        out, found = penalty.collect(lambda: block.apply(params, x, t))
-        return out[0], found, block.apply(params, x, t)[0]  # nobody collects the second
+    def looped(params):
+        def step(_, scale):
+            return None, block.apply(params, scale * x, t)
 
-    out, found, again = both(params)
-    assert len(found) == 1 and float(found[0]) > 0
-    np.testing.assert_array_equal(out, again)
+        return jax.lax.scan(step, None, jnp.array([1.0, 2.0]))[1]
+
+    found = looped(params)
+    for i, scale in enumerate((1.0, 2.0)):
+        alone = jax.jit(block.apply)(params, scale * x, t)
+        np.testing.assert_allclose(found.penalty[i], alone.penalty, rtol=1e-5)
+        np.testing.assert_allclose(found.x0[i], alone.x0, rtol=1e-5)
+    assert 0 < float(found.penalty[0]) < float(found.penalty[1])

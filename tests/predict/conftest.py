@@ -98,9 +98,10 @@ def untrained(tmp_path_factory):
     config.data.image_size = 32
     folder = tmp_path_factory.mktemp("untrained")
     spec = batch_specs.image_spec(1, 32)
+    made = parts.assemble(config)
     stages = {
-        "autoencoder": parts.autoencoder_training(config),
-        "denoiser": parts.detector(config),
+        "autoencoder": made.autoencoder.method,
+        "denoiser": made.method,
     }
     for stage, method in stages.items():
         params = method.init(jax.random.key(1), spec)

@@ -10,11 +10,16 @@ from madad_jax.runtime import huge_pages
 
 
 @pytest.fixture
-def started(monkeypatch, tmp_path):
+def mode(tmp_path):
+    """The kernel's file, where it gives huge pages to who asks."""
+    path = tmp_path / "enabled"
+    path.write_text("always [madvise] never\n")
+    return path
+
+
+@pytest.fixture
+def started(monkeypatch):
     """What was executed, on a machine where a restart helps."""
-    mode = tmp_path / "enabled"
-    mode.write_text("always [madvise] never\n")
-    monkeypatch.setattr(huge_pages, "_MODE", mode)
     monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: ("glibc", "2.36"))
     # Set and taken away, so that what `restart` sets is taken away too.
     monkeypatch.setenv(huge_pages.VARIABLE, "")
@@ -26,21 +31,21 @@ def started(monkeypatch, tmp_path):
     return calls
 
 
-def test_the_same_command_once(started):
-    huge_pages.restart()
+def test_the_same_command_once(started, mode):
+    huge_pages.restart(mode)
     (program, words, environment) = started.pop()
     assert program == sys.executable and words == sys.orig_argv
     assert environment[huge_pages.VARIABLE] == "glibc.malloc.hugetlb=1"
-    huge_pages.restart()
+    huge_pages.restart(mode)
     assert not started
 
 
 @pytest.mark.parametrize("why", ["always", "never", "no file", "musl", "old", "theirs", "script"])
-def test_nowhere_else(started, monkeypatch, why):
+def test_nowhere_else(started, mode, monkeypatch, why):
     if why in ("always", "never"):
-        huge_pages._MODE.write_text("always madvise never".replace(why, f"[{why}]"))
+        mode.write_text("always madvise never".replace(why, f"[{why}]"))
     elif why == "no file":
-        huge_pages._MODE.unlink()
+        mode.unlink()
     elif why in ("musl", "old"):
         found = {"musl": ("", ""), "old": ("glibc", "2.31")}[why]
         monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: found)
@@ -49,5 +54,5 @@ def test_nowhere_else(started, monkeypatch, why):
         monkeypatch.setitem(sys.modules, "__main__", spec)
     else:
         monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=None))
-    huge_pages.restart()
+    huge_pages.restart(mode)
     assert not started

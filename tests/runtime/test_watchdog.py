@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -135,13 +134,11 @@ def test_log_that_cannot_be_written_is_named(tmp_path):
         process_log.ProcessLog(tmp_path, 0)
 
 
-def test_errors_stand_in_the_log_too_and_the_first_reason_is_the_only_one(
-    tmp_path, logger, capfd, monkeypatch
-):
-    monkeypatch.setattr(watchdog, "_said", threading.Lock())
+def test_errors_stand_in_the_log_too_and_the_first_reason_is_the_only_one(tmp_path, logger, capfd):
+    claim = watchdog.Claim()
     process_log.attach(tmp_path, 0)
-    assert watchdog.say("no such file")
-    assert not watchdog.say("JAX ended process 0")  # what followed from it
+    assert watchdog.say("no such file", claim=claim)
+    assert not watchdog.say("JAX ended process 0", claim=claim)  # what followed from it
     assert capfd.readouterr().err == "madad_jax: error: no such file\n"
     assert "ERROR no such file" in (tmp_path / "logs" / "process_0.log").read_text()
     assert json.dumps(watchdog.EXIT_LOST) == "75"

@@ -71,17 +71,8 @@ def test_a_torn_tail_is_dropped(tmp_path):
 def test_only_the_primary_writes(tmp_path):
     with metric_log.MetricWriter(tmp_path / "run", is_primary=False) as writer:
         writer.write("denoiser", "train", 1, {"loss": 1.0})
-        writer.image("denoiser", "val", 1, "panel", np.zeros((4, 4, 1), np.uint8))
         writer.truncate_after("denoiser", 0)
     assert not (tmp_path / "run").exists()
-
-
-def test_image(tmp_path):
-    with metric_log.MetricWriter(tmp_path) as writer:
-        writer.image("denoiser", "val", 3, "panel", np.full((4, 6, 3), 255, np.uint8))
-    events = _events(tmp_path / "tensorboard" / "denoiser" / "val")
-    (value,) = [v for e in events for v in e.summary.value]
-    assert (value.tag, value.image.height, value.image.width) == ("panel", 4, 6)
 
 
 def test_reserved_names_are_refused(tmp_path):

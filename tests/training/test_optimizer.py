@@ -202,10 +202,6 @@ def test_unknown_optimizers_are_told_the_names():
         optimizer.make_optimizer(name="moun", lr=1e-3)
 
 
-def test_global_norm():
-    assert float(optimizer.global_norm({"a": jnp.full(1, 3.0), "b": jnp.full(1, 4.0)})) == 5.0
-
-
 @pytest.mark.parametrize(
     ("kwargs", "key"),
     [

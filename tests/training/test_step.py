@@ -31,7 +31,6 @@ class Line:
 
     noisy: bool = False
     name: str = "line"
-    deterministic: bool = False
 
     def init(self, key, batch_spec):
         raise NotImplementedError
@@ -39,12 +38,12 @@ class Line:
     def anomaly_map(self, params, frozen, batch, key):
         raise NotImplementedError
 
-    def loss(self, params, frozen, batch, key):
+    def loss(self, params, frozen, batch, key, *, train=True):
         error = batch["x"] @ params["w"] - batch["y"] * frozen["scale"]
         total = jnp.square(error).mean()
         draw = jax.random.uniform(key) if self.noisy else jnp.float32(0)
         total = total + draw * params["w"].sum()
-        quiet = jnp.float32(self.deterministic)
+        quiet = jnp.float32(not train)
         return total, {
             "loss": total,
             "draw": draw,
@@ -149,13 +148,15 @@ def test_averages_do_not_share_memory_with_parameters():
     assert pointer != state.params["w"].unsafe_buffer_pointer()
 
 
-def test_validation_is_quiet_and_leaves_the_method_alone():
+def test_validation_is_quiet_and_training_is_not():
     method = Line()
     loss = step_lib.make_loss(method)
     params = {"w": jnp.array([0.5, -1.0, 2.0])}
     metrics = loss(params, FROZEN, line_batch(), ROOT, jnp.int32(7))
     assert metrics["quiet"] == 1 and metrics["seen_step"] == 7
-    assert not method.deterministic
+    tx = optax.sgd(0.1)
+    _, metrics = step_lib.make_train_step(method, tx)(line_state(tx), FROZEN, line_batch(), ROOT)
+    assert metrics["quiet"] == 0
 
 
 # On a mesh: MAD-AD with a small transformer.

@@ -22,7 +22,7 @@ def programs(
     context: context_lib.Context,
 ) -> tuple[str, dict[str, Callable[[Any, int], ours.Job]]]:
     """(network, {program: job by config and batch}) of the three hottest programs."""
-    latents = methods.uses_latents(context.config)
+    latents = methods.stands_on_latents(context.config)
     network = context.options.networks[0] if latents else "own"
     label = context_lib.label(context.config, network)
     found: dict[str, Callable[[Any, int], ours.Job]] = {
@@ -48,7 +48,7 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
 
 def _step(config: Any, batch: int) -> ours.Job:
     config.train.accum_steps = 1
-    if methods.uses_latents(config):
+    if methods.stands_on_latents(config):
         config.data.latents = "cached"
         config.synthesis.share = 0.0
     return ours.train_step(config, batch)

@@ -36,14 +36,14 @@ def _png(config: Any, folder: pathlib.Path) -> Any:
     c = config.data
     drawn.write(folder, c.modality, c.image_size, {"train": config.benchmark.slices})
     c.update(source="png_folder", root=str(folder))
-    return parts.source(config, "train")
+    return parts.assemble(config).data.open_split("train")
 
 
 def _array_record(config: Any, folder: pathlib.Path) -> Any:
     _png(config, folder / "png")
     pack.pack(str(folder / "png"), str(folder / "packed"), ["array_record"])
     config.data.update(source="array_record", root=str(folder / "packed"))
-    return parts.source(config, "train")
+    return parts.assemble(config).data.open_split("train")
 
 
 def _cached(config: Any, folder: pathlib.Path) -> cached_latents.CachedLatents:
@@ -67,7 +67,9 @@ def _measure(
     config, row = context.config.copy_and_resolve_references(), results.Row(name)
     with tempfile.TemporaryDirectory() as folder:
         data = open_(config, pathlib.Path(folder))
-        batches = parts.train_iterator(config, config.train, data, ours.one_device())
+        batches = parts.assemble(config).data.train_iterator(
+            data, config.train.batch_size, ours.one_device()
+        )
         each = max(1, config.benchmark.slices // config.train.batch_size)
 
         def epoch() -> None:

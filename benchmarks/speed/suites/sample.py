@@ -19,13 +19,13 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
     """Networks of `benchmark.networks` at 10 and 2 steps, equal; and as the config has it."""
     found: context_lib.Rows = {}
     o = context.options
-    if methods.uses_latents(context.config):
+    if methods.stands_on_latents(context.config):
         for network in o.networks:
             label = context_lib.label(context.config, network)
             for steps in o.sampler_steps:
                 name = f"{label}, equal, {steps} steps, batch {o.sample_batch_size}"
                 found[name] = functools.partial(_equal, context, name, network, steps)
-    for network in o.networks if methods.uses_latents(context.config) else ("own",):
+    for network in o.networks if methods.stands_on_latents(context.config) else ("own",):
         label = context_lib.label(context.config, network)
         name = f"{label}, own options, batch {o.sample_batch_size}"
         found[name] = functools.partial(_own, context, name, network)
@@ -35,10 +35,12 @@ def rows(context: context_lib.Context) -> context_lib.Rows:
 def official(config: Any, steps: int) -> Any:
     """The config with the official code's inference."""
     config = config.copy_and_resolve_references()
-    config.sampler.update(
+    inference = config.methods.madad.inference
+    inference.sampler.update(
         steps=steps, spacing="official", eta=0.5, rewrite="threshold", inside_brain=False
     )
-    config.score.update(difference="l1", reference="autoencoded", gamma=0.25, inside_brain=False)
+    inference.score.update(difference="l1", reference="autoencoded", gamma=0.25)
+    config.map.inside_brain = False
     config.ensemble.update(draws=1, flips=False, combine="none")
     return config
 

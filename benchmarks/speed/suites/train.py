@@ -15,7 +15,7 @@ from madad_jax.assembly import methods
 def rows(context: context_lib.Context) -> context_lib.Rows:
     """Every network of `benchmark.networks`, each cached and live."""
     found: context_lib.Rows = {}
-    if not methods.uses_latents(context.config):
+    if not methods.stands_on_latents(context.config):
         name = f"{context.config.method} {context.config.denoiser.name}, on images"
         found[name] = functools.partial(_images, context, name)
         return found

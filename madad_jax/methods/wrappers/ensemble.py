@@ -17,12 +17,15 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from madad_jax.anomaly_maps import difference
-from madad_jax.core import errors
+from madad_jax.core import errors, signals
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
 
 COMBINE = ("none", "mean", "geometric", "max", "mahalanobis")
+# In units of intensities in [-1, 1]. Without the floor the background, where all
+# reconstructions agree, would have infinite distances.
 _SPREAD_FLOOR = 0.05
+# Standard deviations that count as certainly abnormal; the map is divided by it into [0, 1].
 _FARTHEST = 4.0
 
 
@@ -35,7 +38,6 @@ class Ensemble:
     flips: bool = False
     combine: str = "none"
     sigma: float = 0.0
-    deterministic: bool = False
 
     def __post_init__(self):
         if self.draws < 1:
@@ -60,19 +62,20 @@ class Ensemble:
         return self.method.init(key, batch_spec)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """The method's loss."""
-        method = dataclasses.replace(self.method, deterministic=self.deterministic)
-        return method.loss(params, frozen, batch, key)
+        return self.method.loss(params, frozen, batch, key, train=train)
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
     ) -> dict[str, jax.Array]:
         """As the method's, averaged, and `combined_map` [b,H,W] if asked for."""
+        # One draw keeps the key as it is, so that the map equals the method's own to the bit.
         keys = jax.random.split(key, self.draws) if self.draws > 1 else key[None]
         mirrored = jnp.zeros(len(keys), bool)
         if self.flips:
+            # A slice and its mirror image share a key: what differs between them is the flip.
             keys = jnp.concatenate([keys, keys])
             mirrored = jnp.arange(len(keys)) >= self.draws
         arrays = {k: batch[k] for k in ("image", "brain_mask")}
@@ -90,8 +93,8 @@ class Ensemble:
         if self.combine == "mahalanobis":
             out["combined_map"] = self._distance(batch, looks["reconstruction"])
         elif self.combine != "none":
-            signals = [out[n] for n in ("map", "latent_map", "mask_map") if n in out]
-            out["combined_map"] = combined(jnp.stack(signals), self.combine)
+            found = [out[name] for name in signals.SINGLE if name in out]
+            out["combined_map"] = combine_maps(jnp.stack(found), self.combine)
         return out
 
     def _distance(self, batch: Batch, reconstructions: jax.Array) -> jax.Array:
@@ -101,10 +104,11 @@ class Ensemble:
         return difference.gaussian_smooth(maps * batch["brain_mask"], self.sigma)
 
 
-def combined(signals: Float[jax.Array, "s b H W"], kind: str) -> Float[jax.Array, "b H W"]:
+def combine_maps(maps: Float[jax.Array, "s b H W"], kind: str) -> Float[jax.Array, "b H W"]:
     """One map of several in [0, 1]: their "mean", "geometric" mean or "max"."""
     if kind == "mean":
-        return signals.mean(0)
+        return maps.mean(0)
     if kind == "max":
-        return signals.max(0)
-    return jnp.exp(jnp.log(jnp.clip(signals, 1e-12, 1.0)).mean(0)) * (signals > 0).all(0)
+        return maps.max(0)
+    # The logarithm needs a floor; the last factor gives back the exact 0 that it took away.
+    return jnp.exp(jnp.log(jnp.clip(maps, 1e-12, 1.0)).mean(0)) * (maps > 0).all(0)

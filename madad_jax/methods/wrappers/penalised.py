@@ -12,7 +12,6 @@ import jax
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import base
-from madad_jax.models.layers import penalty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,29 +21,27 @@ class Penalised:
     method: base.Method
     weight: float
     name: str
-    deterministic: bool = False
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """The method's parameters, those of the block among them."""
         return self.method.init(key, batch_spec)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
-        """The sum, with the block's part as `penalty`.
+        """The sum; `penalty` of the metrics stays unweighted (`base.report_penalty`).
 
         Raises UserError where no network of the method has such a block.
         """
-        method = dataclasses.replace(self.method, deterministic=self.deterministic)
-        (loss, metrics), found = penalty.collect(lambda: method.loss(params, frozen, batch, key))
-        if not found:
+        loss, metrics = self.method.loss(params, frozen, batch, key, train=train)
+        # Seen while tracing, thus before any training: preflight traces every loss.
+        if "penalty" not in metrics:
             raise errors.UserError(
                 f"denoiser.sspcab: found {self.weight} with method={self.name}, which has no "
                 "U-Net to put the block in; set denoiser.sspcab=0"
             )
-        mean = sum(found) / len(found)
-        total = loss + self.weight * mean
-        return total, {**metrics, "loss": total, "penalty": mean}
+        total = loss + self.weight * metrics["penalty"]
+        return total, {**metrics, "loss": total}
 
     def anomaly_map(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array

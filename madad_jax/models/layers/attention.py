@@ -57,6 +57,7 @@ def attend(
 def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """[b, n, heads, d] each; heads are moved before tokens for plain batched products."""
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    # The length is static: each program holds one of the two forms.
     attend_all = _late_softmax if q.shape[2] <= WHOLE_LIMIT else _in_chunks
     return attend_all(q, k, v).transpose(0, 2, 1, 3)
 
@@ -64,15 +65,17 @@ def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _late_softmax(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """All queries against all keys: [b, heads, n, d]; recomputed in the backward."""
-    return _mixed(q, k, v)[0]
+    return _mix_values(q, k, v)[0]
 
 
-def _mixed(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _mix_values(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(softmax of the scores times v, log of the sum of their exponentials [b, heads, n, 1])."""
     logits = _scores(q * (1 / math.sqrt(q.shape[-1])), k)
+    # The maximum cancels in the result: its gradient is 0 and not worth computing.
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
+    # In v's type, with float32 sums; for float32 the cast is nothing.
     mixed = _product("bhqk,bhkd->bhqd", weights.astype(v.dtype), v)
     return (mixed / total).astype(v.dtype), top + jnp.log(total)
 
@@ -85,8 +88,8 @@ def _in_chunks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 def _in_chunks_forward(q, k, v):
     out, log_total = (
-        _joined(x, q.shape[2])
-        for x in jax.lax.map(lambda part: _mixed(part, k, v), _parts_of_queries(q))
+        _join_parts(x, q.shape[2])
+        for x in jax.lax.map(lambda part: _mix_values(part, k, v), _split_queries(q))
     )
     return out, (q, k, v, out, log_total)
 
@@ -111,11 +114,12 @@ def _in_chunks_backward(saved, g):
         dv = _product("bhqd,bhqk->bhdk", g, weights.astype(g.dtype))
         return (totals[0] + dk, totals[1] + dv), dq.astype(q.dtype)
 
+    # Totals in float32 whatever the inputs are: they add up over all chunks.
     zeros = tuple(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
-    parts = tuple(_parts_of_queries(x) for x in (q, g, log_total, inner))
+    parts = tuple(_split_queries(x) for x in (q, g, log_total, inner))
     (dk, dv), dq = jax.lax.scan(add, zeros, parts)
     dk, dv = dk.swapaxes(2, 3).astype(k.dtype), dv.swapaxes(2, 3).astype(v.dtype)
-    return _joined(dq, q.shape[2]), dk, dv
+    return _join_parts(dq, q.shape[2]), dk, dv
 
 
 _in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
@@ -132,16 +136,17 @@ def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
     return _product("bhqd,bhkd->bhqk", q, k)
 
 
-def _parts_of_queries(x: jax.Array) -> jax.Array:
+def _split_queries(x: jax.Array) -> jax.Array:
     """[b, heads, n, d] -> [chunks, b, heads, QUERY_CHUNK, d], filled up with zeros: the softmax
     runs over keys, and what comes of these queries is cut off or 0."""
     b, heads, n, d = x.shape
+    # Chunks come first: `lax.map` and `lax.scan` run over the leading axis.
     chunks = -(-n // QUERY_CHUNK)
     padded = jnp.pad(x, ((0, 0), (0, 0), (0, chunks * QUERY_CHUNK - n), (0, 0)))
     return padded.reshape(b, heads, chunks, QUERY_CHUNK, d).transpose(2, 0, 1, 3, 4)
 
 
-def _joined(parts: jax.Array, n: int) -> jax.Array:
-    """Turns `_parts_of_queries` round."""
+def _join_parts(parts: jax.Array, n: int) -> jax.Array:
+    """Turns `_split_queries` round."""
     chunks, b, heads, queries, d = parts.shape
     return parts.transpose(1, 2, 0, 3, 4).reshape(b, heads, chunks * queries, d)[:, :, :n]

@@ -62,18 +62,21 @@ class Conv(nn.Module):
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww d"]:
         """[b, h, w, c] -> [b, h', w', features]."""
         k, channels = self.kernel_size, x.shape[-1]
+        # PyTorch draws the bias within the kernel's bound, from the kernel's fan-in.
         kernel_init = bias_init = initialize.torch_default(k * k * channels)
         if self.zero_init:
             kernel_init = bias_init = initialize.zeros
         elif self.normal_std is not None:
             kernel_init = initialize.normal(self.normal_std)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
+        # Parameters stay float32 and are cast for use, so that small updates are not lost.
         y = self._convolve(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
         return y
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        # The only shape that has fast forms.
         if (self.kernel_size, self.stride, self.padding) == (3, 1, (1, 1)):
             if self.upsample:
                 return convolution_lib.upsample_convolve(x, kernel, self.convolution)
@@ -135,6 +138,7 @@ class ParallelLinear(nn.Module):
     def __call__(self, x: Shaped[jax.Array, "*batch c"]) -> Shaped[jax.Array, "*batch p d"]:
         """[..., c] -> [..., parts, features]."""
         channels, shape = x.shape[-1], (self.parts, self.features)
+        # The bound of the fused map: one of (in, out) would be wider and another network.
         scheme = initialize.xavier(channels, self.parts * self.features)
         kernel = self.param("kernel", scheme, (channels, *shape))
         bias = self.param("bias", initialize.zeros, shape)
@@ -160,6 +164,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b h w c"]:
         """[b, h, w, c] -> the same shape, in `dtype`."""
         channels = x.shape[-1]
+        # Builders check before; this catches a network built without `registry`.
         check_groups(self.name or "GroupNorm", channels, self.num_groups)
         scale = self.param("scale", initialize.ones, (channels,))
         bias = self.param("bias", initialize.zeros, (channels,))
@@ -172,6 +177,7 @@ class GroupNorm(nn.Module):
     def _group_mean(self, x: Any) -> Any:
         """Mean of each group, repeated for its channels: [b, h, w, c] -> [b, 1, 1, c]."""
         b, _, _, c = x.shape
+        # Groups have equally many channels, so the mean of means is the mean.
         per_channel = jnp.mean(x, axis=(1, 2))
         per_group = per_channel.reshape(b, self.num_groups, -1).mean(axis=-1)
         return jnp.repeat(per_group, c // self.num_groups, axis=-1)[:, None, None, :]
@@ -206,6 +212,7 @@ def timestep_embedding(t: Shaped[jax.Array, " b"], dim: int) -> Float[jax.Array,
     and published DiT alike). `dim` must be even.
     """
     half = dim // 2
+    # In float32 in any compute type: bfloat16 could not tell neighbouring steps apart.
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

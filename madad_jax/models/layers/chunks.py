@@ -16,7 +16,9 @@ def in_chunks(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> A
     b = arrays[0].shape[0]
     if not chunk or not isinstance(b, int) or b <= chunk:
         return function(*arrays)
+    # A divisor, because a last part of another size would be a second program.
     rows = next(n for n in range(chunk, 0, -1) if b % n == 0)
+    # Row-major reshape and swap: part i holds rows i, i + k, ... of the batch.
     parts = [a.reshape(rows, b // rows, *a.shape[1:]).swapaxes(0, 1) for a in arrays]
     out = jax.lax.map(jax.checkpoint(lambda part: function(*part)), tuple(parts))
     return jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(b, *y.shape[2:]), out)

@@ -48,10 +48,12 @@ def convolve(
         UserError: the implementation is unknown.
     """
     check_implementation("convolution", implementation)
+    # Winograd's sums cancel: in bfloat16 the result would lose most of its digits.
     if implementation == "plain" or x.dtype != jnp.float32:
         return _plain(x, kernel)
     if implementation == "winograd":
         return _winograd(x, kernel, True)
+    # Both channel counts: a thin input or output leaves little product to save.
     pays = min(kernel.shape[2:]) >= MIN_CHANNELS and _pixels(x) >= MIN_PIXELS
     return _winograd(x, kernel, False) if pays else _plain(x, kernel)
 
@@ -80,17 +82,18 @@ def _pixels(x):
     return images * x.shape[1] * x.shape[2]
 
 
-def _on_a_cpu(fast, plain, always, *inputs):
+def _choose_by_platform(fast, plain, always, *inputs):
     """`fast` on a CPU and `plain` elsewhere, decided when the program is lowered: an export for
     several platforms holds both."""
     if always:
         return fast(*inputs)
+    # Not `jax.default_backend()`: a program may be lowered here for another device.
     return jax.lax.platform_dependent(*inputs, cpu=fast, default=plain)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _winograd(x, kernel, always):
-    return _on_a_cpu(winograd.convolve, _plain, always, x, kernel)
+    return _choose_by_platform(winograd.convolve, _plain, always, x, kernel)
 
 
 def _winograd_forward(x, kernel, always):
@@ -98,13 +101,14 @@ def _winograd_forward(x, kernel, always):
 
 
 def _winograd_backward(always, saved, g):
-    return _on_a_cpu(_fast_gradients, _plain_gradients, always, *saved, g)
+    return _choose_by_platform(_fast_gradients, _plain_gradients, always, *saved, g)
 
 
 _winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
 def _fast_gradients(x, kernel, g):
+    # A convolution's input gradient is the convolution with the kernel turned by 180 degrees.
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     return winograd.convolve(g, turned), winograd.kernel_gradient(x, g)
 
@@ -115,7 +119,7 @@ def _plain_gradients(x, kernel, g):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _by_parity(x, kernel, always):
-    return _on_a_cpu(upsample_by_parity, _upsample_plain, always, x, kernel)
+    return _choose_by_platform(upsample_by_parity, _upsample_plain, always, x, kernel)
 
 
 def _by_parity_forward(x, kernel, always):
@@ -143,6 +147,7 @@ def _plain(x, kernel):
 def upsample_nearest(x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
     """Nearest-neighbour doubling of both image axes."""
     b, h, w, c = x.shape
+    # Broadcast and reshape: no element is looked up by an index.
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
 
@@ -164,7 +169,7 @@ def upsample_by_parity(
     for odd_row in (0, 1):
         parts = []
         for odd_column in (0, 1):
-            taps = _merged(_merged(kernel, 0, odd_row), 1, odd_column)
+            taps = _merge_taps(_merge_taps(kernel, 0, odd_row), 1, odd_column)
             padding = ((1 - odd_row, odd_row), (1 - odd_column, odd_column))
             parts.append(
                 jax.lax.conv_general_dilated(x, taps, (1, 1), padding, dimension_numbers=DIMENSIONS)
@@ -173,7 +178,7 @@ def upsample_by_parity(
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
 
 
-def _merged(kernel, axis, odd):
+def _merge_taps(kernel, axis, odd):
     """Three taps along `axis` as the two that an output of this parity has."""
     first, second, third = jnp.split(kernel, 3, axis)
     parts = (first + second, third) if odd else (first, second + third)

@@ -37,6 +37,7 @@ class Draw:
 
     def __call__(self, key: Any, shape: tuple[int, ...]) -> Any:
         """A zero-stride array of `shape`; `key` is unused, the common vectors are cut up."""
+        # Stride 0: a placeholder of a large kernel takes four bytes.
         placeholder = np.broadcast_to(np.float32(self.mean), shape)
         record = _RECORD.get()
         if record is not None:
@@ -78,6 +79,7 @@ def init(module: nn.Module, key: jax.Array, *inputs: jax.ShapeDtypeStruct) -> di
         offsets.append(totals[draw.kind])
         totals[draw.kind] += leaf.size
     pools = {kind: _pool(key, kind, totals[kind]) for kind in ("uniform", "normal")}
+    # Slicing numpy compiles nothing; slicing a device array compiles once a shape.
     if not isinstance(key, jax.core.Tracer):
         pools = {kind: np.asarray(pool) for kind, pool in pools.items()}
     filled = []
@@ -92,6 +94,7 @@ def init(module: nn.Module, key: jax.Array, *inputs: jax.ShapeDtypeStruct) -> di
 def _trace(module: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Any, dict[int, Any]]:
     """Placeholder tree and record. Without remat, whose own trace would hide placeholders."""
     if getattr(module, "remat", False):
+        # Parameters are the same with and without it.
         module = module.clone(remat=False)
     record: dict[int, Any] = {}
     captured = {}
@@ -101,6 +104,7 @@ def _trace(module: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Any, 
 
     token = _RECORD.set(record)
     try:
+        # The key is never drawn from: `Draw` only leaves its placeholder.
         jax.eval_shape(run, jax.random.key(0), *inputs)
     finally:
         _RECORD.reset(token)
@@ -111,5 +115,6 @@ def _trace(module: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Any, 
 def _pool(key: jax.Array, kind: str, size: int) -> jax.Array:
     """The common vector of one kind."""
     if kind == "normal":
+        # Keys of their own: from one key the two vectors would be correlated.
         return jax.random.normal(jax.random.fold_in(key, 1), (size,))
     return jax.random.uniform(jax.random.fold_in(key, 0), (size,), minval=-1.0, maxval=1.0)

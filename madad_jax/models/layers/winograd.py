@@ -30,12 +30,15 @@ _POINTS = np.array([0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2.0), -math.
 def _kernel_transform() -> Float[np.ndarray, "6 3"]:
     """G: a row for each point, (1, p, p^2) over the product of its distances to the others."""
     others = _POINTS[:, None] - _POINTS[None]
+    # A point has no distance to itself in the product.
     np.fill_diagonal(others, 1.0)
     rows = _POINTS[:, None] ** np.arange(3) / others.prod(axis=1)[:, None]
+    # The point at infinity reads the leading coefficient.
     return np.concatenate([rows, [[0.0, 0.0, 1.0]]])
 
 
 _G = _kernel_transform()
+# G (x) G: one product transforms rows and columns of the kernel at once.
 _G2 = np.einsum("ai,bj->abij", _G, _G).reshape(36, 9).astype(np.float32)
 
 
@@ -46,15 +49,15 @@ def convolve(
     b, h, w, c = x.shape
     d = kernel.shape[-1]
     down, across = _tiles(x)
-    x = _padded(x, 1)
+    x = _pad(x, 1)
     rows = _strip(b, down, across, max(c, d))
     if rows == down:
         y = _by_outputs(x, kernel, down, across)
     else:
-        kernels = _transformed(kernel)
+        kernels = _transform_kernel(kernel)
 
         def part(i):
-            return _products(_windows(_rows_of(x, i, rows, 2), rows, across), kernels)
+            return _products(_windows(_take_strip(x, i, rows, 2), rows, across), kernels)
 
         y = jax.lax.map(part, jnp.arange(down // rows))
         y = jnp.moveaxis(y, 0, 1).reshape(b, down * _TILE, across * _TILE, d)
@@ -67,24 +70,24 @@ def kernel_gradient(
     """Derivative of sum(convolve(x, kernel) * g) by the kernel."""
     b, c, d = x.shape[0], x.shape[-1], g.shape[-1]
     down, across = _tiles(x)
-    x, g = _padded(x, 1), _padded(g, 0)
+    x, g = _pad(x, 1), _pad(g, 0)
     rows = _strip(b, down, across, max(c, d))
     if rows == down:
         return _gradient_by_outputs(x, g, down, across)
 
     def add(total, i):
-        windows = _windows(_rows_of(x, i, rows, 2), rows, across)
-        return total + _correlated(windows, _spread(_rows_of(g, i, rows, 0), rows, across)), None
+        windows = _windows(_take_strip(x, i, rows, 2), rows, across)
+        return total + _correlate(windows, _spread(_take_strip(g, i, rows, 0), rows, across)), None
 
     total = jax.lax.scan(add, jnp.zeros((36, c, d), x.dtype), jnp.arange(down // rows))[0]
-    return _gathered(total)
+    return _gather_kernel(total)
 
 
 def _tiles(x: jax.Array) -> tuple[int, int]:
     return -(-x.shape[1] // _TILE), -(-x.shape[2] // _TILE)
 
 
-def _padded(x: jax.Array, border: int) -> jax.Array:
+def _pad(x: jax.Array, border: int) -> jax.Array:
     """Zeros around, and after that up to whole tiles."""
     down, across = _tiles(x)
     h, w = x.shape[1:3]
@@ -95,11 +98,12 @@ def _padded(x: jax.Array, border: int) -> jax.Array:
 def _strip(images: int, down: int, across: int, widest: int) -> int:
     """Rows of tiles that are transformed at once."""
     images = images if isinstance(images, int) else 1  # in an export the batch is free
+    # The larger of the two: fewer rows keep the cache, but starve the second core.
     tiles = max(_CHUNK // widest, _WORK // widest**2)
     return _divisor(down, tiles // (images * across))
 
 
-def _rows_of(x: jax.Array, i: jax.Array, rows: int, border: int) -> jax.Array:
+def _take_strip(x: jax.Array, i: jax.Array, rows: int, border: int) -> jax.Array:
     """Strip i of `rows` rows of tiles, with `border` rows more."""
     return jax.lax.dynamic_slice_in_dim(x, i * rows * _TILE, rows * _TILE + border, axis=1)
 
@@ -111,11 +115,11 @@ def _by_outputs(x: jax.Array, kernel: jax.Array, down: int, across: int) -> jax.
     c, d = kernel.shape[2:]
     windows, width = _windows(x, down, across), _divisor(d, _OUTPUTS)
     if c * d <= _CHUNK or width == d:
-        return _products(windows, _transformed(kernel))
+        return _products(windows, _transform_kernel(kernel))
 
     def part(i):
         some = jax.lax.dynamic_slice_in_dim(kernel, i * width, width, axis=3)
-        return _products(windows, _transformed(some))
+        return _products(windows, _transform_kernel(some))
 
     y = jax.lax.map(part, jnp.arange(d // width))
     return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], d)
@@ -127,7 +131,7 @@ def _gradient_by_outputs(x: jax.Array, g: jax.Array, down: int, across: int) -> 
     windows, width = _windows(x, down, across), _divisor(d, _OUTPUTS)
 
     def part(some: jax.Array) -> jax.Array:
-        return _gathered(_correlated(windows, _spread(some, down, across)))
+        return _gather_kernel(_correlate(windows, _spread(some, down, across)))
 
     if c * d <= _CHUNK or width == d:
         return part(g)
@@ -136,18 +140,19 @@ def _gradient_by_outputs(x: jax.Array, g: jax.Array, down: int, across: int) -> 
     return jnp.moveaxis(y, 0, 3).reshape(3, 3, c, d)
 
 
-def _gathered(total: jax.Array) -> jax.Array:
+def _gather_kernel(total: jax.Array) -> jax.Array:
     """G^T t G of [36, c, d]: [3, 3, c, d]."""
     return (_G2.T @ total.reshape(36, -1)).reshape(3, 3, *total.shape[1:])
 
 
-def _transformed(kernel: jax.Array) -> jax.Array:
+def _transform_kernel(kernel: jax.Array) -> jax.Array:
     """G k G^T as [36, c, d]."""
     return (_G2 @ kernel.reshape(9, -1)).reshape(36, *kernel.shape[2:])
 
 
 def _divisor(count: int, most: int) -> int:
     """The largest divisor of `count` that is not above `most`; at least 1."""
+    # Divisors alone: strips of one size are one loop body.
     return next((n for n in range(min(count, most), 0, -1) if count % n == 0), 1)
 
 
@@ -179,7 +184,7 @@ def _spread(g: jax.Array, down: int, across: int) -> jax.Array:
     return jnp.stack(_output_spread([v[:, :, :, :, j] for j in range(_TILE)]), 1)
 
 
-def _correlated(windows: jax.Array, spread: jax.Array) -> jax.Array:
+def _correlate(windows: jax.Array, spread: jax.Array) -> jax.Array:
     """Windows times spread gradients, summed over the tiles: [36, c, d]."""
     flat = [a.reshape(36, -1, a.shape[-1]) for a in (windows, spread)]
     return jnp.einsum("tnc,tnd->tcd", *flat)

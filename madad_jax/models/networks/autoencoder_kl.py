@@ -22,9 +22,11 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from madad_jax.models.layers import attention as attention_lib
-from madad_jax.models.layers import basic
+from madad_jax.models.layers import basic, blocks
 
+# Of the published autoencoder; the U-Net's is 1e-5.
 NORM_EPSILON = 1e-6
+# LDM's clamp: exp of the rim neither vanishes into 0 nor overflows float32.
 LOGVAR_RANGE = (-30.0, 20.0)
 
 
@@ -64,6 +66,7 @@ class AttentionBlock(nn.Module):
         b, height, width, channels = x.shape
         h = basic.GroupNorm(self.num_groups, NORM_EPSILON, self.dtype, name="norm")(x)
         h = h.reshape(b, height * width, channels)
+        # A head axis of 1: the published block has a single head.
         q, k, v = (
             basic.Linear(channels, dtype=self.dtype, name=name)(h)[:, :, None] for name in "qkv"
         )
@@ -116,6 +119,7 @@ class Encoder(_Stack):
         for i, mult in enumerate(self.channel_mult):
             for j in range(self.num_res_blocks):
                 h = self._block(h, self.channels * mult, f"down_{i}_block_{j}")
+            # The last level keeps its size: levels - 1 halvings.
             if i + 1 < len(self.channel_mult):
                 h = _Downsample(self.dtype, name=f"down_{i}_downsample")(h)
         return self._conv(self.out_channels, "conv_out")(self._norm_out(self._middle(h)))
@@ -126,6 +130,7 @@ class Decoder(_Stack):
 
     def setup(self) -> None:
         """The output layer is a member of its own, so that it can be called alone."""
+        # Float32: losses, maps and thresholds read its result.
         self.conv_out = basic.Conv(self.out_channels * self.patch**2, dtype="float32")
 
     @nn.compact
@@ -137,7 +142,7 @@ class Decoder(_Stack):
             for j in range(self.num_res_blocks + 1):
                 h = self._block(h, self.channels * self.channel_mult[i], f"up_{i}_block_{j}")
             if i:
-                h = _Upsample(self.convolution, self.dtype, name=f"up_{i}_upsample")(h)
+                h = blocks.Upsample(self.convolution, self.dtype, name=f"up_{i}_upsample")(h)
         return self._norm_out(h)
 
     def output(self, h: Shaped[jax.Array, "b hh ww d"]) -> Float[jax.Array, "b H W c"]:
@@ -151,17 +156,6 @@ class _Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
         return basic.Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
-
-
-class _Upsample(nn.Module):
-    convolution: str
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        return basic.Conv(
-            x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
-        )(x)
 
 
 class AutoencoderKL(nn.Module):

@@ -41,6 +41,7 @@ class _Strided(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww d"]:
         channels = x.shape[-1]
+        # Of the 5x5 kernel that a checkpoint holds, not of the folded 3x3 one.
         draw = initialize.torch_default(25 * channels)
         kernel = self.param("kernel", draw, (5, 5, channels, self.features))
         bias = self.param("bias", initialize.zeros, (self.features,))
@@ -134,6 +135,7 @@ class BottleneckAutoencoder(nn.Module):
         if self.variational:
             log_sigma = drop(basic.Linear(self.latent, name="log_sigma")(flat))
             if train:
+                # A stream of its own: dropout and the draw must not share bits.
                 noise = jax.random.normal(self.make_rng("latent"), mean.shape)
                 z = mean + jnp.exp(log_sigma) * noise
         h = drop(basic.Linear(math.prod(inner), name="expand")(z))

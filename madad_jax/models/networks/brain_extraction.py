@@ -62,7 +62,7 @@ def probability(weights: Weights, image: Float[jax.Array, "x y z"]) -> Float[jax
       weights: as `check` accepts them.
       image: normalised intensities; sides are multiples of 32.
     """
-    x = _normal(_conv(weights, "init.0", image[None, ..., None], stride=2))
+    x = _normalise(_conv(weights, "init.0", image[None, ..., None], stride=2))
     x = jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, (1, 3, 3, 3, 1), (1, 2, 2, 2, 1), ((0, 0), *[(1, 1)] * 3, (0, 0))
     )
@@ -74,24 +74,24 @@ def probability(weights: Weights, image: Float[jax.Array, "x y z"]) -> Float[jax
     for i in range(4):
         if i:
             x = x + down[3 - i]
-        x = _normal(_conv(weights, f"up{i}.conv1.0", x))
-        x = _normal(_conv_transposed(weights, f"up{i}.tp_conv.0", x, stride=2 if i < 3 else 1))
-        x = _normal(_conv(weights, f"up{i}.conv2.0", x))
+        x = _normalise(_conv(weights, f"up{i}.conv1.0", x))
+        x = _normalise(_conv_transposed(weights, f"up{i}.tp_conv.0", x, stride=2 if i < 3 else 1))
+        x = _normalise(_conv(weights, f"up{i}.conv2.0", x))
     x = x + stem
-    x = _normal(_conv_transposed(weights, "tp_conv1.0", x, stride=2))
-    x = _normal(_conv(weights, "conv.0", x))
+    x = _normalise(_conv_transposed(weights, "tp_conv1.0", x, stride=2))
+    x = _normalise(_conv(weights, "conv.0", x))
     return jax.nn.softmax(_conv_transposed(weights, "tp_conv2", x, stride=2), -1)[0, ..., 1]
 
 
 def _block(weights: Weights, name: str, x: jax.Array, stride: int = 1) -> jax.Array:
-    y = _normal(_conv(weights, f"{name}.double_conv.0", x, stride))
-    y = _normal(_conv(weights, f"{name}.double_conv.3", y), rectify=False)
+    y = _normalise(_conv(weights, f"{name}.double_conv.0", x, stride))
+    y = _normalise(_conv(weights, f"{name}.double_conv.3", y), rectify=False)
     if f"{name}.downsample.0.weight" in weights:
-        x = _normal(_conv(weights, f"{name}.downsample.0", x, stride), rectify=False)
+        x = _normalise(_conv(weights, f"{name}.downsample.0", x, stride), rectify=False)
     return jax.nn.relu(x + y)
 
 
-def _normal(x: jax.Array, rectify: bool = True) -> jax.Array:
+def _normalise(x: jax.Array, rectify: bool = True) -> jax.Array:
     """Instance normalisation, then ReLU."""
     mean = x.mean((1, 2, 3), keepdims=True)
     centred = x - mean

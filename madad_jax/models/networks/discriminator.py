@@ -45,6 +45,7 @@ class PatchDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, image: Float[jax.Array, "b H W c"]) -> Float[jax.Array, "b h w 1"]:
         """[b, H, W, c] in [-1, 1] -> [b, H/2^n - 2, W/2^n - 2, 1] logits, float32."""
+        # The two last convolutions take a cell each; below this side nothing would be left.
         if min(image.shape[1:3]) < 3 * 2**self.num_layers:
             raise errors.UserError(
                 f"discriminator.num_layers: images of {image.shape[1]}x{image.shape[2]} pixels "
@@ -64,4 +65,5 @@ class PatchDiscriminator(nn.Module):
             features = self.channels * min(2**i, 8)
             h = conv(features, stride, f"conv_{i}", False, self.dtype)(h)
             h = nn.leaky_relu(BatchNorm(name=f"norm_{i}")(h), SLOPE)
+        # Logits in float32, as every value that a loss reads.
         return conv(1, 1, f"conv_{self.num_layers + 1}", True, "float32")(h)

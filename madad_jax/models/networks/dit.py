@@ -142,10 +142,12 @@ class DiT(nn.Module):
         ) -> basic.Linear:
             return basic.Linear(features, init_scheme=scheme, dtype=dtype, name=name)
 
+        # The raw step index, not t / T: so the published weights were trained.
         c = basic.timestep_embedding(t, FREQUENCIES)
         c = nn.silu(linear(dim, "t_embedder_mlp_0", 0.02)(c))
         c = linear(dim, "t_embedder_mlp_2", 0.02)(c)
         h = linear(dim, "x_embedder", "xavier")(patchify(x, patch))
+        # A constant of the program, no parameter: checkpoints fit any latent size.
         table = position_embedding(dim, height // patch, width // patch)
         h = h + jnp.asarray(table, dtype=h.dtype)
         h = self._blocks(h, c, train)
@@ -170,6 +172,7 @@ class DiT(nn.Module):
             "dtype": self.dtype,
         }
         names = [f"blocks_{i}" for i in range(self.depth)]
+        # Initialisation names every block, so that checkpoints do not know of the loop.
         if not self.scan or self.is_initializing():
             block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
             for name in names:

@@ -68,6 +68,7 @@ def prepare(state: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
                 "bias": bias,
             }
             channels = width
+        # Index 1: the published layer has dropout, of no effect here, at 0.
         line = take(f"lin{block}.model.1.weight", (1, width, 1, 1))
         weights[f"lin_{block}"] = {"kernel": line.reshape(-1)}
     return weights
@@ -120,6 +121,7 @@ def _unit(f: jax.Array) -> jax.Array:
 def _features(weights: Mapping[str, Any], image: jax.Array) -> list[jax.Array]:
     """The five activations, [b, H/2^l, W/2^l, width]."""
     x = jnp.broadcast_to(image, (*image.shape[:3], 3)).astype(jnp.float32)
+    # The published scaling of images in [-1, 1], with one channel repeated for three.
     x = (x - jnp.asarray(SHIFT)) / jnp.asarray(SCALE)
     found = []
     for block, indices in enumerate(BLOCKS):

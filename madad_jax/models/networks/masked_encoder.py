@@ -40,6 +40,7 @@ class Block(nn.Module):
         q, k, v = jnp.moveaxis(parts, 2, 0)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         hidden = (visible < 0.5) & (visible > 0.5).any(-1, keepdims=True)
+        # Not -inf: a row of -inf alone would make the softmax NaN.
         logits = jnp.where(hidden[:, None, None], -1e9, logits / math.sqrt(q.shape[-1]))
         weights = jax.nn.softmax(logits).astype(v.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, width)
@@ -71,10 +72,12 @@ class MaskedEncoder(nn.Module):
         table = dit.position_embedding(self.hidden_size, height // self.patch, width // self.patch)
         seen = visible.reshape(x.shape[0], -1)
         embed = basic.Linear(self.hidden_size, init_scheme="xavier", name="embed")
+        # Times 0, so that a hidden square cannot reach the network even through its own token.
         h = embed(dit.patchify(x, self.patch)) * seen[..., None] + jnp.asarray(table)
         for i in range(self.depth):
             h = Block(self.num_heads, self.dtype, name=f"blocks_{i}")(h, seen)
         token = self.param("mask_token", initialize.normal(0.02), (self.hidden_size,))
+        # With positions: the one learned token does not know where it stands.
         h = jnp.where(seen[..., None] > 0.5, h, token + jnp.asarray(table))
         everything = jnp.ones_like(seen)
         for i in range(self.decoder_depth):

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
 from madad_jax.models.layers import attention as attention_lib
-from madad_jax.models.layers import basic
+from madad_jax.models.layers import basic, blocks
 from madad_jax.models.layers import sspcab as sspcab_lib
 
 # name: (model_channels, num_heads). The official XL (320 channels, 12 heads) cannot run: 320 is
@@ -106,20 +106,6 @@ class Downsample(nn.Module):
         return basic.Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
 
 
-class Upsample(nn.Module):
-    """Nearest doubling, then a 3x3 convolution."""
-
-    convolution: str
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Shaped[jax.Array, "b h w c"]) -> Shaped[jax.Array, "b hh ww c"]:
-        """Doubles both sides."""
-        return basic.Conv(
-            x.shape[-1], upsample=True, convolution=self.convolution, dtype=self.dtype, name="conv"
-        )(x)
-
-
 class UNet(nn.Module):
     """The whole network. Latent sides must be multiples of 2**(levels - 1)."""
 
@@ -143,14 +129,20 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], train: bool = False
-    ) -> tuple[Float[jax.Array, "b h w d"], Float[jax.Array, "b h w 1"] | None]:
-        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32.
+    ) -> tuple[
+        Float[jax.Array, "b h w d"],
+        Float[jax.Array, "b h w 1"] | None,
+        Float[jax.Array, ""] | None,
+    ]:
+        """Noised latent and raw step index -> (clean latent, logit of "untouched", penalty).
 
-        Without `mask_head` the second is None; with `out_channels` the first has so many
-        channels, whatever the input has.
+        All are float32. The logit is None without `mask_head`, the penalty (`layers/sspcab.py`)
+        without `sspcab`. With `out_channels` the first has so many channels, whatever the input
+        has.
         """
         self._check_sides(x.shape)
         emb = basic.timestep_embedding(t, self.model_channels)
+        # The embedding is computed once; every block maps it to its own width.
         emb = nn.silu(self._linear("time_embed_0")(emb))
         emb = self._linear("time_embed_2")(emb)
 
@@ -174,17 +166,20 @@ class UNet(nn.Module):
         block = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_res_blocks + 1):
+                # [current, skip], the published order: the kernels' input channels depend on it.
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self._stage(h, emb, train, mult, rate, f"output_blocks_{block}")
                 if level and i == self.num_res_blocks:
+                    # In the published names the doubling is the last member of its stage.
                     place = 2 if rate in self.attention_rates else 1
                     name = f"output_blocks_{block}_{place}"
-                    h = Upsample(self.convolution, self.dtype, name=name)(h)
+                    h = blocks.Upsample(self.convolution, self.dtype, name=name)(h)
                     rate //= 2
                 block += 1
+        penalty = None
         if self.sspcab:
-            h = sspcab_lib.SSPCAB(dtype=self.dtype, name="sspcab")(h)
-        return self._heads(h, x)
+            h, penalty = sspcab_lib.SSPCAB(dtype=self.dtype, name="sspcab")(h)
+        return (*self._heads(h, x), penalty)
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
         multiple = self.patch * 2 ** (len(self.channel_mult) - 1)
@@ -207,6 +202,7 @@ class UNet(nn.Module):
     def _res_block(
         self, h: jax.Array, emb: jax.Array, train: bool, mult: int, name: str
     ) -> jax.Array:
+        # Argument 3 is `train` (self counts as 0): traced, it could not choose the dropout.
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         features = self.model_channels * mult
         options = (self.num_groups, self.dropout, self.convolution, self.dtype)
@@ -227,6 +223,7 @@ class UNet(nn.Module):
         x0 = basic.Conv(channels * fold, zero_init=True, name="out_2")(nn.silu(norm("out_0")(h)))
         x0 = basic.depth_to_space(x0, self.patch)
         if self.residual_x0:
+            # Further input channels are conditions, and no part of what is predicted.
             x0 = x[..., :channels].astype(jnp.float32) + x0
         if not self.mask_head:
             return x0, None

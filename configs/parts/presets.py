@@ -20,17 +20,18 @@ PAPER = {
     "optim.final_lr_ratio": 0.0,
     "optim.weight_decay": 1e-4,  # silent
     "optim.grad_clip_norm": 0.0,
-    "loss.mask": "bce",
-    "loss.mask_weight": 1e-3,  # lambda is not given in the paper
-    "loss.region": "all",
-    "masking.max_ratio": 0.4,
-    "masking.per": "sample",  # silent; "X and Y independently" without a word on batches
-    "sampler.steps": 10,
-    "sampler.eta": 0.0,  # not given
-    "score.difference": "l2",
-    "score.reference": "input",
-    "score.gamma": 0.2,
-    "score.sigma": 5.0,  # width not given
+    "methods.madad.loss.mask": "bce",
+    "methods.madad.loss.mask_weight": 1e-3,  # lambda is not given in the paper
+    "methods.madad.loss.region": "all",
+    "methods.madad.masking.max_ratio": 0.4,
+    # Silent; "X and Y independently" without a word on batches.
+    "methods.madad.masking.per": "sample",
+    "methods.madad.inference.sampler.steps": 10,
+    "methods.madad.inference.sampler.eta": 0.0,  # not given
+    "methods.madad.inference.score.difference": "l2",
+    "methods.madad.inference.score.reference": "input",
+    "methods.madad.inference.score.gamma": 0.2,
+    "map.sigma": 5.0,  # width not given
     "autoencoder.scaling_factor": 0.18215,
 }
 
@@ -39,20 +40,30 @@ OFFICIAL = PAPER | {
     "train.epochs": 200,
     "optim.lr": 4e-5,
     "optim.schedule": "official_epochs",  # constant within an epoch, 0 in the first
-    "loss.mask": "mse",
-    "masking.per": "batch",
-    "sampler.eta": 0.5,
-    "score.difference": "l1",
-    "score.reference": "autoencoded",
-    "score.gamma": 0.25,
+    "methods.madad.loss.mask": "mse",
+    "methods.madad.masking.per": "batch",
+    "methods.madad.inference.sampler.eta": 0.5,
+    "methods.madad.inference.score.difference": "l1",
+    "methods.madad.inference.score.reference": "autoencoded",
+    "methods.madad.inference.score.gamma": 0.25,
 }
 
 # Options of ours, which both leave off as configs/default.py has them.
 OURS = (
-    *("diffusion.noise", "synthesis.share", "denoiser.residual_x0", "denoiser.sspcab"),
-    *("optim.name", "autoencoder.patch", "autoencoder.crop", "sampler.rewrite"),
-    *("sampler.inside_brain", "score.inside_brain", "ensemble.draws", "ensemble.flips"),
-    *("ensemble.combine", "ensemble.smooth_slices"),
+    "diffusion.noise",
+    "synthesis.share",
+    "denoiser.residual_x0",
+    "denoiser.sspcab",
+    "optim.name",
+    "autoencoder.patch",
+    "autoencoder.crop",
+    "methods.madad.inference.sampler.rewrite",
+    "methods.madad.inference.sampler.inside_brain",
+    "map.inside_brain",
+    "ensemble.draws",
+    "ensemble.flips",
+    "ensemble.combine",
+    "ensemble.smooth_slices",
 )
 
 # Ours: the paper's training, another score. Chosen on `val_lesion` of the embedded cohort among the
@@ -73,7 +84,7 @@ LIGHT = PAPER | {
     "autoencoder.channel_mult": (1, 2),
     "autoencoder.latent_channels": 8,
     "autoencoder.scaling_factor": 0.0,
-    "sampler.steps": 2,
+    "methods.madad.inference.sampler.steps": 2,
 }
 
 PRESETS = {"paper": PAPER, "official": OFFICIAL, "improved": IMPROVED, "light": LIGHT}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.metrics import no_learning, pixel_pool
+from madad_jax.metrics import baseline_maps, pixel_pool
 
 
 def _slices(n, seed=0, size=32):
@@ -24,19 +24,19 @@ def _with_lesion(images, brain, change):
 
 def test_z_score_is_of_the_brain_and_forgets_gain_and_offset():
     images, brain = _slices(3)
-    z = no_learning.z_score(images, brain)
+    z = baseline_maps.z_score(images, brain)
     for i in range(3):
         assert z[i][brain[i]].mean() == pytest.approx(0, abs=1e-5)
         assert z[i][brain[i]].std() == pytest.approx(1, abs=1e-4)
     assert not z[~brain].any()
-    again = no_learning.z_score(np.float32(0.3) * images - np.float32(0.2), brain)
+    again = baseline_maps.z_score(np.float32(0.3) * images - np.float32(0.2), brain)
     np.testing.assert_allclose(again, z, atol=1e-4)
 
 
 def test_flat_or_missing_brain_is_no_nan():
     images, brain = np.zeros((2, 8, 8), np.float32), np.zeros((2, 8, 8), bool)
     brain[0, 2:5, 2:5] = True
-    assert np.isfinite(no_learning.z_score(images, brain)).all()
+    assert np.isfinite(baseline_maps.z_score(images, brain)).all()
 
 
 @pytest.mark.parametrize(("change", "winner"), [(1.0, "bright"), (-1.0, "dark")])
@@ -44,8 +44,10 @@ def test_the_right_direction_finds_the_lesion(change, winner):
     images, brain = _slices(4)
     images, truth = _with_lesion(images, brain, change)
     ap = {
-        d: pixel_pool.pooled(no_learning.intensity(images, brain, direction=d, sigma=1.0), truth).ap
-        for d in no_learning.DIRECTIONS
+        d: pixel_pool.pooled(
+            baseline_maps.intensity(images, brain, direction=d, sigma=1.0), truth
+        ).ap
+        for d in baseline_maps.DIRECTIONS
     }
     assert max(ap, key=ap.get) in (winner, "absolute")
     loser = "dark" if winner == "bright" else "bright"
@@ -56,10 +58,11 @@ def test_the_right_direction_finds_the_lesion(change, winner):
 def test_maps_are_in_the_unit_interval_and_zero_outside_the_brain():
     images, brain = _slices(2)
     images, _ = _with_lesion(images, brain, 50.0)
-    mean = no_learning.MeanImage()
+    mean = baseline_maps.MeanImage()
     mean.add(*_slices(6, seed=1))
     maps = [
-        no_learning.intensity(images, brain, direction=d, sigma=1.0) for d in no_learning.DIRECTIONS
+        baseline_maps.intensity(images, brain, direction=d, sigma=1.0)
+        for d in baseline_maps.DIRECTIONS
     ]
     maps += [mean.maps(images, brain, sigma=1.0, spread=s) for s in (False, True)]
     for m in maps:
@@ -70,20 +73,20 @@ def test_maps_are_in_the_unit_interval_and_zero_outside_the_brain():
 
 def test_unit_maps_keep_the_order():
     z = np.linspace(-8, 8, 1001, dtype=np.float32)
-    assert (np.diff(no_learning._signed_to_unit(z)) > 0).all()
-    assert (np.diff(no_learning._positive_to_unit(np.abs(z[501:]))) > 0).all()
-    assert no_learning._signed_to_unit(np.zeros(1, np.float32))[0] == 0.5
+    assert (np.diff(baseline_maps._signed_to_unit(z)) > 0).all()
+    assert (np.diff(baseline_maps._positive_to_unit(np.abs(z[501:]))) > 0).all()
+    assert baseline_maps._signed_to_unit(np.zeros(1, np.float32))[0] == 0.5
 
 
 def test_unknown_direction():
     images, brain = _slices(1)
     with pytest.raises(errors.UserError, match="direction: found 'loud', accepted: bright"):
-        no_learning.intensity(images, brain, direction="loud", sigma=1.0)
+        baseline_maps.intensity(images, brain, direction="loud", sigma=1.0)
 
 
 def test_mean_image_streams():
     images, brain = _slices(12)
-    whole, parts = no_learning.MeanImage(), no_learning.MeanImage()
+    whole, parts = baseline_maps.MeanImage(), baseline_maps.MeanImage()
     whole.add(images, brain)
     for i in range(0, 12, 5):
         parts.add(images[i : i + 5], brain[i : i + 5])
@@ -98,11 +101,11 @@ def test_mean_image_streams():
 
 def test_mean_image_is_the_distance_to_the_mean():
     images, brain = _slices(12)
-    mean = no_learning.MeanImage()
+    mean = baseline_maps.MeanImage()
     mean.add(images, brain)
     test, test_brain = _slices(1, seed=5)
-    z = no_learning.z_score(test, test_brain)
-    distance = np.abs(z - no_learning.z_score(images, brain).mean(axis=0))[test_brain]
+    z = baseline_maps.z_score(test, test_brain)
+    distance = np.abs(z - baseline_maps.z_score(images, brain).mean(axis=0))[test_brain]
     got = mean.maps(test, test_brain, sigma=0.0)[test_brain]
     np.testing.assert_allclose(got / (1 - got), distance, rtol=1e-3, atol=1e-5)
 
@@ -110,7 +113,7 @@ def test_mean_image_is_the_distance_to_the_mean():
 def test_mean_image_finds_what_no_brightness_can():
     """Tissue of ordinary brightness in the wrong place, where training brains are dark."""
     images, brain = _slices(40)
-    mean = no_learning.MeanImage()
+    mean = baseline_maps.MeanImage()
     mean.add(images, brain)
     test, test_brain = _slices(3, seed=7)
     truth = np.zeros_like(test_brain)
@@ -119,8 +122,10 @@ def test_mean_image_finds_what_no_brightness_can():
     dark[truth] = np.roll(test, 3, axis=2)[truth]
     ap = pixel_pool.pooled(mean.maps(dark, test_brain, sigma=0.5), truth).ap
     best = max(
-        pixel_pool.pooled(no_learning.intensity(dark, test_brain, direction=d, sigma=0.5), truth).ap
-        for d in no_learning.DIRECTIONS
+        pixel_pool.pooled(
+            baseline_maps.intensity(dark, test_brain, direction=d, sigma=0.5), truth
+        ).ap
+        for d in baseline_maps.DIRECTIONS
     )
     assert ap > 0.5 > best
 
@@ -129,7 +134,7 @@ def test_spread_forgives_where_training_brains_differ():
     images, brain = _slices(60)
     rng = np.random.default_rng(3)
     images[:, 8:12, 8:12] += rng.normal(0, 0.5, (60, 1, 1)).astype(np.float32)
-    mean = no_learning.MeanImage()
+    mean = baseline_maps.MeanImage()
     mean.add(images, brain)
     test, test_brain = _slices(3, seed=9)
     test[:, 8:12, 8:12] += 0.4  # within what people have
@@ -144,7 +149,7 @@ def test_bands_keep_levels_of_the_head_apart():
     numbers = [10] * 10 + [90] * 10
     flipped = np.where(brain, -images, -1.0).astype(np.float32)
     images = np.concatenate([images[:10], flipped[10:]])
-    mean = no_learning.MeanImage(band=8)
+    mean = baseline_maps.MeanImage(band=8)
     mean.add(images, brain, numbers)
     test = images[[0, 10]], brain[[0, 10]]
     near = mean.maps(*test, sigma=0.0, slice_numbers=[13, 70])  # 70: the nearest band is 90's
@@ -157,8 +162,8 @@ def test_bands_keep_levels_of_the_head_apart():
 def test_mean_image_errors():
     images, brain = _slices(1)
     with pytest.raises(errors.UserError, match="0 training slices"):
-        no_learning.MeanImage().maps(images, brain, sigma=1.0)
-    mean = no_learning.MeanImage()
+        baseline_maps.MeanImage().maps(images, brain, sigma=1.0)
+    mean = baseline_maps.MeanImage()
     mean.add(images, brain)
     with pytest.raises(errors.UserError, match="found a slice of 16 x 16, accepted: 32 x 32"):
         mean.add(images[:, :16, :16], brain[:, :16, :16])
@@ -170,8 +175,8 @@ def test_best_intensity_says_that_it_looked():
         {"method": "b", "direction": "dark", "ap": 0.3},
         {"method": "c", "direction": "absolute", "ap": 0.2},
     ]
-    best = no_learning.best_intensity(rows)
+    best = baseline_maps.best_intensity(rows)
     assert best["ap"] == 0.3 and best["id"] == "intensity"
     assert "dark" in best["method"] and "oracle" in best["method"]
-    nothing = no_learning.best_intensity([dict(r, ap=None) for r in rows])
+    nothing = baseline_maps.best_intensity([dict(r, ap=None) for r in rows])
     assert nothing["direction"] == "bright"

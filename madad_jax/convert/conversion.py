@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.convert import autoencoder_kl, dit, state_dict, unet
+from madad_jax.convert import autoencoder_kl_weights, dit_weights, state_dict, unet_weights
 from madad_jax.core import errors
 from madad_jax.models.networks import dit as dit_model
 from madad_jax.models.networks import unet as unet_model
@@ -54,8 +54,10 @@ def convert(
 
 def _unet(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str) -> Converted:
     del adapt
-    settings = unet.infer_config(state, num_heads or None) | {"num_groups": num_groups or 32}
-    params = unet.to_ours(state, settings)
+    settings = unet_weights.infer_config(state, num_heads or None) | {
+        "num_groups": num_groups or 32
+    }
+    params = unet_weights.to_ours(state, settings)
     usual = {"channel_mult": (1, 2, 4), "num_res_blocks": 2, "attention_rates": (1, 2, 4)}
     usual |= {"num_groups": 32}
     names = {widths: name for name, widths in unet_model.SIZES.items()}
@@ -69,19 +71,21 @@ def _unet(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str)
 
 def _dit(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str) -> Converted:
     del num_groups, adapt
-    settings = dit.infer_config(state, num_heads or None)
+    settings = dit_weights.infer_config(state, num_heads or None)
     if settings["mlp_ratio"] != 4.0:
         raise errors.UserError(
             f"DiT with an MLP of {settings['mlp_ratio']} times its width; accepted is 4"
         )
-    params = dit.to_ours(state, settings)
+    params = dit_weights.to_ours(state, settings)
     sizes = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
     values = {"name": "dit", "size": settings["size"] or f"S/{settings['patch_size']}"}
     stem = values["size"].split("/")[0]
     if dit_model.SIZES[stem] != tuple(sizes.values()):
         values |= sizes
     complete = "final_layer.mask.weight" in state
-    return Converted("dit", params, settings, "denoiser", values, dit.notes(state), complete)
+    return Converted(
+        "dit", params, settings, "denoiser", values, dit_weights.notes(state), complete
+    )
 
 
 def _autoencoder(
@@ -89,13 +93,13 @@ def _autoencoder(
 ) -> Converted:
     del num_heads
     state, notes = adapt_channels(state, adapt)
-    settings = autoencoder_kl.infer_config(state, num_groups or 32)
+    settings = autoencoder_kl_weights.infer_config(state, num_groups or 32)
     if settings["embed_dim"] != settings["latent_channels"]:
         raise errors.UserError(
             f"autoencoder with embed_dim {settings['embed_dim']} and z_channels "
             f"{settings['latent_channels']}; accepted are those where both are the same"
         )
-    params = autoencoder_kl.to_ours(state, settings)
+    params = autoencoder_kl_weights.to_ours(state, settings)
     values = {key: settings[key] for key in _AUTOENCODER_KEYS}
     for key in ("channels", "channel_mult", "num_res_blocks"):
         if settings[f"decoder_{key}"] != settings[key]:
@@ -144,7 +148,9 @@ def adapt_channels(
 
 def to_official(kind: str, params: Any) -> dict[str, np.ndarray]:
     """Our parameters -> the published names and layouts."""
-    return {"unet": unet, "autoencoder": autoencoder_kl, "dit": dit}[kind].to_official(params)
+    return {"unet": unet_weights, "autoencoder": autoencoder_kl_weights, "dit": dit_weights}[
+        kind
+    ].to_official(params)
 
 
 _AUTOENCODER_KEYS = (

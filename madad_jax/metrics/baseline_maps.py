@@ -1,4 +1,4 @@
-"""Detectors that learn nothing, or nothing but an average: the floor every report shows.
+"""Detectors that learn nothing, or nothing but an average: the baselines of every report.
 
 Each slice is first brought to z-scores inside its brain, so that brightness means brighter than
 this brain's own mean.
@@ -25,7 +25,8 @@ from madad_jax.metrics import postprocess
 
 DIRECTIONS = ("bright", "dark", "absolute")
 # Of the z-score's variance: keeps a pixel where all training brains agree from dominating.
-_SPREAD_FLOOR = 0.05
+_LEAST_VARIANCE = 0.05
+# The variance of ten values is itself off by a half (standard deviation).
 _MIN_BRAINS = 10
 
 
@@ -34,10 +35,12 @@ def z_score(
 ) -> Float32[np.ndarray, "n H W"]:
     """Each slice to mean 0 and deviation 1 over its brain pixels; 0 outside the brain."""
     axes = (1, 2)
+    # At least 1: a slice without brain gives zeros in place of a division by 0.
     count = np.maximum(brain_masks.sum(axis=axes, keepdims=True), 1)
     mean = np.where(brain_masks, images, 0).sum(axis=axes, keepdims=True, dtype=np.float64) / count
     centred = np.where(brain_masks, images - mean, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=axes, keepdims=True) / count)
+    # A constant slice has no contrast to divide by.
     return (centred / np.maximum(deviation, 1e-6)).astype(np.float32)
 
 
@@ -93,6 +96,7 @@ class MeanImage:
         slice_numbers: Sequence[int] | None = None,
     ) -> None:
         """Adds training slices. `slice_numbers` is needed with a band."""
+        # float64: the variance is a small difference of sums over all training slices.
         z = z_score(images, brain_masks).astype(np.float64)
         for key, where in self._by_band(len(images), slice_numbers).items():
             shape = images.shape[1:]
@@ -128,6 +132,7 @@ class MeanImage:
         z = z_score(images, brain_masks)
         distance = np.zeros_like(z)
         for key, where in self._by_band(len(images), slice_numbers).items():
+            # The nearest band, for levels of the head without training slices.
             sums = self._sums[min(self._sums, key=lambda k: abs(k - key))]
             mean = sums.z / sums.slices
             far = np.abs(z[where] - mean)
@@ -153,7 +158,7 @@ def _spread(sums: _Sums) -> np.ndarray:
     mean = sums.z / count
     variance = np.maximum(sums.z2 / count - mean**2, 0.0)
     # Too few brains reach the pixel for a spread of their own: the z-score's unit.
-    return np.sqrt(np.where(sums.brain >= _MIN_BRAINS, variance, 1.0) + _SPREAD_FLOOR)
+    return np.sqrt(np.where(sums.brain >= _MIN_BRAINS, variance, 1.0) + _LEAST_VARIANCE)
 
 
 def best_intensity(rows: Sequence[dict[str, Any]], *, by: str = "ap") -> dict[str, Any]:
@@ -163,6 +168,7 @@ def best_intensity(rows: Sequence[dict[str, Any]], *, by: str = "ap") -> dict[st
     direction in `row["direction"]` (else their method's name is shown); the first is taken when
     nothing could be computed. `row["id"]` stays "intensity" whichever direction won.
     """
+    # -1 is below every AP: a row without figures wins only where none has any.
     best = max(rows, key=lambda r: -1.0 if r.get(by) is None else r[by])
     direction = best.get("direction", best["method"])
     name = f"intensity ({direction}; best of 3 by test {by.upper()}, oracle)"

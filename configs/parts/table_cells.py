@@ -8,8 +8,8 @@ per seed in `<workdir>/<cell>/seed<k>`, skips what is done, and writes `<table>.
 
 from ml_collections import config_dict
 
-from configs import presets
 from configs.baselines import ae, anoddpm, autoddpm, dae, ddpm, itermask2, pddpm, thor
+from configs.parts import presets
 
 ORACLES = "All thresholds are oracles."
 # Rows of the paper's tables and the files that make them; others stand with published figures only.

@@ -9,7 +9,10 @@ A modality may follow a second colon. `demo` and `slices` shrink networks and bu
 (`SMALL` of each file); `brats` and `atlas` keep what was published.
 """
 
-from configs import atlas, brats, demo, presets, slices_cpu
+from ml_collections import config_dict
+
+from configs import atlas, brats, demo, slices_cpu
+from configs.parts import presets
 
 MODALITIES = {
     "demo": ("T1", "T2", "FLAIR"),
@@ -25,12 +28,13 @@ _START = {
 }
 
 
-def config(method, argument, published, small):
+def config(method, argument, settings, published, small):
     """The config of a method on a cohort.
 
     Args:
       method: its name.
       argument: `cohort` or `cohort:modality`.
+      settings: the method's own section.
       published: {dotted key: value} of shared and own sections.
       small: the same, on top of `published`, for `demo` and `slices`.
 
@@ -46,6 +50,7 @@ def config(method, argument, published, small):
     c = _START[cohort](modality)
     c.name = f"{method}-{cohort}-{modality.lower()}"
     c.method = method
+    c.methods[method] = config_dict.ConfigDict(settings)
     values = dict(published)
     if cohort in ("demo", "slices"):
         values |= small

@@ -1,4 +1,4 @@
-"""Shared settings of methods that work on images, as flat tables for configs/protocols.py."""
+"""Shared settings of methods that work on images, as flat tables for configs/parts/protocols.py."""
 
 # The U-Net, optimiser and diffusion of AnoDDPM (Wyatt et al. 2022).
 WYATT = {
@@ -81,7 +81,7 @@ BAUR = {
     "optim.warmup_epochs": 0.0,
     "optim.weight_decay": 0.0,
     "optim.final_lr_ratio": 1.0,
-    "score.sigma": 0.0,  # a median filter does the smoothing
+    "map.sigma": 0.0,  # a median filter does the smoothing
     "synthesis.share": 0.0,
 }
 
@@ -100,5 +100,5 @@ SMALL_BAUR = {
     "log.validate_every_steps": 200,
     "checkpoint.every_steps": 400,
     "eval.batch_size": 24,
-    "score.sigma": 5.0,
+    "map.sigma": 5.0,
 }

@@ -1,6 +1,7 @@
 """Tables of S2 whose rows are one training a modality, scored in several ways (tables 3 and 4)."""
 
-from configs.paper import cells, table2
+from configs.paper import table2
+from configs.parts import table_cells
 
 
 def table(number, title, argument, rows, vary):
@@ -11,9 +12,9 @@ def table(number, title, argument, rows, vary):
       rows: names.
       vary: (config, row) -> the signal that is scored; may change the config's inference.
     """
-    preset, small, rows, modalities = cells.parse(argument, tuple(rows), table2.MODALITIES)
-    modalities = cells.small_columns(small, modalities)
-    c = cells.table(
+    preset, small, rows, modalities = table_cells.parse(argument, tuple(rows), table2.MODALITIES)
+    modalities = table_cells.small_columns(small, modalities)
+    c = table_cells.table(
         number,
         title,
         columns=table2.columns(modalities),
@@ -27,6 +28,6 @@ def table(number, title, argument, rows, vary):
         for row in rows:
             config = table2.config_of("MAD-AD", modality, preset, small)
             signal = vary(config, row)
-            key = cells.add(c, row, modality, config, signal=signal, trained=first)
+            key = table_cells.add(c, row, modality, config, signal=signal, trained=first)
             first = first or key
     return c

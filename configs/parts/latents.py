@@ -1,4 +1,4 @@
-"""Shared settings of methods on latents, as flat tables for configs/protocols.py."""
+"""Shared settings of methods on latents, as flat tables for configs/parts/protocols.py."""
 
 # For two CPU cores, on top of what the cohort's config sets for MAD-AD (network, optimiser).
 SMALL = {

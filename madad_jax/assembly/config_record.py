@@ -1,0 +1,123 @@
+"""What of a config is written beside a result, and how older records are read.
+
+A stage's record is a table {dotted key: value} of what its result depends on. Evaluation keys are
+not in it: another threshold or sampler needs no training.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import config_dict
+
+AUTOENCODER_KEYS = ("seed", "data", "autoencoder", "log", "mesh", "matmul_precision")
+# How latents reach the denoiser is no matter of the autoencoder's: both ways share one.
+_LATENT_KEYS = ("data.latents", "data.latent_draws")
+_DENOISER_KEYS = (
+    *AUTOENCODER_KEYS,
+    *_LATENT_KEYS,
+    *("method", "denoiser", "diffusion", "synthesis", "optim", "train"),
+)
+_INFERENCE = "inference"  # the part of a method's own section that no training reads
+# Free to change between two starts of the same run: where and how fast, not what.
+_FREE = (
+    *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
+    *("log.every_steps", "log.validate_batches"),
+    *("autoencoder.chunk", "autoencoder.convolution", "denoiser.convolution"),
+)
+
+# Keys that had another name in earlier versions, the longer ones first: {old: new}. A name
+# stands for itself and for all that lies under it.
+RENAMED = {
+    # 0.1.0 before the rooms: settings of MAD-AD stood at the top of the config.
+    "score.sigma": "map.sigma",
+    "score.inside_brain": "map.inside_brain",
+    "score": "methods.madad.inference.score",
+    "sampler": "methods.madad.inference.sampler",
+    "masking": "methods.madad.masking",
+    "loss": "methods.madad.loss",
+}
+
+
+def plain(config: config_dict.ConfigDict) -> dict[str, Any]:
+    """A ConfigDict as what comes back from its JSON."""
+    return json.loads(config.to_json())
+
+
+def stage_keys(config: config_dict.ConfigDict, on_latents: bool) -> dict[str, tuple[str, ...]]:
+    """{stage: keys that its result depends on}.
+
+    The trained detector depends on its method's own section too, and on nothing of the
+    autoencoder where the method works on images.
+    """
+    denoiser = tuple(k for k in _DENOISER_KEYS if on_latents or k != "autoencoder")
+    return {
+        "autoencoder": AUTOENCODER_KEYS,
+        "latents": AUTOENCODER_KEYS,
+        "denoiser": (*denoiser, f"methods.{config.method}"),
+    }
+
+
+def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The named sections as {dotted key: value}, without what is free to change."""
+    out: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
+            return
+        if isinstance(value, Mapping):
+            if prefix.startswith("methods."):
+                value = {k: v for k, v in value.items() if k != _INFERENCE}
+            for k, v in value.items():
+                walk(f"{prefix}.{k}", v)
+        else:
+            out[prefix] = list(value) if isinstance(value, tuple) else value
+
+    for key in keys:
+        section, *leaf = key.split(".")
+        walk(key, record[section][leaf[0]] if leaf else record[section])
+    return out
+
+
+def rename_key(key: str) -> str:
+    """A dotted key of any version by its name of today."""
+    for old, new in RENAMED.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key[len(old) :]
+    return key
+
+
+def rename_flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's record of any version by the names of today."""
+    return {rename_key(key): value for key, value in table.items()}
+
+
+def rename(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole config of any version, as nested tables, by the names of today.
+
+    The words "key=value" of `preset_values` are renamed too. What is not a run's config (other
+    files of weights carry a table of their own) comes back as it was.
+    """
+    out: dict[str, Any] = {}
+
+    def put(key: str, value: Any) -> None:
+        section = out
+        *way, leaf = rename_key(key).split(".")
+        for name in way:
+            section = section.setdefault(name, {})
+        section[leaf] = value
+
+    def walk(prefix: str, value: Any) -> None:
+        # Empty sections stay: a table of nothing is a value like any other.
+        if isinstance(value, Mapping) and value:
+            for k, v in value.items():
+                walk(f"{prefix}.{k}" if prefix else k, v)
+        else:
+            put(prefix, value)
+
+    walk("", record)
+    words = out.get("preset_values")
+    if isinstance(words, list | tuple):
+        pairs = (word.partition("=") for word in words)
+        out["preset_values"] = [f"{rename_key(key)}={value}" for key, _, value in pairs]
+    return out

@@ -1,0 +1,131 @@
+"""The data of a run from its config section: sources, batches, how slices were made."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import config_dict
+
+from madad_jax.data import provenance
+from madad_jax.data import registry as data_registry
+from madad_jax.data.input import pipeline
+from madad_jax.devices import batches as batches_lib
+
+_COHORT_CACHE = "~/.cache/madad_jax/cohort"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPlan:
+    """Where slices come from and how they become batches.
+
+    Attributes:
+      source: kind of the source, see `data.registry`.
+      root: its folder; "" for the embedded cohort.
+      modality: which pictures of it.
+      image_size: pixels a side.
+      seed: of drawn subjects, order and augmentation.
+      augment: style; "none" for none.
+      cached_latents: the denoiser learns from latents that were encoded once.
+      latent_draws: augmented draws kept of each training slice.
+      latents_dir: their folder; "": in the run's.
+      cohort: sizes of the embedded cohort.
+      cache_dir: of its drawn subjects; "": the user's cache folder.
+      num_threads: that read.
+    """
+
+    source: str
+    root: str
+    modality: str
+    image_size: int
+    seed: int
+    augment: str
+    cached_latents: bool
+    latent_draws: int
+    latents_dir: str
+    cohort: Mapping[str, Any]
+    cache_dir: str
+    num_threads: int
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the slices are those of the embedded cohort."""
+        return self.source == "cohort"
+
+    def open_split(self, split: str) -> Any:
+        """The source of one split. Raises UserError where there is none."""
+        cache = self.cache_dir or str(epath.Path(_COHORT_CACHE).expanduser())
+        return data_registry.make_source(
+            split,
+            name=self.source,
+            root=self.root,
+            modality=self.modality,
+            image_size=self.image_size,
+            cache_dir=cache,
+            seed=self.seed,
+            cohort=dict(self.cohort),
+        )
+
+    def has_split(self, split: str) -> bool:
+        """Whether there is such a split."""
+        return data_registry.has_split(
+            split, name=self.source, root=self.root, modality=self.modality
+        )
+
+    def preparation(self) -> provenance.SourcePreparation | None:
+        """How the slices were made from scans; None where that is not known."""
+        return provenance.describe_source(
+            name=self.source,
+            root=self.root,
+            modality=self.modality,
+            image_size=self.image_size,
+            cohort=dict(self.cohort),
+        )
+
+    def train_iterator(
+        self, data: Any, batch_size: int, mesh: jax.sharding.Mesh
+    ) -> pipeline.TrainIterator:
+        """Endless training batches of this process."""
+        index, count = batches_lib.data_process(mesh)
+        return pipeline.train_iterator(
+            data,
+            batch_size=batch_size,
+            seed=self.seed,
+            augment=None if self.augment == "none" else {"style": self.augment},
+            process_index=index,
+            process_count=count,
+            num_threads=self.num_threads,
+        )
+
+    def eval_batches(
+        self, data: Any, batch_size: int, mesh: jax.sharding.Mesh
+    ) -> pipeline.EvalBatches:
+        """Padded batches of this process, every slice once."""
+        index, count = batches_lib.data_process(mesh)
+        return pipeline.eval_batches(
+            data,
+            batch_size=batch_size,
+            process_index=index,
+            process_count=count,
+            num_threads=self.num_threads,
+        )
+
+
+def data_plan(config: config_dict.ConfigDict) -> DataPlan:
+    """The plan of `config.data`."""
+    c = config.data
+    return DataPlan(
+        source=c.source,
+        root=c.root,
+        modality=c.modality,
+        image_size=c.image_size,
+        seed=config.seed,
+        augment=c.augment,
+        cached_latents=c.latents == "cached",
+        latent_draws=c.latent_draws,
+        latents_dir=c.latents_dir,
+        cohort=c.cohort.to_dict(),
+        cache_dir=c.cache_dir,
+        num_threads=c.num_threads,
+    )

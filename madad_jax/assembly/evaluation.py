@@ -1,0 +1,94 @@
+"""How a trained method is judged, from the config's section."""
+
+import dataclasses
+
+from ml_collections import config_dict
+
+from madad_jax.assembly import networks
+from madad_jax.core import errors
+from madad_jax.data import provenance
+from madad_jax.evaluation import runner
+from madad_jax.metrics import scan_stacks
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """Which sets are scored, with which weights, and how.
+
+    Attributes:
+      sets: splits; the healthy companion of each joins where it exists.
+      run: folder of the run whose weights are scored; "": this one's.
+      checkpoint: `best` by validation loss, or `latest`.
+      batch_size: global.
+      false_positive_rate: of healthy validation brain pixels, sets the threshold.
+      whole_scans: scans are judged in 3-D too.
+      spacing_mm: between slices, rows, columns; 0: as the slices were prepared.
+      postprocess: name of what is done to a scan's map before it is judged.
+      smooth_slices_mm: sigma of a Gaussian over a scan's neighbouring slices; 0: none.
+      slice_options: options of the runner that need no preparation.
+    """
+
+    sets: tuple[str, ...]
+    run: str
+    checkpoint: str
+    batch_size: int
+    false_positive_rate: float
+    whole_scans: bool
+    spacing_mm: tuple[float, float, float]
+    postprocess: str
+    smooth_slices_mm: float
+    slice_options: runner.Options
+
+    def options(self, preparation: provenance.SourcePreparation | None) -> runner.Options:
+        """Options of the runner for slices prepared so.
+
+        Raises UserError when whole scans are judged and nothing says how far apart slices and
+        pixels are.
+        """
+        step = preparation.geometry.level_step if preparation else 1.0
+        return dataclasses.replace(
+            self.slice_options,
+            volumes=self._volumes(preparation) if self.whole_scans else None,
+            smooth_slices=self.smooth_slices_mm / step,
+        )
+
+    def _volumes(self, preparation: provenance.SourcePreparation | None) -> runner.Volumes:
+        spacing = self.spacing_mm
+        if not all(spacing):
+            if preparation is None:
+                raise errors.UserError(
+                    f"eval.spacing_mm: found {spacing}, and the slices do not say how they were "
+                    "made; with eval.protocol=both give mm between slices, rows and columns"
+                )
+            geometry = preparation.geometry
+            step = preparation.numbers[2] if preparation.numbers else 1
+            known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
+            slices, rows, columns = (s or k for s, k in zip(spacing, known, strict=True))
+            spacing = (slices, rows, columns)
+        return runner.Volumes(spacing, scan_stacks.PRESETS[self.postprocess])
+
+
+def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
+    """The plan of `config.eval`, with the smoothing of `config.map`."""
+    c = config.eval
+    slices, rows, columns = c.spacing_mm
+    return EvaluationPlan(
+        sets=tuple(c.sets),
+        run=c.run,
+        checkpoint=c.checkpoint,
+        batch_size=c.batch_size,
+        false_positive_rate=c.false_positive_rate,
+        whole_scans=c.protocol == "both",
+        spacing_mm=(float(slices), float(rows), float(columns)),
+        postprocess=c.postprocess,
+        smooth_slices_mm=config.ensemble.smooth_slices,
+        slice_options=runner.Options(
+            image_size=config.data.image_size,
+            sigma=networks.smoothing_sigma(config),
+            false_positive_rate=c.false_positive_rate,
+            band=c.mean_image_band,
+            bootstrap=c.bootstrap,
+            panels=c.panels,
+            seed=config.seed,
+        ),
+    )

@@ -1,0 +1,58 @@
+"""Values of a config that no builder looks at before hours are spent."""
+
+from ml_collections import config_dict
+
+from madad_jax.assembly import methods
+from madad_jax.core import errors
+from madad_jax.data.input import augment
+from madad_jax.metrics import scan_stacks
+
+_AT_LEAST_ONE = (
+    "data.image_size",
+    "data.latent_draws",
+    "eval.batch_size",
+    "log.every_steps",
+    "log.validate_every_steps",
+    "checkpoint.every_steps",
+    "checkpoint.keep_latest",
+)
+_CHOICES = {
+    "eval.checkpoint": ("best", "latest"),
+    "eval.protocol": ("slices", "both"),
+    "eval.postprocess": tuple(scan_stacks.PRESETS),
+    "data.augment": ("none", *augment.STYLES),
+    "data.latents": ("live", "cached"),
+}
+
+
+def check_values(config: config_dict.ConfigDict) -> None:
+    """Raises UserError for the first key whose value cannot be."""
+    values = config.to_dict()
+    for key in _AT_LEAST_ONE:
+        section, name = key.split(".")
+        if values[section][name] < 1:
+            raise errors.UserError(f"{key}: found {values[section][name]}, must be at least 1")
+    for key, accepted in _CHOICES.items():
+        section, name = key.split(".")
+        if values[section][name] not in accepted:
+            found = values[section][name]
+            raise errors.UserError(f"{key}: found {found!r}, accepted: {', '.join(accepted)}")
+    cached = config.data.latents == "cached"
+    if cached and not methods.stands_on_latents(config):
+        raise errors.UserError(
+            f"data.latents: found 'cached' with method={config.method}, which works on images; "
+            "set data.latents=live"
+        )
+    if cached and config.synthesis.share > 0:
+        raise errors.UserError(
+            f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
+            "latents hold no image to change; set synthesis.share=0 or data.latents=live"
+        )
+    rate = config.eval.false_positive_rate
+    if not 0.0 < rate < 1.0:
+        raise errors.UserError(f"eval.false_positive_rate: found {rate}, must lie between 0 and 1")
+    for key, section in (("autoencoder.train", config.autoencoder.train), ("train", config.train)):
+        if not 0.0 <= section.ema_decay < 1.0:
+            raise errors.UserError(
+                f"{key}.ema_decay: found {section.ema_decay}, accepted: 0 to below 1"
+            )

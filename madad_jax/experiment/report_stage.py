@@ -1,0 +1,69 @@
+"""`report.md` of a run, and its main table on standard output."""
+
+import logging
+
+import jax
+from etils import epath
+
+from madad_jax.assembly import parts as parts_lib
+from madad_jax.core import errors
+from madad_jax.evaluation import report, tables
+from madad_jax.experiment import workdir as workdir_lib
+from madad_jax.runtime import startup
+
+_LOG = logging.getLogger(__name__)
+
+SYNTHETIC = (
+    "All slices are synthetic: the embedded cohort is drawn from a brain template. These figures "
+    "show that the program works; they say nothing about patients."
+)
+
+
+def write_report(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> None:
+    """`report.md` from what the run has left behind, and the curves.
+
+    Raises UserError when nothing was scored.
+    """
+    if not workdir.primary:
+        return
+    folder = workdir.folder
+    rows = report.read_results(folder / "results.jsonl")
+    if not rows:
+        raise errors.UserError(f"{folder} has no results.jsonl; run --mode=evaluate first")
+    # Imported late: matplotlib takes a second that a training job need not wait for.
+    from madad_jax.evaluation import pictures
+
+    curves = folder / "curves.png"
+    drawn = pictures.training_curves(curves, workdir.trained / "metrics.jsonl")
+    names = ("dice_over_thresholds.png", "froc.png")
+    of_sets = [p for name in names for p in sorted((folder / "eval").glob(f"*/{name}"))]
+    report.write_report(
+        folder / "report.md",
+        title=parts.title,
+        rows=rows,
+        panels=sorted((folder / "eval").glob("*/panels/*.png")),
+        curves=[*([curves] if drawn else []), *of_sets],
+        config_summary={
+            "preset": parts.preset,
+            "changed (the preset says)": "; ".join(parts.preset_changes) or "nothing",
+            **parts.summary,
+            "denoiser steps": workdir.facts_here("denoiser")["steps"],
+            "machine": startup.device_line(),
+        },
+        cohort_note=SYNTHETIC if parts.data.synthetic else "",
+        notes=[parts.note] if parts.note else [],
+    )
+    _LOG.info("report: %s", folder / "report.md")
+
+
+def print_table(folder: str) -> None:
+    """The main table of every set on standard output."""
+    if jax.process_index():
+        return
+    rows = report.read_results(epath.Path(folder) / "results.jsonl")
+    for name in dict.fromkeys(str(row["set"]) for row in rows):
+        part = [row for row in rows if row["set"] == name]
+        kind = "synthetic, embedded cohort" if part[0].get("synthetic") else "slices from disk"
+        print(f"\nset {name} ({kind}), preset {part[0]['preset']}, seed {part[0]['run_seed']}")
+        print(tables.markdown(report.put_baselines_first(part), tables.MAIN))
+    print(f"report: {epath.Path(folder) / 'report.md'}")

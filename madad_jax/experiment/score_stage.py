@@ -1,0 +1,114 @@
+"""Scoring the test sets of a run, and the calibration that comes with it."""
+
+import dataclasses
+import json
+import logging
+from typing import Any
+
+import numpy as np
+
+from madad_jax.assembly import parts as parts_lib
+from madad_jax.checkpoints import digests
+from madad_jax.core import atomic_files, json_digest, version
+from madad_jax.core.types import Params
+from madad_jax.data import provenance
+from madad_jax.evaluation import calibrate, report, runner
+from madad_jax.evaluation import scorer as scorer_lib
+from madad_jax.experiment import frozen_weights, trained_weights
+from madad_jax.experiment import inputs as inputs_lib
+from madad_jax.experiment import workdir as workdir_lib
+
+_LOG = logging.getLogger(__name__)
+
+
+def score_sets(
+    parts: parts_lib.Parts,
+    workdir: workdir_lib.Workdir,
+    inputs: inputs_lib.Inputs,
+    frozen: frozen_weights.FrozenWeights,
+    steps: int,
+) -> list[dict[str, Any]]:
+    """Scores every set of `eval.sets` with weights trained for `steps`; returns and stores rows.
+
+    Raises UserError when a set is missing, or there is no checkpoint.
+    """
+    plan = parts.evaluation
+    # Opened first: a set that is missing is found before anything is scored.
+    sets = {name: (inputs.source(name), inputs.healthy_source(name)) for name in plan.sets}
+    params = trained_weights.restore_denoiser(
+        parts, workdir.checkpoints("denoiser"), inputs.mesh, plan.checkpoint
+    )
+    scorer = scorer_lib.Scorer(parts.method, params, frozen.values, inputs.mesh, parts.seed)
+    preparation = parts.data.preparation()
+    evaluation = runner.Evaluation(scorer, plan.options(preparation), inputs.eval_batches)
+    evaluation.fit_baselines(inputs.source("train"))
+    maps, brain = evaluation.choose_thresholds(inputs.source("val"))
+    calibrate_run(parts, workdir, inputs, preparation, maps, brain, params)
+    facts = {
+        "preset": parts.preset,
+        "name": parts.name,
+        "step": steps,
+        "modality": parts.data.modality,
+        "synthetic": parts.data.synthetic,
+        "run_seed": parts.seed,
+        "version": version.VERSION,
+    }
+    rows = []
+    for name, (test, healthy) in sets.items():
+        folder = workdir.folder / "eval" / name
+        rows += evaluation.score_set(name, test, healthy, folder, facts)
+    if workdir.primary:
+        for row in rows:
+            report.append_result(workdir.folder / "results.jsonl", row)
+    return rows
+
+
+def calibrate_run(
+    parts: parts_lib.Parts,
+    workdir: workdir_lib.Workdir,
+    inputs: inputs_lib.Inputs,
+    preparation: provenance.SourcePreparation | None,
+    maps: dict[str, np.ndarray],
+    brain: np.ndarray,
+    params: Params,
+) -> None:
+    """Keeps what healthy validation scans score, for operating points on new scans.
+
+    Args:
+      parts, workdir, inputs: of the run.
+      preparation: how its slices were made.
+      maps: of the healthy validation slices, by signal [n, H, W].
+      brain: their brain masks [n, H, W].
+      params: the weights that made the maps.
+    """
+    if parts.evaluation.smooth_slices_mm > 0:
+        _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
+        return
+    if preparation is None:
+        _LOG.info("no calibration for whole scans: the slices do not say where they lie")
+        return
+    facts = {
+        "config": parts.record,
+        "weights": json_digest.json_digest(digests.tree_digests(params)),
+        "preparation": preparation.to_dict(),
+        "source": "healthy validation subjects of the run",
+        "version": version.VERSION,
+    }
+    records = inputs.source("val").records
+    if workdir.primary:
+        found = calibrate.from_slices(maps, brain, records, preparation.geometry, facts)
+        calibrate.save(workdir.folder, found)
+
+
+def keep_preparation(
+    parts: parts_lib.Parts, workdir: workdir_lib.Workdir, inputs: inputs_lib.Inputs
+) -> None:
+    """Says in the run how its slices were made; its data may be elsewhere when scans come."""
+    preparation, path = parts.data.preparation(), workdir.folder / provenance.FILE
+    if workdir.primary and preparation is not None and not path.exists():
+        numbers: dict[str, list[int]] = {}
+        for record in inputs.source("train").records:
+            numbers.setdefault(record.subject, []).append(record.slice)
+        found = calibrate.stack_numbers(list(numbers.values()))
+        preparation = dataclasses.replace(preparation, numbers=found)
+        atomic_files.write_text(path, json.dumps(preparation.to_dict(), indent=1) + "\n")
