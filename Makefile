@@ -30,14 +30,14 @@ lint: $(VENV)/.dev
 
 setup: $(VENV)/.dev
 
-# pip is no part of a tested set, nor are setuptools and wheel, which not every venv holds.
+# pip and wheel are no part of a tested set; setuptools is: tests build the wheel with it.
 constraints:
 	$(MAKE) VENV=.venv-newest setup freeze
 
 freeze:
 	@echo "# Python $(VERSION): versions that were tested together. Made by: make test-newest constraints" \
 	  > constraints/python$(VERSION).txt
-	$(BIN)/python -m pip freeze --exclude=setuptools --exclude=wheel --disable-pip-version-check \
+	$(BIN)/python -m pip freeze --all --exclude=pip --exclude=wheel --disable-pip-version-check \
 	  | grep '^[A-Za-z0-9._-]*==' >> constraints/python$(VERSION).txt
 
 $(VENV)/bin/python:

@@ -67,7 +67,7 @@ def test_nothing_but_pins_stands_there(python):
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line) for line in lines)
     names = {utils.canonicalize_name(line.split("==")[0]) for line in lines}
     assert len(names) == len(lines)
-    assert not names & {"pip", "setuptools", "wheel", "torch", "madad-jax"}
+    assert not names & {"pip", "wheel", "torch", "madad-jax"}
 
 
 def test_a_set_for_every_python_that_is_named():
