@@ -16,14 +16,26 @@ _LATENT_KEYS = ("data.latents", "data.latent_draws")
 _DENOISER_KEYS = (
     *AUTOENCODER_KEYS,
     *_LATENT_KEYS,
-    *("method", "denoiser", "diffusion", "synthesis", "optim", "train"),
+    "method",
+    "denoiser",
+    "diffusion",
+    "synthesis",
+    "optim",
+    "train",
 )
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
-    *("data.cache_dir", "data.latents_dir", "data.num_threads", "data.root", "mesh"),
-    *("log.every_steps", "log.validate_batches"),
-    *("autoencoder.chunk", "autoencoder.convolution", "denoiser.convolution"),
+    "data.cache_dir",
+    "data.latents_dir",
+    "data.num_threads",
+    "data.root",
+    "mesh",
+    "log.every_steps",
+    "log.validate_batches",
+    "autoencoder.chunk",
+    "autoencoder.convolution",
+    "denoiser.convolution",
 )
 
 # Keys that had another name in earlier versions, the longer ones first: {old: new}. A name

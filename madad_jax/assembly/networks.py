@@ -15,7 +15,12 @@ from madad_jax.models.networks import lpips
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
-    *("model_channels", "channel_mult", "num_res_blocks", "attention_rates", "num_groups", "patch"),
+    "model_channels",
+    "channel_mult",
+    "num_res_blocks",
+    "attention_rates",
+    "num_groups",
+    "patch",
 )
 
 

@@ -154,7 +154,11 @@ def to_official(kind: str, params: Any) -> dict[str, np.ndarray]:
 
 
 _AUTOENCODER_KEYS = (
-    *("channels", "channel_mult", "num_res_blocks", "latent_channels", "num_groups"),
+    "channels",
+    "channel_mult",
+    "num_res_blocks",
+    "latent_channels",
+    "num_groups",
     "mid_attention",
 )
 _CONVERTERS: dict[str, Callable[..., Converted]] = {

@@ -86,7 +86,7 @@ def _shapes(directory: epath.Path) -> dict[str, Any]:
 
 
 def write(out: epath.PathLike, kind: str, state: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict as `.safetensors` or `.pt`, whole or not at all.
+    """Writes a state dict as `.safetensors` or `.pt`, by an atomic write.
 
     Raises:
         UserError: another suffix, a file that exists, or a place that cannot be written.

@@ -1,4 +1,4 @@
-"""Whole files or none: reading with messages, writing beside a file's place and moving into it."""
+"""Atomic writes, and reads whose errors name the file."""
 
 import hashlib
 import os
@@ -68,7 +68,7 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 def _forget(scratch: epath.Path) -> None:
-    """Removes what a failed write left; what cannot be removed either is not worth a word."""
+    """Removes what a failed write left, if it can be removed."""
     try:
         scratch.unlink(missing_ok=True)
     except OSError:

@@ -74,7 +74,7 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
 def describe_source(
     *, name: str, root: str, modality: str, image_size: int, cohort: dict[str, Any] | None
 ) -> SourcePreparation | None:
-    """How the slices of a data source were made; None when nobody said.
+    """How the slices of a data source were made; None where that is not known.
 
     Raises:
       UserError: a damaged `dataset.json`.

@@ -25,8 +25,18 @@ from madad_jax.devices import hlo_parser
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"),
-    *("conditional", "after-all", "opt-barrier", "partition-id", "replica-id"),
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "opt-barrier",
+    "partition-id",
+    "replica-id",
 }
 # Bfloat16 gradients are widened to be summed, narrowed again and only then sliced.
 _THROUGH = ("convert", "bitcast", "copy", "transpose", "reshape")

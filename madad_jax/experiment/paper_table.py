@@ -111,7 +111,7 @@ def _store(cell: cells.Cell, rows: list[dict[str, Any]] | None, digest: str) -> 
 
 
 def _results(cell: cells.Cell) -> list[paper_tables.Result]:
-    """The cell's own row under the table's name, and the rows that learn nothing beside it."""
+    """The cell's own row under the table's name, and the baselines beside it."""
     if not (cell.folder / _DONE).exists():
         return []
     rows = report.read_results(cell.folder / "results.jsonl")
@@ -137,7 +137,7 @@ def _write(table: cells.Table, root: epath.Path) -> None:
     for cell in table.cells:
         for found in _results(cell):
             place = (found.row, found.column, found.seed)
-            if place not in seen:  # rows that learn nothing come with every cell
+            if place not in seen:  # baselines come with every cell
                 seen.add(place)
                 results.append(found)
     columns = [paper_tables.Column(*c) for c in table.columns]

@@ -1,4 +1,4 @@
-"""The trained weights of a run, for whoever scores with them."""
+"""Restoring the trained weights of a run."""
 
 import jax
 from etils import epath

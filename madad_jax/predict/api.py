@@ -124,15 +124,15 @@ def build_detector(
       registration, brain_mask, slices, batch_size: as in `load`.
 
     Raises:
-      UserError: nobody said where the training slices lie, or a value that is not accepted.
+      UserError: where the training slices lie is not known, or a value is not accepted.
     """
     from madad_jax.predict import model as model_lib
 
     if model.preparation is None:
         raise errors.UserError(
-            f"--checkpoint={model.where}: nobody said where its training slices lie, so that no "
-            "scan can be cut alike; put a preparation.json there, with 'geometry' and 'modality' "
-            "(see data/provenance.py), or train on slices made by madad_jax.prepare"
+            f"--checkpoint={model.where}: the run does not say where its training slices lie, so "
+            "that no scan can be cut alike; put a preparation.json there, with 'geometry' and "
+            "'modality' (see data/provenance.py), or train on slices made by madad_jax.prepare"
         )
     changes: dict[str, Any] = {"registration": registration, "brain_mask": brain_mask}
     # An empty value keeps what training did.

@@ -33,7 +33,7 @@ class Model:
       parts: what it is made of, the detector among them.
       params, frozen: its weights.
       scorer: batches -> maps.
-      preparation: how its training slices were made; None: nobody said.
+      preparation: how its training slices were made; None: not known.
       calibration: None: it has none.
       shards: that a batch is divided over.
       weights: digest of `params`.

@@ -26,8 +26,15 @@ _LOG = logging.getLogger(__name__)
 
 TABLE = "scans.csv"
 _COLUMNS = (
-    *("scan", "status", "score", "percentile", "candidates", "candidates_ml", "seconds"),
-    *("source", "message"),
+    "scan",
+    "status",
+    "score",
+    "percentile",
+    "candidates",
+    "candidates_ml",
+    "seconds",
+    "source",
+    "message",
 )
 _NIFTI = (".nii", ".nii.gz")
 

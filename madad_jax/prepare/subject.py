@@ -141,7 +141,7 @@ class PreparedSubject:
 
 @dataclasses.dataclass(frozen=True)
 class _Truth:
-    """What a segmentation says, on the scan's canonical grid; None: nobody says.
+    """What a segmentation says, on the scan's canonical grid; None: not known.
 
     Attributes:
       lesion: where the lesion is.

@@ -1,9 +1,9 @@
-"""Memory in pages of 2 MB, which the C library has to be asked for before a process starts.
+"""Memory in pages of 2 MB; the C library is asked for them before a process starts.
 
 XLA's CPU code takes the temporaries of a program anew in every step, more than a gigabyte of a
 training step, and each page of 4 KB that is touched for the first time is a trap. On two virtual
-cores that was a sixth of a step (benchmarks/README.md). Linux has pages of 2 MB ready for who asks
-("madvise", the usual setting), and glibc asks when its tunable says so, from 2.35 on.
+cores that was a sixth of a step (benchmarks/README.md). Linux gives pages of 2 MB to a process
+that asks for them ("madvise", the usual setting). glibc asks when its tunable says so, from 2.35.
 """
 
 import os
@@ -19,7 +19,7 @@ MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 def wanted(mode: pathlib.Path = MODE) -> bool:
     """Whether a restart would change anything: glibc 2.35 or newer, a kernel that gives huge pages
-    to who asks and to nobody else (`mode` is its file), and no tunables of the user's own."""
+    only to processes that ask (`mode` is its file), and no tunables of the user's own."""
     if VARIABLE in os.environ:
         return False
     name, version = platform.libc_ver()

@@ -52,7 +52,7 @@ def start(
       hang_timeout: seconds without progress after which the job is ended; 0 waits for ever.
 
     Raises:
-      UserError: when nobody says which processes there are.
+      UserError: when neither flags nor environment say which processes there are.
       processes.Lost: when the others did not come in time.
     """
     address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")

@@ -173,7 +173,7 @@ def choose(
       split: of the subject: `train`, `val` or `test`.
       protocol: one of `PROTOCOLS`.
       brain_pixels: per slice.
-      lesion_pixels: per slice; None: nobody looked.
+      lesion_pixels: per slice; None: not known.
       unjudged: whether a slice shows what is neither lesion nor healthy: such slices are left out
         wherever health is claimed.
       healthy: known to have no lesion anywhere.
@@ -189,7 +189,7 @@ def choose(
         if brain < least_brain and not (lesion and split == "test"):
             continue
         if split != "test":
-            # What nobody has looked at is not healthy.
+            # A slice that was not judged does not count as healthy.
             if lesion or doubtful[k] or (lesion_pixels is None and not healthy):
                 continue
             chosen[k] = split

@@ -7,7 +7,7 @@ donated, so a step needs no second copy of parameters and optimiser moments.
 Under `fsdp` parameters are gathered for use and forgotten, in the forward and again in the
 backward pass, and gradients return to their shards (ZeRO stage 3, arXiv 1910.02054). It is
 written out because the compiler, left alone, splits small activations like the weights they meet
-and then moves them to and fro.
+and then moves them back and forth.
 """
 
 from collections.abc import Callable

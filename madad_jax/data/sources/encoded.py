@@ -34,7 +34,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedSlice:
-    """A slice before it is decoded; `segmentation` is None where nobody knows the truth."""
+    """A slice before it is decoded; `segmentation` is None where the truth is not known."""
 
     record: record_lib.Record
     image: Part

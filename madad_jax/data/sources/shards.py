@@ -1,4 +1,4 @@
-"""ArrayRecord shards: written whole or not at all, read by any number of threads.
+"""ArrayRecord shards: written atomically, read by any number of threads.
 
 A shard is an ArrayRecord file (github.com/google/array_record) of numbered records of bytes.
 Names are the usual `{name}-00003-of-00012.array_record`. The library reports a missing,
