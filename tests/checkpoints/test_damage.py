@@ -172,9 +172,9 @@ def test_unfinished_saves_are_removed(folder):
 _SAVER = """
 import sys, time
 sys.path.insert(0, sys.argv[3])
-from tests import checkpoint_cases as t
-from madad_jax import checkpoint
-with checkpoint.Checkpointer(sys.argv[1], best_metric="val/loss") as saver:
+from tests.checkpoints import cases as t
+from madad_jax.checkpoints import saver as saver_lib
+with saver_lib.Checkpointer(sys.argv[1], best_metric="val/loss") as saver:
     restored = saver.restore_latest(t.ABSTRACT)
     step = 0 if restored is None else restored.step
     if restored is not None:

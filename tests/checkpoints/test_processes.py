@@ -12,27 +12,28 @@ _WORKER = """
 import os, pathlib, signal, sys, time
 folder, port, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sys.path.insert(0, sys.argv[4])
-from madad_jax import runtime
-runtime.start(distributed=True, coordinator_address=f"localhost:{port}", num_processes=2,
+from madad_jax.runtime import startup, stop as stop_lib
+startup.start(distributed=True, coordinator_address=f"localhost:{port}", num_processes=2,
               process_id=index)
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from madad_jax import checkpoint, digests, sharding
-from tests import checkpoint_cases as cases
+from madad_jax.checkpoints import digests, saver as saver_lib
+from madad_jax.devices import batches, mesh as mesh_lib
+from tests.checkpoints import cases
 
-mesh = sharding.make_mesh(1, 2, 1)
-assert sharding.data_process(mesh) == (index, 2)
-batch = sharding.global_batch(mesh, {"image": np.full((2, 3), index, np.float32), "t": np.int32(5)})
+mesh = mesh_lib.make_mesh(1, 2, 1)
+assert batches.data_process(mesh) == (index, 2)
+batch = batches.global_batch(mesh, {"image": np.full((2, 3), index, np.float32), "t": np.int32(5)})
 assert batch["image"].shape == (4, 3) and float(batch["image"].sum()) == 6
 target = cases.sharded(mesh)
 shardings = jax.tree.map(lambda x: x.sharding, target)
 make = lambda step: jax.jit(cases.make_state, out_shardings=shardings)(step)
 whole = lambda state: digests.tree_digests(state)
 
-with checkpoint.Checkpointer(folder) as saver:
+with saver_lib.Checkpointer(folder) as saver:
     for step in (1, 2):
         assert saver.save(step, make(step), {"position": step}, {})
-with checkpoint.Checkpointer(folder) as saver:
+with saver_lib.Checkpointer(folder) as saver:
     restored = saver.restore_latest(target)
     assert restored.step == 2 and whole(restored.state) == whole(make(2))
     if index == 0:
@@ -48,7 +49,7 @@ with checkpoint.Checkpointer(folder) as saver:
     assert saver.all_steps() == [1] and saver.save(2, make(2), {"position": 2}, {})
     saver.wait()
 
-with runtime.GracefulStop() as stop:
+with stop_lib.GracefulStop() as stop:
     for step in range(3, 2000):
         multihost_utils.process_allgather(np.asarray(step))
         if step == 10:
@@ -57,7 +58,7 @@ with runtime.GracefulStop() as stop:
             break
         time.sleep(0.01)
 print("stopped", step, stop.exit_status, flush=True)
-with checkpoint.Checkpointer(folder) as saver:
+with saver_lib.Checkpointer(folder) as saver:
     assert saver.save(step, make(step), {"position": step}, {})
 """
 

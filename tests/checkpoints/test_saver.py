@@ -173,12 +173,13 @@ def test_unwritable_folder_names_it(tmp_path):
 _LIMITED = """
 import resource, signal, sys
 import jax.numpy as jnp, types
-from madad_jax import checkpoint, errors
+from madad_jax.checkpoints import saver as saver_lib
+from madad_jax.core import errors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 state = lambda n: types.SimpleNamespace(
     step=jnp.int32(n), params={"w": jnp.arange(n, dtype=jnp.float32)}, opt_state=(), ema_params=None
 )
-saver = checkpoint.Checkpointer(sys.argv[1])
+saver = saver_lib.Checkpointer(sys.argv[1])
 saver.save(1, state(10), {}, {})
 saver.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -67,12 +67,12 @@ def test_start_fills_the_cache_and_joins_as_asked(tmp_path):
     """In a process of its own: the cache and the coordinator are global to a process."""
     script = """
 import sys, jax
-from madad_jax import runtime
-runtime.start(distributed=True, coordinator_address=sys.argv[1], num_processes=1, process_id=0)
+from madad_jax.runtime import startup, stop as stop_lib
+startup.start(distributed=True, coordinator_address=sys.argv[1], num_processes=1, process_id=0)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 assert jax.distributed.is_initialized()
 jax.jit(lambda x: x @ x)(jax.numpy.ones((3, 3))).block_until_ready()
-with runtime.GracefulStop() as stop:
+with stop_lib.GracefulStop() as stop:
     assert not stop.requested(1)
 """
     env = dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"))

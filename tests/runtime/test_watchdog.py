@@ -80,10 +80,10 @@ def test_one_that_ended_is_told_to_the_others_in_one_line():
 def test_no_progress_ends_the_process_with_its_status_and_a_line():
     script = """
 import time
-from madad_jax import processes
+from madad_jax.runtime import watchdog
 from tests.runtime.test_watchdog import Store
-watch = processes.Watch(Store(), 0, 2, period=0.02)
-processes.progress("denoiser: step 7")
+watch = watchdog.Watch(Store(), 0, 2, period=0.02)
+watchdog.progress("denoiser: step 7")
 watch.begin(0.3)
 time.sleep(60)
 """
