@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py --slices=1000000
 
-Maps are generated (madad_jax/speed/maps.py). On the way some lines tell the CPU time of the
+Maps are generated (benchmarks/speed/maps.py). On the way some lines tell the CPU time of the
 evaluator and the resident memory; the last tell what was found.
 """
 
