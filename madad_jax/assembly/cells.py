@@ -61,6 +61,7 @@ class Cell:
     def digest(self, *, seed: bool = True) -> str:
         """Of everything that decides the cell's figures; where files lie does not."""
         plain = config_record.plain(self.config)
+        # Where things lie and how fast they are read changes no figure.
         for key in ("root", "cache_dir", "latents_dir", "num_threads"):
             plain["data"].pop(key)
         plain["eval"].pop("run")

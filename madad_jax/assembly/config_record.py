@@ -78,6 +78,7 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
         if isinstance(value, Mapping):
+            # Inference may change after training, so no record of a stage holds it.
             if prefix.startswith("methods."):
                 value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():

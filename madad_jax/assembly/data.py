@@ -87,6 +87,7 @@ class DataPlan:
         self, data: Any, batch_size: int, mesh: jax.sharding.Mesh
     ) -> pipeline.TrainIterator:
         """Endless training batches of this process."""
+        # Of the mesh and not of the job: processes that hold the same rows read the same slices.
         index, count = batches_lib.data_process(mesh)
         return pipeline.train_iterator(
             data,

@@ -45,6 +45,7 @@ class EvaluationPlan:
         Raises UserError when whole scans are judged and nothing says how far apart slices and
         pixels are.
         """
+        # Without a preparation slices are taken to be 1 mm apart.
         step = preparation.geometry.level_step if preparation else 1.0
         return dataclasses.replace(
             self.slice_options,

@@ -151,6 +151,7 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
     """
     if plain_convolutions:
         config = _with_plain_convolutions(config)
+    # Before the builders, whose errors would name what a wrong value led to.
     values.check_values(config)
     on_latents = methods.stands_on_latents(config)
     return Parts(
@@ -161,6 +162,7 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         method_name=config.method,
         method=methods.detector(config),
         autoencoder=_autoencoder_parts(config) if on_latents else None,
+        # Read when asked for: files of weights take seconds, and a report needs none.
         method_weights=lambda: methods.read_weights(config),
         learns_from_labels=methods.learns_from_labels(config),
         plan=training_lib.stage_plan(config, "denoiser"),

@@ -75,6 +75,7 @@ class StagePlan:
 
     def optimizer(self, planned: Budget) -> tuple[optax.GradientTransformation, Any]:
         """(transformation, learning rate by step). Raises UserError as `make_optimizer` does."""
+        # Configs count warm-up in epochs, as papers do; the schedules count it in both.
         settings = dict(self.optim)
         warmup = settings.pop("warmup_epochs")
         return optimizer.make_optimizer(

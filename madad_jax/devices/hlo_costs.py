@@ -24,6 +24,7 @@ import numpy as np
 from madad_jax.devices import hlo_parser
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# Operations that start no kernel: names for what is there, and callers, whose bodies are counted.
 _FREE = {
     "parameter",
     "constant",
@@ -93,6 +94,7 @@ def read(text: str) -> Program:
             if not kernel and i.opcode not in _FREE and not i.opcode.endswith("-done"):
                 moved += times * _moved(i, table, computations)
                 kernels += times
+            # An asynchronous collective is a pair, of which the first carries the shapes.
             kind = i.opcode.removesuffix("-start")
             if kind in KINDS:
                 found.append(_collective(kind, i, table, computations, times))

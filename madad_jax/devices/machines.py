@@ -43,6 +43,7 @@ class Chip:
     cores: int = 1  # that the machine's name counts as one chip
 
 
+# Peaks are of dense products. "highest" on a TPU is six bfloat16 passes, hence the / 6.
 _TPU = "https://cloud.google.com/tpu/docs/"
 CHIPS = {
     "v4": Chip(

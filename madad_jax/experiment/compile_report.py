@@ -49,6 +49,7 @@ def costs_of(name: str, compiled: Any) -> Costs:
         name=name,
         program=hlo_costs.read(compiled.as_text()),
         arguments=memory.argument_size_in_bytes,
+        # Donated arguments become outputs in place: they would count twice.
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temp=memory.temp_size_in_bytes,
     )
@@ -186,6 +187,7 @@ def lower_step(
     tx, _ = plan.optimizer(training_lib.ANY_BUDGET)
     options = plan.options(training_lib.ANY_BUDGET)
     trainer = trainer_lib.Trainer(method, tx, options, batch_spec=spec, mesh=mesh, seed=0)
+    # Shapes alone everywhere: nothing of the model is ever allocated.
     key = jax.eval_shape(lambda: random_keys.root_key(0))
     batch = _sharded(spec, mesh_lib.batch_sharding(mesh))
     return trainer.step_fn.lower(trainer.abstract, frozen, batch, key)

@@ -64,6 +64,7 @@ class FrozenWeights:
         if parts.autoencoder is not None:
             weights = trained_weights.restore_autoencoder(parts, workdir, mesh)
             factor = parts.autoencoder.scaling_factor
+            # 0 asks the run to measure the factor on its own training latents.
             if factor <= 0:
                 factor = measure(weights) if measure else recorded_factor(workdir)
             values |= {_ENCODER: weights, "scaling_factor": np.float32(factor)}

@@ -31,6 +31,7 @@ class Inputs:
 
     def source(self, split: str) -> Any:
         """One split, opened once."""
+        # Opening lists and checks every file of a split: once is enough for all stages.
         if split not in self._sources:
             self._sources[split] = self.data.open_split(split)
             _LOG.info("%s: %s", split, self._sources[split].describe())

@@ -66,6 +66,7 @@ def prepare(
     folder = folder_of(parts, workdir) / json_digest.json_digest(facts)[:16]
     counts = {split: len(inputs.source(split)) * k for split, k in draws.items()}
     shares = [part for split, n in counts.items() for part in cached_latents.list_parts(split, n)]
+    # Every n-th part, so that the large training split is shared evenly.
     ours = shares[jax.process_index() :: jax.process_count()]
     started = time.monotonic()
     with cached_latents.lock(folder, jax.process_index()):
@@ -144,6 +145,7 @@ class _Encoder:
         # One copy of the weights per host, on a mesh of its own devices alone.
         local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
         self._params = jax.device_put(local, whole)
+        # A process encodes alone: its share of the global batch, rounded up to its devices.
         share = max(1, inputs.eval_batch_size // jax.process_count())
         self._batch_size = -(-share // len(mine)) * len(mine)
         self._batches = 0

@@ -58,6 +58,7 @@ def _check(table: cells.Table) -> None:
                 f"data_root: no folder {cell.missing_data!r}. {table.needs}, or set "
                 "--config.data_root"
             )
+        # Seeds change no shape: each kind of cell is traced once.
         text = cell.digest(seed=False)
         if text in seen or cell.seed != table.seeds[0]:
             continue

@@ -32,6 +32,7 @@ def once(
     known = mode == "report" or passed(parts, workdir)
     if not known:
         check_programs(parts)
+    # After the programs: a config that cannot run leaves no folder behind.
     workdir.create()
     if not known and workdir.primary:
         remember(parts, workdir)
@@ -54,6 +55,7 @@ def remember(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> None:
 def _identity(parts: parts_lib.Parts) -> str:
     """Of the config, our files as they are on disk, and the packages that trace."""
     root = pathlib.Path(__file__).parents[1]
+    # Sizes and times and not contents: a hash of 250 files at every start would take longer.
     states = [(path, path.stat()) for path in sorted(root.rglob("*.py"))]
     code = [[str(p.relative_to(root)), s.st_size, s.st_mtime_ns] for p, s in states]
     packages = [startup.package_version(name) for name in startup.PACKAGES]
@@ -124,7 +126,7 @@ def _check_stages(parts: parts_lib.Parts, inputs: inputs_lib.Inputs, mode: str) 
     if mode != "train_autoencoder":
         plans.append(parts.plan)
     slices = len(inputs.source("train"))
-    inputs.source("val")
+    inputs.source("val")  # opened for its errors alone
     for plan in plans:
         key = f"{plan.key}.batch_size"
         batches.check_batch_size(plan.batch_size, inputs.mesh, plan.accum_steps, key=key)

@@ -41,6 +41,7 @@ def score_sets(
     scorer = scorer_lib.Scorer(parts.method, params, frozen.values, inputs.mesh, parts.seed)
     preparation = parts.data.preparation()
     evaluation = runner.Evaluation(scorer, plan.options(preparation), inputs.eval_batches)
+    # Thresholds come from healthy validation slices, before any test slice is scored.
     evaluation.fit_baselines(inputs.source("train"))
     maps, brain = evaluation.choose_thresholds(inputs.source("val"))
     calibrate_run(parts, workdir, inputs, preparation, maps, brain, params)
@@ -95,6 +96,7 @@ def calibrate_run(
         "version": version.VERSION,
     }
     records = inputs.source("val").records
+    # Every process has all maps by now; one writes.
     if workdir.primary:
         found = calibrate.from_slices(maps, brain, records, preparation.geometry, facts)
         calibrate.save(workdir.folder, found)

@@ -58,6 +58,7 @@ def execute(
     """
     parts = parts_lib.assemble(config)
     workdir = workdir_lib.of_parts(parts, folder)
+    # Before the inputs: how many rows this process reads depends on the mesh.
     mesh = mesh_lib.make_mesh(**parts.mesh, devices=devices)
     inputs = inputs_lib.Inputs(parts.data, mesh, parts.evaluation.batch_size)
     preflight.once(parts, workdir, inputs, mode)
@@ -87,6 +88,7 @@ def train_autoencoder(
     made = parts.autoencoder
     if made is None:
         return
+    # A named run comes first: its weights are used even where this folder has some of its own.
     if made.run or workdir.is_complete("autoencoder"):
         _LOG.info("autoencoder: complete")
         return
@@ -147,11 +149,14 @@ def measure_scaling_factor(
         mean, logvar = network.encode(params, image)
         h, w = mean.shape[1:3]
         b = brain.reshape(len(brain), h, network.factor, w, network.factor).mean((2, 4))
+        # Cells that are mostly brain: the background encodes to one value, and would make the
+        # spread depend on how much of it a picture has.
         weight = (b > 0.5)[..., None] * jnp.ones_like(mean)
+        # The posterior's own variance counts, since training draws from it.
         power = jnp.square(mean) + jnp.exp(logvar)
         return weight.sum(), (weight * mean).sum(), (weight * power).sum()
 
-    total = np.zeros(3)
+    total = np.zeros(3)  # float64 on the host: sums of millions of cells lose digits in float32
     limit = max(1, _MEASURED_SLICES // inputs.eval_batch_size)
     for i, batch in enumerate(inputs.eval_batches(inputs.source("train"))):
         if i >= limit:
@@ -196,6 +201,7 @@ def train_denoiser(
         folder = trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
         first = trained_weights.restore_denoiser(parts, folder, inputs.mesh)
     if latents:
+        # The step neither encodes nor decodes then, and devices keep the memory for the denoiser.
         frozen = frozen.without_autoencoder()
         sources = latents["train"], latents["val"]
     else:

@@ -63,7 +63,7 @@ def restore_denoiser(
 
 def _abstract(parts: parts_lib.Parts, mesh: jax.sharding.Mesh, method: base.Method) -> Params:
     """Shapes of a method's weights, whole on every device."""
-    spec = parts.image_spec()
+    spec = parts.image_spec()  # weights do not depend on how many slices a batch has
     abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
     whole = mesh_lib.replicated(mesh)
     return parameter_rules.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))

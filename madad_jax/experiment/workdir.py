@@ -50,6 +50,7 @@ class Workdir:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".probe-{jax.process_index()}"
+            # Existing is not enough: a mounted folder may be read-only.
             probe.write_text("")
             probe.unlink()
         except OSError as error:
@@ -69,6 +70,7 @@ class Workdir:
         marker, now = self.trained / stage / _MARKER, self._records[stage]
         if marker.exists():
             then = config_record.rename_flat(json.loads(marker.read_text()))
+            # Keys that only the older record has were dropped since, and change nothing.
             differ = [k for k in now if k not in then or then[k] != now[k]]
             if differ:
                 shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
@@ -77,6 +79,8 @@ class Workdir:
                     "choose another --workdir, or remove that folder"
                 )
         else:
+            # Written before the stage begins, so that a stopped one is not resumed with another
+            # config either.
             atomic_files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
         return (self.trained / stage / _COMPLETE).exists()
 
