@@ -24,7 +24,7 @@ from madad_jax.predict import montage
 _MOST_VOXELS = 12_000_000  # of the viewer's volume; larger scans are thinned for the page
 _THRESHOLDS = 150
 _MOST_LISTED = 200
-_NIIVUE = ("_assets", "js", "niivue.umd.js")
+NIIVUE = ("_assets", "js", "niivue.umd.js")  # where nilearn keeps the viewer
 _MARGIN = 8  # voxels around the head
 
 
@@ -61,7 +61,7 @@ def render(result: Any) -> str:
         "facts": _facts(summary),
         "license": _text(_asset("niivue_license.txt")),
         "data": _json(data),
-        "niivue": _niivue(),
+        "niivue": read_niivue(),
         "js": _asset("report.js"),
     }
     page = _asset("report.html")
@@ -76,14 +76,14 @@ def _asset(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _niivue() -> str:
-    """The viewer's code.
+def read_niivue(path: tuple[str, ...] = NIIVUE) -> str:
+    """The viewer's code, at `path` in nilearn.
 
     Raises:
       UserError: nilearn is not there or does not hold it.
     """
     try:
-        file = importlib.resources.files("nilearn").joinpath(*_NIIVUE)
+        file = importlib.resources.files("nilearn").joinpath(*path)
         code = file.read_text(encoding="utf-8")
     except (ModuleNotFoundError, OSError) as error:
         raise errors.UserError(

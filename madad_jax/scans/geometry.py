@@ -130,25 +130,6 @@ class Geometry:
         affine = self.affine(numbers[0], steps.pop(), subpixels)
         return VoxelGrid((len(numbers), side, side), affine)
 
-    def slice_to_mm(self, rows, columns, level_mm) -> Float64[np.ndarray, "... 3"]:
-        """(x, y, z) in mm of pixel centres; the arguments broadcast."""
-        rows, columns, level_mm = np.broadcast_arrays(
-            np.asarray(rows, np.float64), np.asarray(columns, np.float64), level_mm
-        )
-        matrix = self.affine()
-        x = matrix[0, 2] * columns + matrix[0, 3]
-        y = matrix[1, 1] * rows + matrix[1, 3]
-        return np.stack([x, y, level_mm.astype(np.float64)], axis=-1)
-
-    def mm_to_slice(self, points) -> Float64[np.ndarray, "... 3"]:
-        """(row, column, slice number), not rounded, of points (x, y, z) in mm [..., 3]."""
-        points = np.asarray(points, np.float64)
-        matrix = self.affine()
-        row = (points[..., 1] - matrix[1, 3]) / matrix[1, 1]
-        column = (points[..., 0] - matrix[0, 3]) / matrix[0, 2]
-        number = (points[..., 2] - self.first_level) / self.level_step
-        return np.stack([row, column, number], axis=-1)
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON; see `from_dict`."""
         values = dataclasses.asdict(self)

@@ -69,18 +69,6 @@ def find_scale(
     return Scale(float(bottom), float(top))
 
 
-def normalise(
-    data: Float32[np.ndarray, "*shape"],
-    mask: Bool[np.ndarray, "*shape"],
-    method: str = "percentile",
-    *,
-    low: float = 1.0,
-    high: float = 99.0,
-) -> Float32[np.ndarray, "*shape"]:
-    """Values in [0, 1] by the intensities inside the mask; see `find_scale`."""
-    return find_scale(data, mask, method, low=low, high=high)(data)
-
-
 def correct_bias(
     volume: volumes.Volume, mask: Bool[np.ndarray, "X Y Z"]
 ) -> Float32[np.ndarray, "X Y Z"]:

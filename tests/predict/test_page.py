@@ -58,12 +58,9 @@ def test_a_name_from_a_stranger_stays_text(result):
     assert text.count("@@data@@") == 1, "what is put in is not looked at for marks"
 
 
-def test_says_what_is_missing_without_nilearns_viewer(monkeypatch):
-    page._niivue.cache_clear()
-    monkeypatch.setattr(page, "_NIIVUE", ("_assets", "js", "gone.js"))
+def test_says_what_is_missing_without_nilearns_viewer():
     with pytest.raises(errors.UserError, match=r"nilearn>=0\.14"):
-        page._niivue()
-    page._niivue.cache_clear()
+        page.read_niivue(("_assets", "js", "gone.js"))
 
 
 def test_large_scans_are_thinned_for_the_page():
