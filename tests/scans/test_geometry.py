@@ -24,11 +24,12 @@ GEOMETRIES = st.builds(
 
 
 def slice_to_mm(g, row, column, level_mm):
-    """(x, y, z) of a pixel's centre, counted from the middle of the square."""
+    """(x, y, z) [..., 3] of pixels' centres, counted from the middle of the square."""
     middle = (g.image_size - 1) / 2
     right = 1 if g.left == "left" else -1
     x = g.centre[0] + right * (column - middle) * g.pixel
-    return np.array([x, g.centre[1] - (row - middle) * g.pixel, level_mm])
+    y = g.centre[1] - (row - middle) * g.pixel
+    return np.stack(np.broadcast_arrays(x, y, level_mm), axis=-1)
 
 
 @given(GEOMETRIES, st.floats(0, 300), st.floats(0, 300), st.floats(0, 200))
@@ -91,7 +92,7 @@ def test_the_cohort_is_drawn_where_its_geometry_says():
     brain = template.load().brain
     for k in range(2):
         rows, columns = np.indices((64, 64))
-        points = g.slice_to_mm(rows, columns, g.level(k))
+        points = slice_to_mm(g, rows, columns, g.level(k))
         index = np.round(points - geometry.TEMPLATE_GRID.affine[:3, 3]).astype(int)
         # The template module keeps [z, row from the front, column].
         inside = brain[index[..., 2], 232 - index[..., 1].clip(0, 232), index[..., 0].clip(0, 196)]
