@@ -85,6 +85,7 @@ class KLAutoencoder:
         # In two calls, so that `_adaptive_weight` can pull back through the last layer alone.
         features = self.autoencoder.decode_features(weights, latent)
         x_hat = self.autoencoder.output_layer(weights, features)
+        # Of the crop, where training crops: both terms below are sums over it.
         pixels = x[0].size
         nll = self._nll(frozen, x, x_hat)
         total = (nll + self.loss_options.kl_weight * kl) / pixels
@@ -116,6 +117,7 @@ class KLAutoencoder:
         generator = g_loss(x_hat)
         real = self.discriminator.apply(disc, x)
         fake = self.discriminator.apply(disc, jax.lax.stop_gradient(x_hat))
+        # The fake is stopped: the hinge trains the discriminator alone.
         hinge = 0.5 * (jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean())
         total = active * (weight * generator / x[0].size + hinge)
         return total, {"disc_loss": hinge, "disc_weight": weight * active, "g_loss": generator}

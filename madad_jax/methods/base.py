@@ -49,5 +49,6 @@ def report_penalty(*outputs: interfaces.Output) -> Metrics:
     A method adds this to the metrics of its loss. A network called inside `jax.lax.scan` hands
     its output out of the scan like any other value.
     """
+    # Known while tracing: None is no array, so a network without a penalty adds no metric.
     found = [output.penalty for output in outputs if output.penalty is not None]
     return {"penalty": sum(found) / len(found)} if found else {}

@@ -134,6 +134,7 @@ class DecoDiff(families.CorrectedLatents):
         self, params: Params, latent: Float[jax.Array, "b h w c"]
     ) -> Float[jax.Array, "b h w c"]:
         """The latent moved back along the predicted directions, t = start .. 0."""
+        # Tables on the device, since t is traced inside the scan.
         widths = jnp.asarray((1.0 - self.schedule.alphas_cumprod) ** 0.5, jnp.float32)
         before = jnp.asarray((1.0 - self.schedule.alphas_cumprod_prev) ** 0.5, jnp.float32)
 
@@ -141,6 +142,7 @@ class DecoDiff(families.CorrectedLatents):
             d = self.denoiser.predict(params, x, jnp.full((len(x),), t, jnp.int32))
             return x - (widths[t] - before[t]) * d, None
 
+        # After t = 0 the width is that of abar = 1, which is 0: the last step removes all of d.
         return jax.lax.scan(step, latent, jnp.arange(self.start, -1, -1))[0]
 
 

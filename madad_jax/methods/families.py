@@ -40,6 +40,7 @@ class OnLatents:
         """(h, w) of the latents of a batch of these shapes."""
         if "latent_mean" in batch_spec:
             return batch_spec["latent_mean"].shape[1:3]
+        # A batch of images alone: the sides follow from the autoencoder's factor.
         _, height, width, _ = batch_spec["image"].shape
         return height // self.autoencoder.factor, width // self.autoencoder.factor
 
@@ -131,6 +132,7 @@ class CorrectedLatents(OnLatents):
         """`map` (both differences) and `latent_map` [b,H,W]; `reconstruction` [b,H,W,1]."""
         del key  # nothing is drawn
         mean, _ = self.posterior(frozen, batch)
+        # The mean without a draw: one slice has one map.
         latent = mean * frozen["scaling_factor"]
         corrected = self.correct(params, latent)
         image, reference = self.decode_pair(frozen, batch, latent, corrected, self.score.reference)

@@ -90,6 +90,7 @@ class Reflect(families.CorrectedLatents):
         k_sample, k_t, k_corrupt, k_dropout = jax.random.split(key, 4)
         z1 = self.draw_latent(frozen, batch, k_sample)
         z0 = self.corrupt(frozen, batch, z1, k_corrupt)
+        # A level and not a real t: the network embeds integers, as at test.
         level = jax.random.randint(k_t, (len(z1),), 0, LEVELS)
         t = (level / LEVELS)[:, None, None, None]
         velocity = z1 - z0
@@ -123,6 +124,7 @@ class Reflect(families.CorrectedLatents):
     def _texture(self, frozen: Params, batch: Batch, z1: jax.Array, key: jax.Array) -> jax.Array:
         if self.corruption.textures == "shuffled":
             k_sample, k_patch = jax.random.split(key)
+            # Two shuffles, of samples and of cells: no cell then keeps the anatomy around it.
             other = jax.random.permutation(k_sample, z1)
             b, h, w, c = other.shape
             return jax.random.permutation(k_patch, other.reshape(b, h * w, c), axis=1).reshape(
@@ -160,6 +162,7 @@ class Reflect(families.CorrectedLatents):
         strength = jax.random.uniform(
             k_strength, (b, c.max_objects, 1, 1), minval=c.min_strength, maxval=1.0
         )
+        # The strongest object where several overlap.
         m = (filled * (number < count) * strength).max(1)
         inside = jax.random.bernoulli(k_inside, c.inside_brain, (b, 1, 1))
         return jnp.where(inside, m * cells, m)

@@ -91,6 +91,7 @@ class Wolleb:
         logit = self.classifier.apply(params["classifier"], x_t, t)
         label = unhealthy.astype(jnp.float32)
         classification = optax.sigmoid_binary_cross_entropy(logit, label).mean()
+        # The logit is of "unhealthy"; guidance at test goes towards its negative.
         right = ((logit > 0) == unhealthy).mean()
         total = denoising + classification
         return total, {
