@@ -8,6 +8,8 @@ from madad_jax.core import errors
 from madad_jax.models import registry
 from madad_jax.models.layers import convolution
 
+pytestmark = pytest.mark.optimised
+
 
 def arrays(shape, features):
     rng = np.random.default_rng(0)

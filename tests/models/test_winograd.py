@@ -5,6 +5,8 @@ import pytest
 
 from madad_jax.models.layers import winograd
 
+pytestmark = pytest.mark.optimised
+
 
 def arrays(shape, features):
     rng = np.random.default_rng(0)
