@@ -14,11 +14,15 @@ TESTED = $(if $(filter .venv,$(VENV)),$(wildcard constraints/python$(VERSION).tx
 demo: $(VENV)/.run
 	$(BIN)/python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+# A file's tests share fixtures, so one worker takes them all (--dist=loadfile).
+PYTEST = $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
+test: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
+
+# Every test, and every program compiled as users compile it.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST)
 
 test-newest:
 	rm -rf .venv-newest

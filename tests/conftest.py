@@ -1,30 +1,29 @@
 """Set up before anything imports JAX: eight CPU devices, shape checks, quick compilation, a cache.
 
-Most programs here are compiled once and run once on tiny arrays, so optimising them is most of
-the cost. They are compiled without the expensive passes, in this process and in those that it
-starts. What measures a program or compares it with stored numbers is marked `optimised`.
-JAX_DISABLE_MOST_OPTIMIZATIONS=0 optimises every program.
+Most programs here are compiled once and run once on tiny arrays, so that their optimisation was
+most of the cost. Tests therefore compile without the expensive passes, in this process and in
+those that they start. With JAX_DISABLE_MOST_OPTIMIZATIONS=0, as `make test-slow` has it, they
+compile as users do.
 """
 # ruff: noqa: E402
 
 import os
 import pathlib
 
+from tests import compile_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    ).strip()
+_QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+_FLAGS = [os.environ.get("XLA_FLAGS", ""), compile_flags.quick() if _QUICK else ""]
+if compile_flags.DEVICES not in _FLAGS[0]:
+    _FLAGS.append(f"{compile_flags.DEVICES}=8")
+os.environ["XLA_FLAGS"] = " ".join(" ".join(_FLAGS).split())
 _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "madad_jax" / "xla_tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-_UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-_QUICK = os.environ.setdefault(_UNOPTIMISED, "1").lower() not in ("0", "false", "")
 
 import hypothesis
-import jax
 import jaxtyping
-import pytest
 from absl import flags
 
 # Annotated shapes are checked at every call of every public function during tests.
@@ -38,8 +37,13 @@ hypothesis.settings.register_profile("repository", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repository")
 
 
-@pytest.hookimpl(tryfirst=True)  # before any fixture of the test compiles
-def pytest_runtest_setup(item):
-    quick = _QUICK and item.get_closest_marker("optimised") is None
-    os.environ[_UNOPTIMISED] = str(int(quick))  # for the processes that the test starts
-    jax.config.update("jax_disable_most_optimizations", quick)
+# They take longest, so they start first: nobody then waits for the last of them at the end.
+_LONG = ("tests/e2e/", "tests/predict/", "tests/models/", "tests/methods/")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; the order inside of a file stays, and with it the shared fixtures."""
+    rank = {room: place for place, room in enumerate(_LONG)}
+    rooms = ("/".join(item.nodeid.split("/")[:2]) + "/" for item in items)
+    order = [rank.get(room, len(_LONG)) for room in rooms]
+    items[:] = [item for _, item in sorted(zip(order, items, strict=True), key=lambda one: one[0])]

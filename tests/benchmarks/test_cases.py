@@ -13,8 +13,6 @@ from benchmarks.speed.suites import profile, sample
 from configs import brats, default, demo
 from madad_jax.devices import hlo_costs
 
-pytestmark = pytest.mark.optimised
-
 
 def test_a_named_network_replaces_the_config_s_own():
     config = context_lib.with_network(demo.get_config(), "unet XS")

@@ -7,8 +7,6 @@ import pytest
 
 from benchmarks.speed import run
 
-pytestmark = pytest.mark.optimised
-
 PYTHON = os.environ.get("MADAD_RIVAL_PYTHON", "")
 
 

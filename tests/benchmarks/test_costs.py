@@ -4,8 +4,6 @@ import pytest
 
 from benchmarks import costs
 
-pytestmark = pytest.mark.optimised
-
 STORED = json.loads(costs.RECORD.read_text())
 SMALL = "demo, image to map, batch 24"
 

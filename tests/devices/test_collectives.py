@@ -18,8 +18,6 @@ from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import compile_report
 from tests.e2e import tiny_config
 
-pytestmark = pytest.mark.optimised
-
 DEPTH, WIDTH, HEADS, BATCH = 2, 64, 8, 16
 SCALARS = 1024  # bytes: loss, metrics, norms
 

@@ -9,8 +9,6 @@ import pytest
 
 from madad_jax.devices import hlo_costs
 
-pytestmark = pytest.mark.optimised
-
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 PROGRAM = (FIXTURES / "collectives.hlo").read_text()
 

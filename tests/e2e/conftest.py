@@ -1,5 +1,6 @@
 """A tiny PNG data set, a run in this process, and the command in another."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -10,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax.experiment import stages
+from madad_jax.experiment import preflight, stages
 from madad_jax.runtime import stop as stop_lib
+from tests import compile_flags
 from tests.e2e import tiny_config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -31,6 +33,30 @@ def _write(folder, stem, rng, lesion):
     cv2.imwrite(str(folder / f"{stem}-brainmask.png"), brain.astype(np.uint8) * 255)
     if folder.name.startswith("test"):
         cv2.imwrite(str(folder / f"{stem}-segmentation.png"), truth.astype(np.uint8) * 255)
+
+
+# Sections and keys that no program reads which `check_programs` traces.
+_NO_PROGRAM = ("checkpoint", "eval", "log", "mesh", "optim", "train")
+_NO_PROGRAM_DATA = ("root", "latents_dir", "num_threads")
+_PASSED: set[str] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_checked_once():
+    """What passed is not traced again in the folder of every test: 2 s each."""
+    check = preflight.check_programs
+
+    def once(parts):
+        record = {k: v for k, v in parts.record.items() if k not in _NO_PROGRAM}
+        record["data"] = {k: v for k, v in record["data"].items() if k not in _NO_PROGRAM_DATA}
+        key = json.dumps(record, sort_keys=True)
+        if key not in _PASSED:
+            check(parts)
+            _PASSED.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "check_programs", once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +96,10 @@ def command(png_root):
     """command(*flags) -> Popen of the real command on the tiny config, one device."""
 
     def start(*flags, config="tests/e2e/tiny_config.py", module="madad_jax.main", **kwargs):
-        environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {
+            "XLA_FLAGS": compile_flags.for_process(),
+            "PYTHONPATH": str(ROOT),
+        }
         arguments = [sys.executable, "-m", module, f"--config={config}", *flags]
         if not any(f.startswith("--config.data.root") for f in flags):
             arguments.append(f"--config.data.root={png_root}")

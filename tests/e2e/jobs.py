@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from tests import compile_flags
+
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "tests/e2e/tiny_config.py"
 
@@ -14,7 +16,7 @@ CONFIG = "tests/e2e/tiny_config.py"
 def environment(devices=1):
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": compile_flags.for_process(devices),
         "PYTHONPATH": str(ROOT),
     }
 

@@ -6,8 +6,6 @@ import pytest
 
 from madad_jax.evaluation import report
 
-pytestmark = pytest.mark.optimised
-
 # Names of configs/baselines; a method beats nothing in so few steps, and is not asked to.
 METHODS = (
     *("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb"),

@@ -8,8 +8,6 @@ from madad_jax.core import errors
 from madad_jax.models import registry
 from madad_jax.models.layers import convolution
 
-pytestmark = pytest.mark.optimised
-
 
 def arrays(shape, features):
     rng = np.random.default_rng(0)
@@ -73,7 +71,7 @@ def gradient(implementation):
         doubled = convolution.upsample_convolve(y, kernel, implementation)
         return jnp.square(doubled).mean()
 
-    return jax.grad(loss, (0, 1))
+    return jax.jit(jax.grad(loss, (0, 1)))
 
 
 def test_derivatives_are_those_of_the_plain_convolution():
@@ -83,7 +81,10 @@ def test_derivatives_are_those_of_the_plain_convolution():
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max() + 1e-8, rtol=2e-5)
 
     def second(implementation):
-        return jax.grad(lambda k: jnp.square(gradient(implementation)(x, k)[0]).sum())(kernel)
+        def squares(k):
+            return jnp.square(gradient(implementation)(x, k)[0]).sum()
+
+        return jax.jit(jax.grad(squares))(kernel)
 
     wanted = second("plain")
     np.testing.assert_allclose(second("winograd"), wanted, atol=1e-5 * np.abs(wanted).max())

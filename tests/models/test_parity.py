@@ -9,8 +9,6 @@ from madad_jax.diffusion import samplers, schedule
 from madad_jax.models import registry
 from tests.models import official
 
-pytestmark = pytest.mark.optimised
-
 UNET_32 = {"size": None, "model_channels": 32, "num_heads": 4}
 TOLERANCE = 2e-5  # the official float32 code itself is 3e-6 away from float64
 
