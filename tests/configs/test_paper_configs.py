@@ -25,10 +25,10 @@ def test_cells_are_whole_configs_in_places_of_the_table(name, argument):
     config = load(name, argument)
     config.lock()
     assert len(config.cells) > 0
-    known = set(test_configs.flat(test_configs.default.get_config()))
+    known = test_configs.shared_keys(test_configs.default.get_config())
     columns = {c[1] for c in config.table.columns}
     for cell in config.cells.values():
-        assert set(test_configs.flat(cell.config)) == known
+        assert test_configs.shared_keys(cell.config) == known
         assert cell.row in config.table.rows and cell.column in columns
         assert cell.config.preset in (*presets.PRESETS, "published", "small")
         assert cell.trained in ("", *config.cells)

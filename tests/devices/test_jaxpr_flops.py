@@ -61,5 +61,9 @@ def test_the_light_preset_changes_the_autoencoder_and_the_steps_alone():
     assert methods.stands_on_latents(default.get_config("light"))
     paper, light = (dict(default.get_config(name).to_dict()) for name in ("paper", "light"))
     different = {k for k in paper if paper[k] != light[k]}
-    assert different == {"autoencoder", "sampler", "preset", "preset_values"}
+    assert different == {"autoencoder", "methods", "preset", "preset_values"}
+    paper, light = (c["methods"]["madad"] for c in (paper, light))
+    assert paper["inference"]["sampler"].pop("steps") == 10
+    assert light["inference"]["sampler"].pop("steps") == 2
+    assert paper == light
     assert networks.autoencoder(default.get_config("light")).factor == 8
