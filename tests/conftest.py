@@ -37,7 +37,7 @@ hypothesis.settings.register_profile("repository", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repository")
 
 
-# They take longest, so they start first: nobody then waits for the last of them at the end.
+# They take longest, so they start first: the end then waits for no single long file.
 _LONG = ("tests/e2e/", "tests/predict/", "tests/models/", "tests/methods/")
 
 

@@ -23,6 +23,8 @@ def shifted(x):
 
 # The third has forty rows of tiles that go in strips, the second sides that are no multiples of 4,
 # the last more kernels than are transformed at once.
+# At the sizes of real processors the same is asked of LARGE, which takes half a minute.
+LARGE = [((1, 160, 160, 128), 128), ((2, 8, 4, 512), 192)]
 SHAPES = [((2, 8, 12, 5), 6), ((1, 5, 7, 3), 6), ((1, 160, 16, 8), 8), ((2, 8, 4, 32), 12)]
 
 
@@ -41,25 +43,43 @@ def loops_of(function, *inputs):
     return str(jax.make_jaxpr(function)(*inputs)).count("scan[")
 
 
-@pytest.mark.parametrize(("shape", "features"), SHAPES)
-def test_is_the_convolution(shape, features):
+def check_convolution(shape, features):
     x, kernel, _ = arrays(shape, features)
-    assert loops_of(winograd.convolve, x, kernel) == (shape[1] == 160 or features == 12)
     ours = jax.jit(lambda *a: winograd.convolve(*a))(x, kernel)
     direct = sum(part @ np.asarray(kernel[i], np.float64) for i, part in shifted(x).items())
     # The error of the plain float32 convolution is 1e-6 of outputs of size 1.
     np.testing.assert_allclose(ours, direct, atol=2e-5)
 
 
-@pytest.mark.parametrize(("shape", "features"), SHAPES)
-def test_gradient_of_the_kernel_is_the_sum_over_pixels(shape, features):
+def check_kernel_gradient(shape, features):
     x, _, g = arrays(shape, features)
-    assert loops_of(winograd.kernel_gradient, x, g) == (shape[1] == 160 or features == 12)
     ours = np.asarray(jax.jit(lambda *a: winograd.kernel_gradient(*a))(x, g))
     rows = np.asarray(g, np.float64).reshape(-1, features)
     for place, part in shifted(x).items():
         direct = part.reshape(len(rows), -1).T @ rows
         np.testing.assert_allclose(ours[place], direct, atol=1e-5 * np.sqrt(len(rows)))
+
+
+@pytest.mark.parametrize(("shape", "features"), SHAPES)
+def test_is_the_convolution(shape, features):
+    x, kernel, _ = arrays(shape, features)
+    assert loops_of(winograd.convolve, x, kernel) == (shape[1] == 160 or features == 12)
+    check_convolution(shape, features)
+
+
+@pytest.mark.parametrize(("shape", "features"), SHAPES)
+def test_gradient_of_the_kernel_is_the_sum_over_pixels(shape, features):
+    x, _, g = arrays(shape, features)
+    assert loops_of(winograd.kernel_gradient, x, g) == (shape[1] == 160 or features == 12)
+    check_kernel_gradient(shape, features)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "features"), LARGE)
+def test_strips_and_parts_of_real_processors(shape, features, monkeypatch):
+    monkeypatch.undo()
+    check_convolution(shape, features)
+    check_kernel_gradient(shape, features)
 
 
 def test_parts_are_as_large_as_fits_the_cache(monkeypatch):
