@@ -120,10 +120,9 @@ def test_workdir_that_is_a_file(tiny, execute, tmp_path):
         execute(tiny, tmp_path / "file")
 
 
-def test_checkpoint_of_another_model(tiny, execute, tmp_path):
-    execute(tiny, tmp_path / "a", "train_autoencoder")
+def test_checkpoint_of_another_model(tiny, execute, tmp_path, trained):
     tiny.autoencoder.channels = 16
-    tiny.autoencoder.checkpoint = str(tmp_path / "a")
+    tiny.autoencoder.checkpoint = str(trained)
     with pytest.raises(errors.UserError, match="another model"):
         execute(tiny, tmp_path / "b", "train")
 

@@ -11,28 +11,20 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 
-from madad_jax.experiment import stages
-from madad_jax.runtime import stop as stop_lib
-from tests.e2e import jobs, tiny_config
+from tests.e2e import jobs
 from tests.e2e.test_run import assert_same, metrics_of, restored
 
 KILLS = int(os.environ.get("MADAD_JAX_KILLS", "50"))
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory, png_root):
+def flags(trained, png_root):
     """A denoiser on a finished autoencoder, saved every other step."""
-    config = tiny_config.get_config()
-    config.data.root = str(png_root)
-    autoencoder = tmp_path_factory.mktemp("autoencoder")
-    with stop_lib.GracefulStop() as stop:
-        stages.execute(config, str(autoencoder), "train_autoencoder", stop, jax.devices()[:1])
     return [
         *(f"--config={jobs.CONFIG}", f"--config.data.root={png_root}", "--mode=train"),
-        *(f"--config.autoencoder.checkpoint={autoencoder}", "--config.checkpoint.every_steps=2"),
+        *(f"--config.autoencoder.checkpoint={trained}", "--config.checkpoint.every_steps=2"),
         *("--config.autoencoder.scaling_factor=1", "--config.train.steps=40"),
         *("--config.log.validate_every_steps=20",),
     ]

@@ -13,22 +13,10 @@ from madad_jax.core import errors
 from madad_jax.data.input import cached_latents
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import inputs as inputs_lib
-from madad_jax.experiment import latent_cache, stages, trained_weights
+from madad_jax.experiment import latent_cache, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.runtime import stop as stop_lib
-from tests.e2e import tiny_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, png_root):
-    """A trained tiny autoencoder, whose run every test starts from."""
-    config = tiny_config.get_config()
-    config.data.root = str(png_root)
-    workdir = tmp_path_factory.mktemp("trained")
-    with stop_lib.GracefulStop() as stop:
-        stages.execute(config, str(workdir), "train_autoencoder", stop, jax.devices()[:1])
-    return workdir
 
 
 @pytest.fixture
