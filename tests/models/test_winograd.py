@@ -23,7 +23,7 @@ def shifted(x):
 
 # The third has forty rows of tiles that go in strips, the second sides that are no multiples of 4,
 # the last more kernels than are transformed at once.
-# At the sizes of real processors the same is asked of LARGE, which takes half a minute.
+# At the sizes of real processors the same is asked of LARGE, in a slow test.
 LARGE = [((1, 160, 160, 128), 128), ((2, 8, 4, 512), 192)]
 SHAPES = [((2, 8, 12, 5), 6), ((1, 5, 7, 3), 6), ((1, 160, 16, 8), 8), ((2, 8, 4, 32), 12)]
 
