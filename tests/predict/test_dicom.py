@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 
 from tests.predict import conftest
-from tests.scans import test_dicom as dicom_cases
+from tests.scans import dicom_writer
 
 
 def _series(folder, image, affine):
@@ -13,7 +13,7 @@ def _series(folder, image, affine):
     to_lps = flip @ affine
     images = {}
     for k in range(image.shape[2]):
-        d = dicom_cases.image()
+        d = dicom_writer.image()
         d.SOPInstanceUID = d.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k + 1}"
         d.Rows, d.Columns = image.shape[1], image.shape[0]
         d.PixelSpacing = [abs(affine[1, 1]), abs(affine[0, 0])]
@@ -26,7 +26,7 @@ def _series(folder, image, affine):
         d.RescaleSlope, d.RescaleIntercept = "1.0", "0"
         d.PixelData = image[:, :, k].T.astype(np.uint16).tobytes()
         images[f"{k:03d}.dcm"] = d
-    return dicom_cases.save(folder, images)
+    return dicom_writer.save(folder, images)
 
 
 def test_a_series_gives_the_map_of_the_same_nifti_file(setting, tmp_path):
