@@ -7,6 +7,9 @@
     python -m madad_jax predict --checkpoint=runs/x --mode=export --output=model/
     python -m madad_jax predict --checkpoint=runs/x --task=pixel --input=in/ --output=out/  (MOOD)
 
+A folder's masks, segmentations, `derivatives/` and scans named for another contrast are left out,
+each with a line; --include='*_T1w.nii.gz' chooses by a pattern instead.
+
 Per scan: anomaly.nii.gz, anomaly_mask.nii.gz, reconstruction.nii.gz, summary.json, report.html.
 In Python:
 

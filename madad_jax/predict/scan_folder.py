@@ -166,7 +166,7 @@ def _find_scans(
 def _holds_series(entries: list[epath.Path]) -> bool:
     from madad_jax.scans import dicom_files  # pydicom only for folders without NIfTI.
 
-    return any(dicom_files.may_hold_scan(path) for path in entries if not path.is_dir())
+    return any(dicom_files.may_hold_scan(path) for path in entries if path.is_file())
 
 
 def _below(path: epath.Path, root: epath.Path) -> str:

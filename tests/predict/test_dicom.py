@@ -7,7 +7,7 @@ from tests.predict import conftest
 from tests.scans import dicom_writer
 
 
-def _series(folder, image, affine):
+def write_series(folder, image, affine):
     """The scan [X,Y,Z] (affine in RAS+ mm, no rotation) as axial slices, one file each."""
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's millimetres run to the left and the back
     to_lps = flip @ affine
@@ -33,7 +33,7 @@ def test_a_series_gives_the_map_of_the_same_nifti_file(setting, tmp_path):
     image, truth, affine = conftest.brain_scan()
     image = np.round(image).astype(np.int16)
     nifti = conftest.make_detector(setting)(nib.Nifti1Image(image, affine))
-    series = conftest.make_detector(setting)(_series(tmp_path / "series", image, affine))
+    series = conftest.make_detector(setting)(write_series(tmp_path / "series", image, affine))
     series.save(tmp_path / "out")
     # The series' own axes may run otherwise; both are compared in canonical order.
     saved = nib.as_closest_canonical(nib.load(tmp_path / "out" / "anomaly.nii.gz"))

@@ -4,8 +4,10 @@ import threading
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from etils import epath
+from pydicom import fileset
 
 from madad_jax.core import errors
 from madad_jax.predict import scan_folder
@@ -206,12 +208,18 @@ def test_another_contrast_is_left_out(tmp_path, caplog):
 
 def test_the_root_of_a_cd_is_no_scan(tmp_path):
     """DICOMDIR and what starts the viewer lie there, the series below."""
-    dicom_writer.series(tmp_path / "SE1")
-    dicom_writer.save(tmp_path / "SR1", {"report": dicom_writer.report()})
-    directory = dicom_writer.report("1.2.840.10008.1.3.10")
-    dicom_writer.save(tmp_path, {"DICOMDIR": directory})
-    _touch(tmp_path, "AUTORUN.INF", "viewer.exe", "Thumbs.db")
-    assert _names(tmp_path) == ["SE1"]
+    dicom_writer.series(tmp_path / "loose")
+    cd = fileset.FileSet()
+    for path in (tmp_path / "loose").iterdir():
+        d = pydicom.dcmread(path)
+        d.StudyInstanceUID, d.PatientID, d.StudyDate, d.StudyTime = "1.2", "x", "20260101", "12"
+        d.StudyID, d.SeriesNumber, d.InstanceNumber = "1", 1, int(path.stem) + 1
+        cd.add(d)
+    cd.write(tmp_path / "cd")
+    dicom_writer.save(tmp_path / "cd" / "SR1", {"report": dicom_writer.report()})
+    _touch(tmp_path / "cd", "AUTORUN.INF", "viewer.exe", "Thumbs.db")
+    assert (tmp_path / "cd" / "DICOMDIR").is_file()
+    assert _names(tmp_path / "cd") == ["PT000000_ST000000_SE000000"]
 
 
 def test_a_mask_beside_a_series_does_not_hide_it(tmp_path):

@@ -167,6 +167,17 @@ def test_what_is_no_single_volume(tmp_path, more, text):
     assert path in str(error.value)
 
 
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.ImplicitVRLittleEndian])
+def test_other_encodings_of_the_same_pixels(tmp_path, syntax):
+    def change(k, d):
+        if syntax == uid.RLELossless:
+            d.compress(syntax, generate_instance_uid=False)
+        else:
+            d.file_meta.TransferSyntaxUID = syntax
+
+    check(volumes.read(series(tmp_path / "s", change=change)))
+
+
 def test_a_missing_slice_at_the_end_cannot_be_known(tmp_path):
     path = series(tmp_path / "s")
     (tmp_path / "s" / "0.dcm").unlink()
