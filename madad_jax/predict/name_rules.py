@@ -27,6 +27,7 @@ _CONTRASTS = {
         for word in (
             *("bold", "sbref", "dwi", "adc", "epi", "asl", "m0scan", "swi", "t2star", "t2starw"),
             *("t1map", "t2map", "phasediff", "phase1", "phase2", "magnitude1", "magnitude2"),
+            *("ct", "pet", "angio", "mra"),
         )
     },
 }

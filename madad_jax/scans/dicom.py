@@ -221,6 +221,8 @@ def _drop_copies(frames: _Frames) -> tuple[_Frames, list[str]]:
         of_file[frame.file].append(frame)
     shared_uids = collections.Counter(file.uid for file in of_file)
     shared_places = collections.Counter(frame.place for frame in frames)
+    # Some programs that take names out write one UID into all files: then it says nothing.
+    same = len(of_file) > 2 and len(shared_uids) == 1
     seen: set[tuple] = set()
     named: dict[str, dicom_files.File] = {}
     dropped = []
@@ -232,7 +234,7 @@ def _drop_copies(frames: _Frames) -> tuple[_Frames, list[str]]:
         content = (places, hashlib.sha256(file.dataset["PixelData"].value).digest())
         if content in seen:
             dropped.append(file)
-        elif file.uid and file.uid in named:
+        elif file.uid in named and file.uid and not same:
             raise errors.UserError(
                 f"'{file.path}' and '{named[file.uid].path.name}' are the same image by their "
                 f"UID ({messages.shorten(file.uid, 64)}), and their content differs; keep one"

@@ -21,7 +21,7 @@ from madad_jax.core import atomic_files, errors, messages
 
 # pydicom's warnings quote values as they are: names of persons, and escapes for the terminal.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
-logging.getLogger("pydicom").setLevel(logging.ERROR)
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _PREAMBLE, _MAGIC = 128, b"DICM"  # The standard, part 10: bytes of anything, then these four.
 _ENDINGS = (".dcm", ".ima")

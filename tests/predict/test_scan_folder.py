@@ -137,6 +137,32 @@ def test_a_scan_that_is_called_like_the_table(tmp_path, setting):
     assert str(tmp_path) not in (out / "summary.json" / "summary.json").read_text()
 
 
+def test_hostile_names_in_table_terminal_and_page(tmp_path, setting, capfd):
+    image, _, affine = conftest.brain_scan(seed=1)
+    image = nib.Nifti1Image(image[::2, ::2, ::2], affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
+    root, out = tmp_path / "Doe^Jane", tmp_path / "out"
+    root.mkdir()
+    good = "<i>\x1b[31m@x\n.nii"
+    nib.save(image, root / good)
+    _touch(root, "=1+1.nii", "+\x1b[31m.nii", "-\n.nii", "@sum.nii.gz")
+    found, _ = scan_folder.discover(str(root))
+    rows = scan_folder.predict_scans(
+        conftest.make_detector(setting), found, epath.Path(out), single=False
+    )
+    assert sorted(row["status"] for row in rows) == ["done", *["failed"] * 4]
+    said = capfd.readouterr()
+    assert "\x1b[31m" not in said.out + said.err
+    text = (out / "scans.csv").read_text()
+    assert text.count("\n") == 6 and text.replace("\n", "").isprintable()
+    cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    (done,) = (row["scan"] for row in rows if row["status"] == "done")
+    for name in ("summary.json", "report.html"):
+        written = (out / done / name).read_text()
+        assert "Doe^Jane" not in written and "\x1b[31m" not in written
+        assert ("<i>\\" in written) == (name == "summary.json")
+
+
 def test_a_summary_that_somebody_changed_counts_for_nothing(setting, tmp_path):
     image, _, affine = conftest.brain_scan(seed=1)
     image = nib.Nifti1Image(image[::2, ::2, ::2], affine @ np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -117,6 +117,12 @@ def test_one_uid_with_two_contents_is_refused(tmp_path, values):
         volumes.read(path)
 
 
+@pytest.mark.parametrize("uid_of_all", ["1.2.3.4", ""])
+def test_a_series_whose_images_have_one_uid(tmp_path, uid_of_all):
+    """As some programs leave it that take names out."""
+    check(volumes.read(series(tmp_path / "s", SOPInstanceUID=uid_of_all)))
+
+
 def test_a_stray_image_of_another_series_is_left_out(tmp_path):
     path = series(tmp_path / "s")
     stray = image(0, "9.9", SeriesNumber=7, SeriesDescription="scout \x1b[31m" + "x" * 50)
