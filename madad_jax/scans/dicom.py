@@ -6,7 +6,6 @@ behind it. Nothing that identifies a person is kept.
 """
 
 import collections
-import hashlib
 import itertools
 import math
 
@@ -15,7 +14,7 @@ from etils import epath
 from jaxtyping import Float32, Float64
 
 from madad_jax.core import errors, messages
-from madad_jax.scans import dicom_files, dicom_frames
+from madad_jax.scans import dicom_files, dicom_frames, dicom_pixels
 
 # So many parallel images make a series a scan; a localizer has fewer in each direction.
 _LEAST = 8
@@ -231,7 +230,7 @@ def _drop_copies(frames: _Frames) -> tuple[_Frames, list[str]]:
         # Pixels are compared only where something else is the same already.
         if shared_uids[file.uid] < 2 and max(shared_places[place] for place in places) < 2:
             continue
-        content = (places, hashlib.sha256(file.dataset["PixelData"].value).digest())
+        content = (places, dicom_pixels.digest(file, inside[0].layout))
         if content in seen:
             dropped.append(file)
         elif file.uid in named and file.uid and not same:

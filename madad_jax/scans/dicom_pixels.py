@@ -1,6 +1,7 @@
 """Pixels of a DICOM image: held against the file's length before anything is unpacked."""
 
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -88,6 +89,17 @@ def decode(file: dicom_files.File, layout: Layout) -> Shaped[np.ndarray, "frames
             f"'{file.path}' unpacks to pixels of shape {array.shape}; its header says {shape}"
         )
     return array.reshape(shape)
+
+
+def digest(file: dicom_files.File, layout: Layout) -> bytes:
+    """Of the stored values, however they are packed: a compressed copy has its original's.
+
+    Raises:
+      UserError: see `decode`.
+    """
+    array = decode(file, layout)
+    plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return hashlib.sha256(plain.data).digest()
 
 
 def _check_length(file: dicom_files.File, frame: int, frames: int, shorter: int) -> None:

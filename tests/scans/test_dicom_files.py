@@ -97,6 +97,21 @@ def test_copies_with_another_header_count_once(tmp_path, values):
     assert "copies of other files: 2 ('0 (1).dcm', '4 (1).dcm')" in volume.warnings[0]
 
 
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.ExplicitVRBigEndian])
+def test_copies_in_another_encoding_count_once(tmp_path, syntax):
+    path = series(tmp_path / "s")
+    packed = image(4)
+    if syntax == uid.RLELossless:
+        packed.compress(syntax, generate_instance_uid=False)
+    else:
+        packed.file_meta.TransferSyntaxUID = syntax
+        packed.PixelData = PIXELS[4].astype(">u2").tobytes()
+    save(tmp_path / "s", {"x (1).dcm": packed})
+    volume = volumes.read(path)
+    check(volume)
+    assert volume.warnings == ("left out, copies of other files: 1 ('x (1).dcm')",)
+
+
 def test_a_copied_multi_frame_file_counts_once(tmp_path):
     d = dicom_writer.multi_frame()
     path = save(tmp_path / "s", {"a.dcm": d})
