@@ -97,6 +97,9 @@ def _choose(found: dicom_files.Folder, folder: epath.Path) -> tuple[_Frames, lis
     for file, error in failed:
         if _may_be_slice(file, chosen[0]):
             raise error
+    for file in others:
+        if file.kind == dicom_files.BARE and file.series == chosen[0].file.series:
+            raise errors.UserError(f"'{file.path}' is a damaged DICOM file: no pixels")
     for _, content, why in found.unreadable:
         # As heavy as a slice, or it names the series: one that is damaged, and not a note.
         if len(content) >= _bytes(chosen[0].file) or chosen[0].file.series.encode() in content:

@@ -37,6 +37,7 @@ _SCANS = frozenset(
 )
 _MODALITIES = ("MR", "CT")
 CAPTURE = uid.SecondaryCaptureImageStorage.name.removesuffix(" Storage")
+BARE = "image without pixels"
 # What is packed unpacks to at most so many times its size. Images of heads need about 4.
 _MOST_TIMES = 100
 _ALWAYS_BYTES = 64 * 2**20  # So much may come out of any file: black slices pack to nothing.
@@ -98,10 +99,13 @@ def read_folder(folder: epath.Path) -> Folder:
     """All files of `folder` (not below it).
 
     Raises:
-      UserError: a file cannot be read from its disk.
+      UserError: the folder or a file cannot be read from its disk.
     """
     files, unreadable, digests, copies, others = [], [], {}, [], []
-    paths = [path for path in folder.iterdir() if path.is_file()]
+    try:
+        paths = [path for path in folder.iterdir() if path.is_file()]
+    except OSError as error:
+        raise errors.UserError(f"'{folder}' cannot be read: {error.strerror or error}") from error
     # Shorter names first: "IM1.dcm" stays and "IM1 (1).dcm" is its copy.
     paths.sort(key=lambda path: (len(path.name), path.name))
     for path in paths:
@@ -246,7 +250,9 @@ def _kind(dataset: pydicom.Dataset) -> str:
     if _known_as_other(sop):
         return uid.UID(sop).name.removesuffix(" Storage")
     if "PixelData" not in dataset:
-        raise ValueError("no pixels")  # What a file cut short has become.
+        if not dataset.get("SeriesInstanceUID"):
+            raise ValueError("no pixels")  # What a file cut short has become.
+        return BARE
     modality = str(dataset.get("Modality") or "")
     if modality and modality not in _MODALITIES:
         return f"object of Modality {messages.shorten(modality, 16)}"

@@ -37,6 +37,7 @@ OBJECTS = {
         uid.MultiFrameTrueColorSecondaryCaptureImageStorage, "MR", SamplesPerPixel=3
     ),
     "object of Modality US": image(0, "1.2.8", SOPInstanceUID="8.1", Modality="US"),
+    "image without pixels": report(uid.MRImageStorage, Modality="MR"),
     "localizer": image(0, "1.2.8", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
 }
 
