@@ -25,11 +25,13 @@ def output_names(paths: list[str]) -> list[str]:
     else becomes `_`. Names that would fall together get eight digits of their path's digest.
     """
     names = [_safe(stem(path)) for path in paths]
-    count = collections.Counter(_key(name) for name in names)
-    return [
-        name if count[_key(name)] == 1 else f"{name}-{_digest(path)}"
-        for name, path in zip(names, paths, strict=True)
-    ]
+    for _ in range(3):  # A file may be called like another with its digits.
+        count = collections.Counter(_key(name) for name in names)
+        names = [
+            name if count[_key(name)] == 1 else f"{name}-{_digest(path)}"
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
 
 
 def stem(name: str) -> str:

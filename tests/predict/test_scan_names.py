@@ -32,13 +32,18 @@ def test_ordinary_names_stay():
 
 
 @pytest.mark.parametrize(
-    "paths", [["x", "x"], ["A", "a"], ["a/b", "a_b"], ["u\u0308", "ü"], ["a?", "a*"]]
+    "paths", [["x.nii", "x.nii.gz"], ["A", "a"], ["a/b", "a_b"], ["u\u0308", "ü"], ["a?", "a*"]]
 )
 def test_names_that_fall_together_get_digits(paths):
-    names = scan_names.output_names([f"{p}.{i}" if p == "x" else p for i, p in enumerate(paths)])
+    names = scan_names.output_names(paths)
     assert len({name.casefold() for name in names}) == 2
-    if paths[0] != "x":
-        assert all(name.rpartition("-")[2].isalnum() for name in names)
+    assert all(len(name.rpartition("-")[2]) == 8 for name in names)
+
+
+def test_a_name_that_has_the_digits_of_another():
+    first, second = scan_names.output_names(["x.nii", "x.nii.gz"])
+    names = scan_names.output_names(["x.nii", "x.nii.gz", f"{first}.nii", f"{second.upper()}.nii"])
+    assert len({name.casefold() for name in names}) == 4
 
 
 def test_a_cell_is_no_formula():
