@@ -120,8 +120,9 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     from etils import epath
 
     from madad_jax.predict import scan_folder
+    from madad_jax.scans import discovery
 
-    found, single = scan_folder.discover(options.input, options.include)
+    found, single = discovery.discover(options.input, options.include)
     index, count = jax.process_index(), jax.process_count()
     if single and count > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
@@ -141,7 +142,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         batch_size=options.batch_size,
     )
     asked = single or bool(options.include)
-    found = scan_folder.keep_contrast(found, detector.preparation.modality, asked=asked)
+    found = discovery.keep_contrast(found, detector.preparation.modality, asked=asked)
     point, out = detector.setting.point, epath.Path(options.output)
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
     common = {"workers": options.workers, "stopped": stopped}
@@ -161,6 +162,16 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         rows = scan_folder.predict_for_mood(
             detector, found[index::count], out, options.task, **common
         )
+    _print_rows(rows)
+    if count > 1 and options.task == "files":
+        rows = _gather_rows(out, count)
+    failed = sum(row["status"] == "failed" for row in rows)
+    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
+    print("Research software: not a medical device.")
+    return 1 if failed else 0
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["status"] != "failed":
             known = row["percentile"] is not None
@@ -169,12 +180,6 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
                 f"{row['scan']}: score {row['score']:.4f}{percentile}, {row['candidates']} "
                 f"candidate(s), {row['candidates_ml']:.2f} ml ({row['status']})"
             )
-    if count > 1 and options.task == "files":
-        rows = _gather_rows(out, count)
-    failed = sum(row["status"] == "failed" for row in rows)
-    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
-    print("Research software: not a medical device.")
-    return 1 if failed else 0
 
 
 def _gather_rows(out: Any, count: int) -> list[dict[str, Any]]:
@@ -194,15 +199,16 @@ def _postprocess_changes(options: flags.FlagValues) -> dict[str, float]:
 
 def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     """Healthy scans -> a calibration file, under every post-processing and the one asked for."""
-    from madad_jax.predict import from_scans, scan_folder
+    from madad_jax.predict import from_scans
+    from madad_jax.scans import discovery
 
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
-    found, single = scan_folder.discover(options.input, options.include)
+    found, single = discovery.discover(options.input, options.include)
     model = api.open_run(options.checkpoint, "")
     if model.preparation is not None:
         asked = single or bool(options.include)
-        found = scan_folder.keep_contrast(found, model.preparation.modality, asked=asked)
+        found = discovery.keep_contrast(found, model.preparation.modality, asked=asked)
     calibration = from_scans.calibrate(
         model,
         lambda setting, detector: api.build_detector(

@@ -20,8 +20,7 @@ from madad_jax.metrics import scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
-from madad_jax.predict import scan_names
-from madad_jax.scans import slices, to_slices, volumes
+from madad_jax.scans import scan_names, slices, to_slices, volumes
 
 Score = Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -9,6 +9,7 @@ from madad_jax.metrics import scan_stacks
 from madad_jax.predict import detector as detector_lib
 from madad_jax.predict import model as model_lib
 from madad_jax.predict import operating, scan_folder
+from madad_jax.scans import discovery
 
 # One scan has no spread: neither percentile nor interval would mean anything.
 FEWEST = 2
@@ -17,7 +18,7 @@ FEWEST = 2
 def calibrate(
     model: model_lib.Model,
     make_detector: Callable[[detector_lib.Setting, Any], detector_lib.Detector],
-    found: list[scan_folder.Scan],
+    found: list[discovery.Scan],
     *,
     postprocess: str,
     changes: dict[str, float],
@@ -47,7 +48,7 @@ def calibrate(
     detector = make_detector(plain, detector_lib)
     measured: dict[str, dict[calibration_lib.Key, calibration_lib.Scan]] = {}
 
-    def measure(scan: scan_folder.Scan) -> dict[str, Any]:
+    def measure(scan: discovery.Scan) -> dict[str, Any]:
         measured[scan.name] = dict(detector.measure(scan.path, scan.name, options))
         return {"status": "done"}
 

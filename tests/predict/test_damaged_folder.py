@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from madad_jax.predict import scan_folder
+from madad_jax.scans import discovery
 from tests.predict import conftest, test_fuzz
 from tests.predict.test_dicom import write_series
 
@@ -94,7 +95,7 @@ def test_every_scan_is_named_or_done(setting, tmp_path):
         folder = root / "single" if name == "junk" else root
         folder.mkdir(parents=True, exist_ok=True)
         write(folder)
-    found, _ = scan_folder.discover(str(root))
+    found, _ = discovery.discover(str(root))
     made = conftest.make_detector(setting)
     rows = scan_folder.predict_scans(made, found, out, single=False, workers=2, report=False)
     status = {row["scan"]: row["status"] for row in rows}
@@ -118,7 +119,7 @@ def test_two_hundred_damaged_scans(setting, tmp_path):
         kind = test_fuzz.KINDS[seed % len(test_fuzz.KINDS)]
         content = bytes(kind(np.random.default_rng([seed, 9])))
         (root / f"{seed:03d}.nii").write_bytes(content)
-    found, _ = scan_folder.discover(str(root))
+    found, _ = discovery.discover(str(root))
     made = conftest.make_detector(setting)
     rows = scan_folder.predict_scans(made, found, out, single=False, workers=2, report=False)
     assert len(rows) == 200 and {row["status"] for row in rows} == {"done", "failed"}

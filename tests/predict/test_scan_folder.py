@@ -11,6 +11,7 @@ from pydicom import fileset
 
 from madad_jax.core import errors
 from madad_jax.predict import scan_folder
+from madad_jax.scans import discovery
 from tests.predict import conftest
 from tests.scans import dicom_writer
 
@@ -33,7 +34,7 @@ def _table(out):
 
 
 def test_one_bad_scan_does_not_stop_the_others(scans, setting, tmp_path):
-    found, single = scan_folder.discover(str(scans))
+    found, single = discovery.discover(str(scans))
     assert [f.name for f in found] == ["a", "a_bad", "b_scan"] and not single
     made, out = conftest.make_detector(setting), tmp_path / "out"
     rows = scan_folder.predict_scans(
@@ -62,7 +63,7 @@ def test_a_defect_of_ours_costs_one_scan_too(setting, tmp_path):
             raise ZeroDivisionError("ours")
         return {"status": "done"}
 
-    found = [scan_folder.Scan(n, epath.Path(tmp_path / n)) for n in "abc"]
+    found = [discovery.Scan(n, epath.Path(tmp_path / n)) for n in "abc"]
     rows = scan_folder.for_each_scan(one, found, epath.Path(tmp_path), single=False)
     assert [r["status"] for r in rows] == ["done", "failed", "done"]
     assert "unexpected ZeroDivisionError: ours" in rows[1]["message"]
@@ -76,7 +77,7 @@ def test_after_a_signal_no_further_scan_is_begun(tmp_path):
         stop.set()
         return {"status": "done"}
 
-    found = [scan_folder.Scan(n, epath.Path(tmp_path / n)) for n in "abc"]
+    found = [discovery.Scan(n, epath.Path(tmp_path / n)) for n in "abc"]
     rows = scan_folder.for_each_scan(
         one, found, epath.Path(tmp_path), single=False, stopped=stop.is_set
     )
@@ -85,16 +86,16 @@ def test_after_a_signal_no_further_scan_is_begun(tmp_path):
 
 def test_what_is_a_scan(tmp_path):
     with pytest.raises(errors.UserError, match="no such file"):
-        scan_folder.discover(str(tmp_path / "nowhere"))
+        discovery.discover(str(tmp_path / "nowhere"))
     with pytest.raises(errors.UserError, match="no scan in it"):
-        scan_folder.discover(str(tmp_path))
+        discovery.discover(str(tmp_path))
     series = tmp_path / "series"
     series.mkdir()
     for i in range(3):
         (series / f"IM{i}").write_bytes(b"\0" * 128 + b"DICM")
-    found, single = scan_folder.discover(str(series))
-    assert single and found == [scan_folder.Scan("series", epath.Path(series))]
-    found, single = scan_folder.discover(str(tmp_path))
+    found, single = discovery.discover(str(series))
+    assert single and found == [discovery.Scan("series", epath.Path(series))]
+    found, single = discovery.discover(str(tmp_path))
     assert not single and [f.name for f in found] == ["series"]
 
 
@@ -106,7 +107,7 @@ def _touch(root, *names):
 
 
 def _names(root, include=""):
-    found, single = scan_folder.discover(str(root), include)
+    found, single = discovery.discover(str(root), include)
     assert not single
     return [scan.name for scan in found]
 
@@ -126,7 +127,7 @@ def test_a_scan_that_is_called_like_the_table(tmp_path, setting):
     root.mkdir()
     for name in ("scans.csv", "summary.json", "half.new"):
         nib.save(image, root / f"{name}.nii.gz")
-    found, _ = scan_folder.discover(str(root))
+    found, _ = discovery.discover(str(root))
     made = conftest.make_detector(setting)
     for _ in range(2):
         rows = scan_folder.predict_scans(made, found, epath.Path(out), single=False, report=False)
@@ -145,7 +146,7 @@ def test_hostile_names_in_table_terminal_and_page(tmp_path, setting, capfd):
     good = "<i>\x1b[31m@x\n.nii"
     nib.save(image, root / good)
     _touch(root, "=1+1.nii", "+\x1b[31m.nii", "-\n.nii", "@sum.nii.gz")
-    found, _ = scan_folder.discover(str(root))
+    found, _ = discovery.discover(str(root))
     rows = scan_folder.predict_scans(
         conftest.make_detector(setting), found, epath.Path(out), single=False
     )
@@ -168,7 +169,7 @@ def test_a_summary_that_somebody_changed_counts_for_nothing(setting, tmp_path):
     image = nib.Nifti1Image(image[::2, ::2, ::2], affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
     (tmp_path / "in").mkdir()
     nib.save(image, tmp_path / "in" / "a.nii")
-    found, _ = scan_folder.discover(str(tmp_path / "in"))
+    found, _ = discovery.discover(str(tmp_path / "in"))
     made, out = conftest.make_detector(setting), epath.Path(tmp_path / "out")
     for change in (lambda s: s.pop("candidates"), lambda s: s.update(scan=[]), lambda s: s.clear()):
         scan_folder.predict_scans(made, found, out, single=False, report=False)
@@ -210,7 +211,7 @@ def test_a_pattern_takes_what_a_name_leaves_out(tmp_path, caplog):
     assert not caplog.messages
     with pytest.raises(errors.UserError, match="no scan in it that fits --include=nothing"):
         _names(tmp_path, "nothing")
-    found, single = scan_folder.discover(str(tmp_path / BIDS[3]))
+    found, single = discovery.discover(str(tmp_path / BIDS[3]))
     assert single and found[0].name == "sub-01_dseg"
     (tmp_path / "masks").mkdir()
     _touch(tmp_path, "masks/x_mask.nii")
@@ -220,16 +221,16 @@ def test_a_pattern_takes_what_a_name_leaves_out(tmp_path, caplog):
 
 def test_another_contrast_is_left_out(tmp_path, caplog):
     _touch(tmp_path, *BIDS, "x_t2.nii.gz")
-    found, _ = scan_folder.discover(str(tmp_path))
-    kept = scan_folder.keep_contrast(found, "T1", asked=False)
+    found, _ = discovery.discover(str(tmp_path))
+    kept = discovery.keep_contrast(found, "T1", asked=False)
     expected = ["x_t2", "sub-01_anat_sub-01_T1w", "sub-02_anat_sub-02_T1w"]
     assert [scan.name for scan in kept] == expected
     said = "\n".join(caplog.messages)
     assert "left out, another contrast than T1: 1 ('sub-01_FLAIR.nii.gz')" in said
     assert "named like another contrast than T1, and scored: 1 ('x_t2.nii.gz')" in said
-    assert scan_folder.keep_contrast(found, "T1", asked=True) == found
+    assert discovery.keep_contrast(found, "T1", asked=True) == found
     with pytest.raises(errors.UserError, match="no scan of PD"):
-        scan_folder.keep_contrast(found[1:], "PD", asked=False)
+        discovery.keep_contrast(found[1:], "PD", asked=False)
 
 
 def test_the_root_of_a_cd_is_no_scan(tmp_path):
@@ -262,14 +263,14 @@ def test_a_link_round_to_the_top_ends(tmp_path):
 
 def test_two_files_of_one_name_are_too_many_for_mood(tmp_path, setting):
     made = conftest.make_detector(setting)
-    found = [scan_folder.Scan(n, epath.Path(tmp_path / n / "x.nii")) for n in "ab"]
+    found = [discovery.Scan(n, epath.Path(tmp_path / n / "x.nii")) for n in "ab"]
     with pytest.raises(errors.UserError, match=r"two scans are called 'x\.nii'"):
         scan_folder.predict_for_mood(made, found, epath.Path(tmp_path), "sample")
 
 
 @pytest.mark.parametrize("task", ["sample", "pixel"])
 def test_mood_interface(scans, setting, tmp_path, task):
-    found, _ = scan_folder.discover(str(scans))
+    found, _ = discovery.discover(str(scans))
     out = epath.Path(tmp_path / "out")
     out.mkdir()
     scan_folder.predict_for_mood(conftest.make_detector(setting), found, out, task)
