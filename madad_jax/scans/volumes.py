@@ -183,6 +183,14 @@ def to_native(array: np.ndarray, volume: Volume) -> np.ndarray:
     return nib.orientations.apply_orientation(array, order)
 
 
+def forget_header(volume: Volume) -> Volume:
+    """The volume without its file's header: what is written then has one matrix alone, in mm.
+
+    For programs that look at one of a header's two matrices, or at no unit.
+    """
+    return dataclasses.replace(volume, native=dataclasses.replace(volume.native, header=None))
+
+
 def to_image(
     array: np.ndarray, *, like: Volume, limits: tuple[float, float] | None = None
 ) -> nib.Nifti1Image:
@@ -265,11 +273,11 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
             f"{nifti_file.by(like.native.shape)}; both must be of one grid"
         )
     affine = nifti_grid.read_affine(content.header, shape)
-    nifti_grid.check(shape, affine, str(path), content.header)
     # A voxel of tolerance: headers round, and tools disagree by half a voxel about the corner.
     tolerance = float(like.voxel_mm.min())
     if shape == like.native.shape and _is_stored_alike(content.header, affine, like, tolerance):
         return label_values.check(to_canonical(content.array, like.native), str(path))
+    nifti_grid.check(shape, affine, str(path), content.header)
     canonical = to_canonical(content.array, Native(shape, affine, None))
     order = nib.orientations.ornt_transform(_orientation(affine), _RAS)
     distance = math.inf

@@ -178,3 +178,20 @@ def test_viewers_open_maps_with_limits(tmp_path):
         volumes.write_nifti(tmp_path / "map.nii", array, like=volume, limits=limits)
         header = nib.load(tmp_path / "map.nii").header
         assert (header["cal_min"], header["cal_max"]) == expected
+
+
+def test_other_programs_get_one_matrix_in_mm(tmp_path):
+    scale = np.diag([1e-3] * 3 + [1.0])
+    path = save(
+        tmp_path / "a.nii",
+        (2, 1),
+        scale @ forms.mirrored(AFFINE),
+        sform=scale @ AFFINE,
+        unit="meter",
+    )
+    volume = volumes.read(path)
+    volumes.write_nifti(tmp_path / "b.nii", volume.data, like=volumes.forget_header(volume))
+    header = nib.load(tmp_path / "b.nii").header
+    np.testing.assert_allclose(header.get_sform(), AFFINE, atol=1e-5)
+    np.testing.assert_allclose(header.get_qform(), AFFINE, atol=1e-5)
+    assert header.get_xyzt_units()[0] == "mm"
