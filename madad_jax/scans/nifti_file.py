@@ -19,6 +19,7 @@ from jaxtyping import Float32
 
 from madad_jax.core import atomic_files, errors, messages
 
+_GZIP = b"\x1f\x8b"
 _ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
 # 4 GiB as float32: beyond any head scan, well within what a damaged header may claim.
 _MOST_VOXELS = 2**30
@@ -106,6 +107,43 @@ def read_header(path: epath.Path) -> tuple[nib.Nifti1Header, tuple[int, int, int
     return layout.header, layout.shape
 
 
+def check_packed(path: epath.Path) -> None:
+    """Reads a file that is packed by gzip to its end, keeping nothing.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP
+            file.seek(0)
+            stream = gzip.GzipFile(fileobj=file)
+            while packed and stream.read(2**20):
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def read_numbers(image: nib.spatialimages.SpatialImage, name: str) -> np.ndarray:
+    """The values of an image that nibabel opened, as float32.
+
+    Raises:
+      UserError: they are no plain numbers, or nibabel cannot read them.
+    """
+    kind = np.dtype(getattr(image.dataobj, "dtype", np.float32))
+    if kind.kind not in "iufb":
+        raise _no_numbers(name, kind)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except (EOFError, zlib.error, OSError, *UNREADABLE) as error:
+        raise errors.UserError(
+            f"'{name}' cannot be read: {messages.shorten(str(error), 200)}"
+        ) from error
+
+
 def by(shape: tuple[int, ...]) -> str:
     """Sides as text, e.g. `181 x 217 x 181`."""
     return " x ".join(str(n) for n in shape)
@@ -116,7 +154,7 @@ def _read_layout(path: epath.Path) -> tuple[_Layout, bool]:
     try:
         size = path.stat().length
         with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
+            packed = file.read(2) == _GZIP
             file.seek(0)
             start = (gzip.GzipFile(fileobj=file) if packed else file).read(544)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -202,10 +240,7 @@ def _check_shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, 
         )
     kind = header.get_data_dtype()
     if kind.kind not in "iufb":
-        raise errors.UserError(
-            f"'{path}' holds {messages.shorten(str(kind))} (colour, bits or complex numbers); "
-            "accepted: integers and floats"
-        )
+        raise _no_numbers(str(path), kind)
     if min(shape) < _LEAST_SIDE or math.prod(shape) > _MOST_VOXELS:
         raise errors.UserError(
             f"'{path}' has {by(shape)} voxels; accepted: at least {_LEAST_SIDE} a side and at "
@@ -217,7 +252,7 @@ def _check_shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, 
 def _unpack(content: bytes, layout: _Layout, path: epath.Path) -> tuple[bytes, int]:
     """The bytes up to the image's end, and how many follow."""
     # Members one after another are one stream, as gzip defines it.
-    packed = content[:2] == b"\x1f\x8b"
+    packed = content[:2] == _GZIP
     stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
     body = stream.read(layout.end)
     if len(body) < layout.end:
@@ -275,6 +310,13 @@ def _too_long(path: epath.Path, layout: _Layout) -> errors.UserError:
     return errors.UserError(
         f"'{path}' is longer than its header says ({by(layout.shape)} voxels end at byte "
         f"{layout.end}; at most {_MOST_AFTER} zeros may follow): header or image is damaged"
+    )
+
+
+def _no_numbers(name: str, kind: np.dtype) -> errors.UserError:
+    return errors.UserError(
+        f"'{name}' holds {messages.shorten(str(kind))} (colour, bits or complex numbers); "
+        "accepted: integers and floats"
     )
 
 

@@ -94,23 +94,29 @@ def from_image(image: Any) -> Volume:
     """A `Volume` from a nibabel image, or one of a library that wraps it.
 
     Raises:
-      UserError: see `read`, `from_array`.
+      UserError: see `read`, `from_array`; no matrix, or no plain numbers.
     """
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    name = str(image.get_filename() or "image")
+    if image.affine is None:
+        raise errors.UserError(f"'{name}' has no voxel -> mm matrix (affine); accepted: [4, 4]")
     affine = np.asarray(image.affine, np.float64).copy()
     affine[:3] *= nifti_grid.unit_mm(header)
-    name = image.get_filename() or "image"
-    # A lazy image is read here and not by nibabel, which stops before gzip's checksum.
-    single = header is not None and bytes(header["magic"].item())[:2] == b"n+"
-    ours = single and str(name).lower().endswith((".nii", ".nii.gz"))
-    if ours and nib.is_proxy(image.dataobj) and epath.Path(name).is_file():
-        volume = read(name)
-        if volume.native.shape == image.shape[:3] and np.allclose(volume.native.affine, affine):
-            return volume
+    if nib.is_proxy(image.dataobj) and epath.Path(name).is_file():
+        # A lazy image is read here and not by nibabel, which stops before gzip's checksum.
+        single = header is not None and bytes(header["magic"].item())[:2] == b"n+"
+        if single and name.lower().endswith((".nii", ".nii.gz")):
+            volume = read(name)
+            if volume.native.shape == image.shape[:3] and np.allclose(volume.native.affine, affine):
+                return volume
+        for holder in getattr(image, "file_map", {}).values():
+            if holder.filename:
+                nifti_file.check_packed(epath.Path(holder.filename))
     # Many programs write one volume with a fourth axis of 1.
     shape = tuple(n for i, n in enumerate(image.shape) if i < 3 or n != 1)
-    data = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
-    return from_array(data, affine, source=str(name), header=header)
+    return from_array(
+        nifti_file.read_numbers(image, name).reshape(shape), affine, source=name, header=header
+    )
 
 
 def from_array(

@@ -276,5 +276,24 @@ def test_an_image_that_nibabel_opened_is_read_to_its_end_too(tmp_path):
     )
 
 
+def test_images_of_other_formats_are_read_to_their_end_too(tmp_path):
+    path = tmp_path / "a.mgz"
+    nib.save(nib.MGHImage(DATA, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    np.testing.assert_array_equal(volumes.from_image(nib.load(path)).native.shape, DATA.shape)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:])
+    with pytest.raises(errors.UserError, match=r"a\.mgz' is truncated or damaged: CRC"):
+        volumes.from_image(nib.load(path))
+
+
+def test_images_without_numbers_or_matrix_are_refused():
+    colour = np.zeros((8, 8, 8), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for data in (colour, DATA.astype(np.complex64)):
+        with pytest.raises(errors.UserError, match="colour, bits or complex"):
+            volumes.from_image(nib.Nifti1Image(data, np.eye(4)))
+    with pytest.raises(errors.UserError, match="no voxel -> mm matrix"):
+        volumes.from_image(nib.Nifti1Image(DATA, None))
+
+
 def test_the_bounds_are_those_of_the_docs():
     assert (nifti_file._MOST_AFTER, nifti_file._MOST_BEFORE) == (64 * 2**10, 64 * 2**20)
