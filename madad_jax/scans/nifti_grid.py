@@ -67,10 +67,14 @@ def placements(header: nib.Nifti1Header | None, shape: tuple[int, ...]) -> list[
     """Every voxel -> mm matrix by which some reader places an array with this header."""
     if header is None:
         return []
-    found = list(_forms(header).values())
+    found, base = _forms(header), _base(header, shape)
+    if "sform" in found:
+        # ITK takes the directions alone from the sform, and the voxels' sides from `pixdim`.
+        found["itk"] = found["sform"].copy()
+        sides = np.linalg.norm(base[:3, :3], axis=0)
+        found["itk"][:3, :3] *= sides / np.linalg.norm(found["sform"][:3, :3], axis=0)
     if found:
-        return found
-    base = _base(header, shape)
+        return list(found.values())
     # SimpleITK: no directions in its own axes (left, back, up), the first voxel at 0.
     return [base, np.diag([*(np.linalg.norm(base[:3, :3], axis=0) * (-1, -1, 1)), 1.0])]
 

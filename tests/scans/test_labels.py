@@ -116,6 +116,18 @@ def test_a_mask_that_itk_wrote_lies_on_the_voxels_that_it_saw(tmp_path, codes, o
     np.testing.assert_array_equal(mask > 0, scan.data > 600)
 
 
+@pytest.mark.parametrize("codes", [(1, 0), (1, 1), (2, 0)], ids=str)
+def test_a_mask_that_itk_wrote_with_the_sides_of_pixdim(tmp_path, codes):
+    """A registration scaled the sform by 1.5; ITK takes directions alone from there."""
+    sform = np.diag([1.5, 1.5, 1.5, 1.0]) @ forms.turn(10) @ forms.AFFINE
+    path = forms.save(tmp_path / "scan.nii", codes, sform=sform)
+    scan = volumes.read(path)
+    np.testing.assert_allclose(scan.voxel_mm, (1.5, 1.5, 2.25), rtol=1e-6)
+    sitk.WriteImage(sitk.ReadImage(str(path)) > 600, str(tmp_path / "mask.nii.gz"))
+    mask = volumes.read_labels(tmp_path / "mask.nii.gz", scan)
+    np.testing.assert_array_equal(mask > 0, scan.data > 600)
+
+
 def test_a_mask_elsewhere_is_refused_with_its_distance(tmp_path):
     scan = volumes.read(forms.save(tmp_path / "scan.nii", (2, 1)))
     place = forms.AFFINE.copy()
