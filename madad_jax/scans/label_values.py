@@ -27,7 +27,7 @@ def check(array: Float32[np.ndarray, "X Y Z"], source: str) -> Float32[np.ndarra
     """
     array = np.nan_to_num(array, posinf=np.inf, neginf=-np.inf)
     whole = np.rint(array)
-    if not np.isfinite(whole.sum()):
+    if not np.isfinite([whole.min(), whole.max()]).all():
         raise errors.UserError(f"'{source}' holds infinite values; {_ADVICE}")
     between = np.abs(array - whole) > _ROUNDING
     if between.any():

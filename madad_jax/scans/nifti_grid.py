@@ -68,7 +68,7 @@ def placements(header: nib.Nifti1Header | None, shape: tuple[int, ...]) -> list[
     if header is None:
         return []
     found, base = _forms(header), _base(header, shape)
-    if "sform" in found:
+    if "sform" in found and np.isfinite(base).all():
         # ITK takes the directions alone from the sform, and the voxels' sides from `pixdim`.
         found["itk"] = found["sform"].copy()
         sides = np.linalg.norm(base[:3, :3], axis=0)
@@ -122,7 +122,8 @@ def largest_distance(first: Matrix, second: Matrix, shape: tuple[int, ...]) -> f
     """How far the two matrices put a corner of the box apart, mm, at most."""
     corners = np.array([[*c, 1.0] for c in np.ndindex(2, 2, 2)])
     corners[:, :3] *= np.array(shape[:3]) - 1
-    return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+    with np.errstate(all="ignore"):  # Of damaged headers.
+        return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
 
 
 def _unit_code(header: nib.Nifti1Header) -> int:
@@ -173,8 +174,9 @@ def _mend(header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 
 def _usable(matrix: Matrix) -> bool:
-    voxel = np.linalg.norm(matrix[:3, :3], axis=0)
-    upright = abs(np.linalg.det(matrix[:3, :3])) > 1e-3 * voxel.prod()
+    with np.errstate(all="ignore"):
+        voxel = np.linalg.norm(matrix[:3, :3], axis=0)
+        upright = abs(np.linalg.det(matrix[:3, :3])) > 1e-3 * voxel.prod()
     # A tolerance: headers store 32 bits, and units multiply.
     low, high = _VOXEL_MM[0] * (1 - 1e-5), _VOXEL_MM[1] * (1 + 1e-5)
     return bool(upright and voxel.min() >= low and voxel.max() <= high)
