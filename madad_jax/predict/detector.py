@@ -230,13 +230,7 @@ def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
         return volumes.from_array(scan, np.asarray(affine, np.float64), source="array")
     # By what it has and not by its class: other libraries wrap nibabel's images.
     if hasattr(scan, "dataobj") and hasattr(scan, "affine"):
-        # Many programs write one volume with a fourth axis of 1.
-        shape = tuple(n for i, n in enumerate(scan.shape) if i < 3 or n != 1)
-        data = np.asarray(scan.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
-        name = scan.get_filename() or "image"
-        return volumes.from_array(
-            data, np.asarray(scan.affine, np.float64), source=str(name), header=scan.header
-        )
+        return volumes.from_image(scan)
     if isinstance(scan, str) or hasattr(scan, "__fspath__"):
         return volumes.read(epath.Path(scan))
     raise errors.UserError(

@@ -32,7 +32,7 @@ def render(result: Any) -> str:
     """The page of a `result.Result`."""
     summary, point = result.summary, result.summary["operating_point"]
     # The slider reaches beyond the threshold even where the map stays below it.
-    top = max(float(result.anomaly.max()), 1.25 * point["threshold"], 0.01)
+    top = result.top
     window = _window(result.volume.data)
     data = {
         "scan": _nifti(_grey(result.volume.data), result.volume.affine, window, 1.0),

@@ -54,24 +54,25 @@ class Result:
         return self.summary["candidates"]
 
     @property
+    def top(self) -> float:
+        """The map's value that viewers show brightest; it lies beyond the threshold."""
+        threshold = self.summary["operating_point"]["threshold"]
+        return max(float(self.anomaly.max()), 1.25 * threshold, 0.01)
+
+    @property
     def anomaly_image(self) -> nib.Nifti1Image:
         """The map on the scan's own grid."""
-        return self._image(self.anomaly)
+        return volumes.to_image(self.anomaly, like=self.volume, limits=(0.0, self.top))
 
     @property
     def mask_image(self) -> nib.Nifti1Image:
         """1 where a candidate is, on the scan's own grid."""
-        return self._image((self.labels > 0).astype(np.uint8))
+        return volumes.to_image(self.labels > 0, like=self.volume)
 
     @property
     def reconstruction_image(self) -> nib.Nifti1Image:
         """The healthy version of the scan, on its own grid."""
-        return self._image(self.reconstruction)
-
-    def _image(self, array: np.ndarray) -> nib.Nifti1Image:
-        # Not the scan's header: its slope, intent and description do not hold for a map.
-        native = volumes.to_native(array, self.volume)
-        return nib.Nifti1Image(native, self.volume.native.affine)
+        return volumes.to_image(self.reconstruction, like=self.volume)
 
     def save(self, folder: epath.PathLike, report: bool = True) -> None:
         """Writes the three volumes, `report.html`, and last of all `summary.json`.
@@ -84,7 +85,9 @@ class Result:
         folder = epath.Path(folder)
         # First: while there is a summary, readers trust the volumes beside it.
         start_over(folder)
-        volumes.write_nifti(folder / "anomaly.nii.gz", self.anomaly, like=self.volume)
+        volumes.write_nifti(
+            folder / "anomaly.nii.gz", self.anomaly, like=self.volume, limits=(0.0, self.top)
+        )
         volumes.write_nifti(folder / "anomaly_mask.nii.gz", self.labels > 0, like=self.volume)
         volumes.write_nifti(folder / "reconstruction.nii.gz", self.reconstruction, like=self.volume)
         # After the volumes, which are worth having where nilearn's viewer is missing.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files
 from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
 from madad_jax.scans import slices as slices_lib
@@ -217,22 +217,9 @@ def _read_truth(item: Item, options: Options, volume: volumes.Volume) -> _Truth:
         return _Truth()
     labels = volumes.read_labels(item.segmentation, volume)
     return _Truth(
-        lesion=_match(labels, options.labels, item) if options.labels else labels > 0,
-        unjudged=_match(labels, options.unjudged, item) if options.unjudged else None,
+        lesion=np.isin(labels, options.labels) if options.labels else labels > 0,
+        unjudged=np.isin(labels, options.unjudged) if options.unjudged else None,
     )
-
-
-def _match(labels: np.ndarray, values: tuple[int, ...], item: Item) -> np.ndarray:
-    """Where a segmentation has one of the values."""
-    found = np.unique(labels)
-    # Labels between whole numbers come from linear resampling: 1.5 is no mixture of lesions 1 and
-    # 2.
-    if (odd := found[found != np.round(found)]).size:
-        raise errors.UserError(
-            f"'{item.segmentation}' has the value {odd[0]:g}; accepted: whole labels, of which "
-            f"{', '.join(map(str, values))} matter"
-        )
-    return np.isin(labels, values)
 
 
 def _check_inside(lesion: np.ndarray | None, brain: np.ndarray) -> list[str]:

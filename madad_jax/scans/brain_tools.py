@@ -69,7 +69,7 @@ def run(name: str, volume: volumes.Volume) -> Bool[np.ndarray, "X Y Z"]:
         )
     with tempfile.TemporaryDirectory(prefix="brain-") as folder:
         scan = pathlib.Path(folder) / "scan.nii.gz"
-        volumes.write_nifti(scan, volume.data, like=volume)
+        volumes.write_nifti(scan, volume.data, like=volumes.forget_header(volume))
         try:
             done = subprocess.run(
                 [program, *tool.arguments],

@@ -6,6 +6,8 @@ from scipy import ndimage
 
 from madad_jax.scans import geometry as geometry_lib
 
+_ROUNDING = 1e-6  # Voxels. Centres on a face are common: half a level of 1 mm.
+
 
 def resample(
     array: np.ndarray,
@@ -17,6 +19,9 @@ def resample(
     thickness: float | None = None,
 ) -> np.ndarray:
     """Values of `array` at the voxel centres of `target`; 0 outside.
+
+    Voxels are boxes: the outermost ones reach half a voxel beyond their centres, for labels and
+    for values, which stay as they are there. This is where SimpleITK puts the border too.
 
     Args:
       array: [*grid.shape]; bool and integers come back as they are with `order=0`.
@@ -46,12 +51,30 @@ def resample(
         matrix[:3, 3],
         output_shape=target.shape,
         order=order,
-        # `grid-constant` fades the outermost voxels into 0, `constant` would cut them at their
-        # centres. Labels must not fade.
-        mode="constant" if order == 0 else "grid-constant",
+        # `constant` would cut labels at the outermost centres; `grid-constant` cuts them at the
+        # boxes' faces, and would fade values towards 0 on the way there.
+        mode="nearest" if order else "grid-constant",
         cval=0,
     )
+    if order:
+        _clear_outside(out, matrix, source.shape)
     return out.astype(bool) if array.dtype == bool else out
+
+
+def _clear_outside(out: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Sets to 0, in place, what lies beyond the faces of the source's outermost voxels."""
+    j, k = np.ogrid[: out.shape[1], : out.shape[2]]
+    low, high = -0.5 - _ROUNDING, np.array(shape) - 0.5 + _ROUNDING
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(out.shape) - 1)
+    reach = corners @ matrix[:3, :3].T + matrix[:3, 3]
+    for axis, (a, b, c, start) in enumerate(matrix[:3]):
+        # An affine map is widest at corners: most grids lie inside along some axes.
+        if reach[:, axis].min() >= low and reach[:, axis].max() <= high[axis]:
+            continue
+        plane = b * j + c * k + start
+        for row in range(len(out)):
+            place = plane + a * row
+            out[row][(place < low) | (place > high[axis])] = 0
 
 
 def _smooth(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -59,4 +82,4 @@ def _smooth(array: np.ndarray, cell: np.ndarray) -> np.ndarray:
     steps = np.abs(cell).max(axis=1)
     # Up to a fifth coarser loses less by aliasing than by a blur.
     sigmas = np.where(steps > 1.2, (steps - 1.0) / 2.0, 0.0)
-    return ndimage.gaussian_filter(array, sigmas, mode="constant") if sigmas.any() else array
+    return ndimage.gaussian_filter(array, sigmas, mode="nearest") if sigmas.any() else array

@@ -125,7 +125,8 @@ def to_scan(
     """Maps on slices [k, H, W] -> the scan's canonical grid [X, Y, Z]; 0 where no slice lies.
 
     Slices with gaps between them are spread half-way to their neighbours (`order=0`) or
-    interpolated between them (`order=1`); a single slice counts for one level.
+    interpolated between them (`order=1`). The first and the last reach as far outwards, with their
+    own values; a single slice counts for one level.
 
     Args:
       maps: one picture a slice.

@@ -7,10 +7,7 @@ own grid and header are kept, so that a map made from the volume can be written 
 
 import dataclasses
 import gzip
-import hashlib
-import io
 import math
-import zlib
 from typing import Any
 
 import nibabel as nib
@@ -19,30 +16,16 @@ from etils import epath
 from jaxtyping import Bool, Float32, Float64
 
 from madad_jax.core import atomic_files, errors
+from madad_jax.scans import label_values, nifti_file, nifti_grid
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
-# 4 GiB as float32: beyond any head scan, well within what a damaged header may claim.
-_MOST_VOXELS = 2**30
-# Localizers and crops of a few voxels are no scans: no mask or registration works on them.
-_LEAST_SIDE = 8
-# Headers in metres or micrometres fall outside.
-_VOXEL_MM = (0.02, 25.0)
-# What nibabel raises at headers that make no sense.
-_UNREADABLE = (
-    nib.spatialimages.HeaderDataError,
-    nib.wrapstruct.WrapStructError,
-    nib.filebasedimages.ImageFileError,
-    OverflowError,
-    ValueError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Native:
-    """A file's own grid: array shape, voxel -> mm matrix, and its NIfTI header.
+    """A file's own grid: array shape, voxel -> mm matrix, and its NIfTI header as it stands there.
 
-    For a DICOM series the header is a new one, and the axes are (column, row, slice).
+    For a DICOM series the header is None, and the axes are (column, row, slice).
     """
 
     shape: tuple[int, int, int]
@@ -96,18 +79,44 @@ def read(path: epath.PathLike) -> Volume:
 
         array, affine, digest, warnings = dicom.read_series(path)
         return from_array(array, affine, source=str(path), sha256=digest, warnings=warnings)
-    content = atomic_files.read_bytes(path)
-    image = _parse(content, path)
-    header = image.header
-    shape = _shape(header, path)
-    # float32 from the start: get_fdata's float64 doubles a scan's memory. Values that overflow
-    # become infinite, which `from_array` reports.
-    with np.errstate(over="ignore", invalid="ignore"):
-        array = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(shape)
-    affine, warnings = _affine(header, path)
-    digest = hashlib.sha256(content).hexdigest()
-    return from_array(array, affine, source=str(path), header=header, sha256=digest,
-                      warnings=warnings)  # fmt: skip
+    content = nifti_file.read(path)
+    return from_array(
+        content.array,
+        nifti_grid.read_affine(content.header, content.array.shape),
+        source=str(path),
+        header=content.header,
+        sha256=content.sha256,
+        warnings=content.warnings,
+    )
+
+
+def from_image(image: Any) -> Volume:
+    """A `Volume` from a nibabel image, or one of a library that wraps it.
+
+    Raises:
+      UserError: see `read`, `from_array`; no matrix, or no plain numbers.
+    """
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    name = str(image.get_filename() or "image")
+    if image.affine is None:
+        raise errors.UserError(f"'{name}' has no voxel -> mm matrix (affine); accepted: [4, 4]")
+    affine = np.asarray(image.affine, np.float64).copy()
+    affine[:3] *= nifti_grid.unit_mm(header)
+    if nib.is_proxy(image.dataobj) and epath.Path(name).is_file():
+        # A lazy image is read here and not by nibabel, which stops before gzip's checksum.
+        single = header is not None and bytes(header["magic"].item())[:2] == b"n+"
+        if single and name.lower().endswith((".nii", ".nii.gz")):
+            volume = read(name)
+            if volume.native.shape == image.shape[:3] and np.allclose(volume.native.affine, affine):
+                return volume
+        for holder in getattr(image, "file_map", {}).values():
+            if holder.filename:
+                nifti_file.check_packed(epath.Path(holder.filename))
+    # Many programs write one volume with a fourth axis of 1.
+    shape = tuple(n for i, n in enumerate(image.shape) if i < 3 or n != 1)
+    return from_array(
+        nifti_file.read_numbers(image, name).reshape(shape), affine, source=name, header=header
+    )
 
 
 def from_array(
@@ -121,11 +130,22 @@ def from_array(
 ) -> Volume:
     """A `Volume` from an array in any axis order and its voxel -> mm (RAS+) matrix.
 
+    Args:
+      array: numbers, in the file's axis order.
+      affine: voxel -> mm.
+      source: path, for messages.
+      header: of the NIfTI file, if there is one; maps keep its geometry, and what is odd about
+        it becomes a warning.
+      sha256: of the file's bytes.
+      warnings: sentences about the file.
+
     Raises:
       UserError: the matrix is singular or its voxels are not of a head scan, or the array has no
         finite value other than 0.
     """
-    _check_grid(array.shape, affine, source)
+    nifti_grid.check(array.shape, affine, source, header)
+    if header is not None:
+        warnings = (*warnings, *nifti_grid.find_oddities(header, array.shape))
     native = Native(tuple(array.shape), np.asarray(affine, np.float64), header)
     finite = np.isfinite(array)
     missing = None
@@ -169,29 +189,74 @@ def to_native(array: np.ndarray, volume: Volume) -> np.ndarray:
     return nib.orientations.apply_orientation(array, order)
 
 
-def write_nifti(path: epath.PathLike, array: np.ndarray, *, like: Volume) -> None:
-    """Writes an array on `like`'s canonical grid as a NIfTI file on the scan's own grid.
+def forget_header(volume: Volume) -> Volume:
+    """The volume without its file's header: what is written then has one matrix alone, in mm.
 
-    Written beside and moved into place; the same array gives the same bytes. bool becomes uint8.
+    For programs that look at one of a header's two matrices, or at no unit.
+    """
+    return dataclasses.replace(volume, native=dataclasses.replace(volume.native, header=None))
+
+
+def to_image(
+    array: np.ndarray, *, like: Volume, limits: tuple[float, float] | None = None
+) -> nib.Nifti1Image:
+    """An array on `like`'s canonical grid as an image on the scan's own grid. bool becomes uint8.
+
+    The scan's own matrices, codes and unit stand in the header, so that every reader puts both in
+    the same place, whichever of them it trusts. Slope, intent and description are not kept: they
+    do not hold for a map.
+
+    Args:
+      array: [X, Y, Z].
+      like: the scan.
+      limits: the range that viewers show; None: 0 to 1 for bool, else all of the array's range.
+    """
+    native = to_native(array, like)
+    if limits is None:
+        limits = (0.0, 1.0) if native.dtype == bool else (float(native.min()), float(native.max()))
+    native = native.astype(np.uint8) if native.dtype == bool else native
+    source = _kept_header(like)
+    kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
+    affine = like.native.affine.copy()
+    affine[:3] /= nifti_grid.unit_mm(source)
+    image = kind(native, affine)
+    if source is None:
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+        image.header.set_xyzt_units("mm")
+    else:
+        nifti_grid.copy_readable(source, image.header, affine)
+    # Equal limits mean none.
+    image.header["cal_min"] = limits[0]
+    image.header["cal_max"] = limits[1] if limits[1] > limits[0] else limits[0] + 1.0
+    return image
+
+
+def write_nifti(
+    path: epath.PathLike,
+    array: np.ndarray,
+    *,
+    like: Volume,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Writes `to_image` of the same arguments.
+
+    Written beside and moved into place; the same array gives the same bytes.
 
     Raises:
       UserError: the folder cannot be written, or the name does not end in .nii or .nii.gz.
     """
     path = epath.Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise errors.UserError(f"'{path}' cannot be written; accepted: .nii or .nii.gz")
-    native = to_native(array, like)
-    native = native.astype(np.uint8) if native.dtype == bool else native
-    image = nib.Nifti1Image(native, like.native.affine)
-    codes = (0, 0)
-    if isinstance(like.native.header, nib.Nifti1Header):
-        codes = tuple(int(like.native.header[key]) for key in ("sform_code", "qform_code"))
-    # A reader that trusts the other of the two matrices must find the map in the same place.
-    image.set_sform(like.native.affine, max(codes[0], codes[1], 1))
-    image.set_qform(like.native.affine, max(codes[0], codes[1], 1))
-    image.header.set_xyzt_units("mm")
+    image = to_image(array, like=like, limits=limits)
     content = image.to_bytes()
-    if path.name.endswith(".gz"):
+    if (source := _kept_header(like)) is not None:
+        # After nibabel, which mends what it finds odd: other readers judge for themselves.
+        header = type(image.header)(content[: image.header.sizeof_hdr], check=False)
+        nifti_grid.copy_geometry(source, header)
+        content = header.binaryblock + content[header.sizeof_hdr :]
+    if path.name.lower().endswith(".gz"):
         # No time of writing in the gzip header: the same map gives the same bytes.
         content = gzip.compress(content, compresslevel=5, mtime=0)
     atomic_files.write_bytes(path, content)
@@ -201,192 +266,79 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
     """A mask or segmentation that must lie on the grid of `like`, in canonical order.
 
     Raises:
-      UserError: see `read`; another shape than the scan's, or it lies elsewhere in space.
+      UserError: see `read`; values that are no labels (`label_values`), another shape than the
+        scan's, or it lies elsewhere in space.
     """
     path = epath.Path(path)
-    content = atomic_files.read_bytes(path)
-    image = _parse(content, path)
-    shape = _shape(image.header, path)
+    content = nifti_file.read(path)
+    shape = content.array.shape
     # Sorted: tools store a mask's axes in another order than its scan's, and the header says so.
     if sorted(shape) != sorted(like.native.shape):
         raise errors.UserError(
-            f"'{path}' has the shape {_by(shape)}, its scan '{like.source}' "
-            f"{_by(like.native.shape)}; both must be of one grid"
+            f"'{path}' has the shape {nifti_file.by(shape)}, its scan '{like.source}' "
+            f"{nifti_file.by(like.native.shape)}; both must be of one grid"
         )
-    array = np.nan_to_num(np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")))
-    array = array.reshape(shape)
-    stated = int(image.header["sform_code"]) or int(image.header["qform_code"])
-    # Without an orientation of its own, a mask of the scan's shape lies on the scan's voxels.
-    if not stated and shape == like.native.shape:
-        return np.ascontiguousarray(to_canonical(array, like.native))
-    affine, _ = _affine(image.header, path)
-    native = Native(shape, affine, None)
-    canonical = to_canonical(array, native)
+    affine = nifti_grid.read_affine(content.header, shape)
+    # A voxel of tolerance: headers round, and tools disagree by half a voxel about the corner.
+    tolerance = float(like.voxel_mm.min())
+    if shape == like.native.shape and _is_stored_alike(content.header, affine, like, tolerance):
+        return label_values.check(to_canonical(content.array, like.native), str(path))
+    nifti_grid.check(shape, affine, str(path), content.header)
+    canonical = to_canonical(content.array, Native(shape, affine, None))
     order = nib.orientations.ornt_transform(_orientation(affine), _RAS)
     distance = math.inf
     if canonical.shape == like.data.shape:
         moved = affine @ nib.orientations.inv_ornt_aff(order, shape)
-        distance = _largest_distance(moved, like.affine, like.data.shape)
-    # A voxel of tolerance: headers round, and tools disagree by half a voxel about the corner.
-    if distance > float(like.voxel_mm.min()):
+        distance = nifti_grid.largest_distance(moved, like.affine, like.data.shape)
+    if distance > tolerance:
         raise errors.UserError(
             f"'{path}' lies up to {distance:.1f} mm beside its scan '{like.source}' by the two "
             "headers; both must be of one grid"
         )
-    return np.ascontiguousarray(canonical)
+    return label_values.check(canonical, str(path))
 
 
 def describe(path: epath.PathLike) -> str:
     """One line from a file's header: voxels, their size and order; of a series, how many files.
 
     Raises:
-      UserError: the file is missing or its header unusable.
+      UserError: the file is missing, its header unusable, or its length denies the header.
     """
     path = epath.Path(path)
     if path.is_dir():
         return f"DICOM, {sum(p.is_file() for p in path.iterdir())} files"
-    try:
-        with path.open("rb") as file:
-            start = file.read(2**16)
-    except OSError as error:
-        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    if start[:2] == b"\x1f\x8b":
-        start = zlib.decompressobj(wbits=31).decompress(start, 540)
-    header, _ = _header(start, path)
-    affine, warnings = _affine(header, path)
-    _check_grid(_shape(header, path), affine, str(path))
+    header, shape = nifti_file.read_header(path)
+    affine = nifti_grid.read_affine(header, shape)
+    nifti_grid.check(shape, affine, str(path), header)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     text = (
-        f"{_by(_shape(header, path))} voxels of {' x '.join(f'{mm:.2f}' for mm in sides)} mm, "
+        f"{nifti_file.by(shape)} voxels of {' x '.join(f'{mm:.2f}' for mm in sides)} mm, "
         f"{''.join(nib.aff2axcodes(affine))}"
     )
-    return ", ".join([text, *warnings])
+    return ", ".join([text, *nifti_grid.find_oddities(header, shape)])
 
 
-def _parse(content: bytes, path: epath.Path) -> nib.Nifti1Image:
-    """The image of a NIfTI-1 or -2 file's bytes, compressed or not, checked for completeness."""
-    packed = content[:2] == b"\x1f\x8b"
-    stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
-    try:
-        start = stream.read(540)
-        header, kind = _header(start, path)
-        voxels = math.prod(_shape(header, path))
-        end = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
-        # No more than the header asks for: a small gzip file may unpack to terabytes.
-        body = start + stream.read(max(end - len(start), 0))
-        if len(body) < end:
-            raise errors.UserError(
-                f"'{path}' is truncated: {len(body)} of {end} bytes (the header says "
-                f"{_by(_shape(header, path))} voxels)"
-            )
-        stream.read(1)  # At the end of a whole file this checks gzip's checksum.
-        return kind.from_bytes(body)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise errors.UserError(f"'{path}' is truncated or damaged: {error}") from error
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+def _kept_header(volume: Volume) -> nib.Nifti1Header | None:
+    """The header whose geometry maps of a volume keep; None: it has none, or was moved since."""
+    header, affine = volume.native.header, volume.native.affine
+    if not isinstance(header, nib.Nifti1Header):
+        return None
+    stated = nifti_grid.read_affine(header, volume.native.shape)
+    return header if np.allclose(stated, affine, atol=1e-3) else None
 
 
-def _header(start: bytes, path: epath.Path) -> tuple[nib.Nifti1Header, type[nib.Nifti1Image]]:
-    """The header at the start of a file, NIfTI-1 or -2, and the class of its image."""
-    # A header begins with its own size, in the byte order of the machine that wrote it.
-    size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
-    length = 540 if 540 in size else 348
-    if len(start) < length or not {348, 540} & size:
-        raise errors.UserError(f"'{path}' is no NIfTI file (no header); {_ACCEPTED}")
-    kind = nib.Nifti2Image if length == 540 else nib.Nifti1Image
-    try:
-        header = kind.header_class.from_fileobj(io.BytesIO(start[:length]))
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    if bytes(header["magic"].item())[:2] != b"n+":
-        raise errors.UserError(f"'{path}' is no single-file NIfTI (Analyze or a pair); {_ACCEPTED}")
-    return header, kind
-
-
-def _unreadable(path: epath.Path, error: Exception) -> errors.UserError:
-    return errors.UserError(f"'{path}' is no readable NIfTI file: {error}; {_ACCEPTED}")
-
-
-def _shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, int]:
-    """The three sides; trailing axes of one element are dropped."""
-    shape = tuple(int(n) for n in header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3:
-        raise errors.UserError(
-            f"'{path}' has {len(shape)} dimensions ({_by(shape)}); accepted: one volume of 3 "
-            "(split a series of volumes first)"
-        )
-    kind = header.get_data_dtype()
-    if kind.kind not in "iufb":
-        raise errors.UserError(
-            f"'{path}' holds {kind} (colour or complex numbers); accepted: integers and floats"
-        )
-    if min(shape) < _LEAST_SIDE or math.prod(shape) > _MOST_VOXELS:
-        raise errors.UserError(
-            f"'{path}' has {_by(shape)} voxels; accepted: at least {_LEAST_SIDE} a side and at "
-            f"most {_MOST_VOXELS} in all"
-        )
-    return shape
-
-
-def _affine(header: nib.Nifti1Header, path: epath.Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The voxel -> mm matrix that the file means, and what is odd about it."""
-    found = {}
-    for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
-        try:
-            matrix = get(coded=True)[0]
-        except (nib.spatialimages.HeaderDataError, ValueError):
-            continue
-        if matrix is not None and np.isfinite(matrix).all() and _usable(matrix):
-            found[name] = np.asarray(matrix, np.float64)
-    shape = _shape(header, path)
-    if len(found) == 2:
-        distance = _largest_distance(found["sform"], found["qform"], shape)
-        voxel = np.linalg.norm(found["sform"][:3, :3], axis=0).min()
-        if distance > 0.5 * voxel:
-            return found["sform"], (
-                f"sform and qform disagree by up to {distance:.1f} mm; the sform is used",
-            )
-    # The sform first, as nibabel reads it: registrations are written there.
-    for name in ("sform", "qform"):
-        if name in found:
-            return found[name], ()
-    matrix = np.asarray(header.get_base_affine(), np.float64)
-    return matrix, (
-        "the header states no orientation (sform and qform codes are 0 or unusable): left and "
-        "right are a guess",
-    )
-
-
-def _usable(matrix: np.ndarray) -> bool:
-    voxel = np.linalg.norm(matrix[:3, :3], axis=0)
-    upright = abs(np.linalg.det(matrix[:3, :3])) > 1e-3 * voxel.prod()
-    return bool(upright and voxel.min() >= _VOXEL_MM[0] and voxel.max() <= _VOXEL_MM[1])
-
-
-def _check_grid(shape: tuple[int, ...], affine: np.ndarray, source: str) -> None:
-    if not np.isfinite(affine).all() or not _usable(affine):
-        raise errors.UserError(
-            f"'{source}' has no usable grid: voxel -> mm matrix "
-            f"{np.asarray(affine)[:3].round(4).tolist()}; accepted: independent axes with voxels "
-            f"of {_VOXEL_MM[0]} to {_VOXEL_MM[1]} mm"
-        )
-    if len(shape) != 3:
-        raise errors.UserError(f"'{source}' has {len(shape)} dimensions, accepted: 3")
+def _is_stored_alike(
+    header: nib.Nifti1Header, affine: np.ndarray, like: Volume, tolerance: float
+) -> bool:
+    """Whether a mask of the scan's shape lies on the scan's voxels in the file's own order."""
+    # Without an orientation of its own, a mask of the scan's shape lies on the scan's voxels.
+    if not (int(header["sform_code"]) or int(header["qform_code"])):
+        return True
+    # Tools that read the scan by its other matrix write that one into their mask.
+    places = [like.native.affine, *nifti_grid.placements(like.native.header, like.native.shape)]
+    distances = [nifti_grid.largest_distance(affine, m, like.native.shape) for m in places]
+    return min(distances) <= tolerance
 
 
 def _orientation(affine: np.ndarray) -> np.ndarray:
     return nib.orientations.io_orientation(affine)
-
-
-def _largest_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far the two matrices put a corner of the box apart, mm, at most."""
-    corners = np.array([[*c, 1.0] for c in np.ndindex(2, 2, 2)])
-    corners[:, :3] *= np.array(shape) - 1
-    return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)

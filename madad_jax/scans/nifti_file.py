@@ -1,0 +1,329 @@
+"""NIfTI files: their bytes to a header and an array, nothing believed that the length denies.
+
+A header's claims (where the image begins, how many voxels of which type) are held against the
+file's length before room is made for them. A compressed file is read to its end: gzip keeps its
+checksum and its length there, and a damaged stream may still hold a whole image.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import math
+import zlib
+
+import nibabel as nib
+import numpy as np
+from etils import epath
+from jaxtyping import Float32
+
+from madad_jax.core import atomic_files, errors, messages
+
+_GZIP = b"\x1f\x8b"
+_ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
+# 4 GiB as float32: beyond any head scan, well within what a damaged header may claim.
+_MOST_VOXELS = 2**30
+# Localizers and crops of a few voxels are no scans: no mask or registration works on them.
+_LEAST_SIDE = 8
+# Extensions hold whole DICOM headers or connectome tables; a damaged offset claims gigabytes.
+_MOST_BEFORE = 2**26
+# Padding of tapes and block devices. A header that lost a slice leaves more than this.
+_MOST_AFTER = 2**16
+# Deflate cannot pack tighter: what a file of some length may hold.
+_TIGHTEST = 1032
+# What nibabel raises at headers that make no sense.
+UNREADABLE = (
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    nib.filebasedimages.ImageFileError,
+    OverflowError,
+    ValueError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a file holds, in its own axis order.
+
+    Attributes:
+      header: as it stands in the file, nothing mended.
+      array: values with the header's slope and intercept; may hold NaN and infinity.
+      sha256: of the file's bytes.
+      warnings: what is odd about the file, one sentence each.
+    """
+
+    header: nib.Nifti1Header
+    array: Float32[np.ndarray, "I J K"]
+    sha256: str
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where a file's image lies: bytes from `start` to `end` of what is unpacked."""
+
+    header: nib.Nifti1Header
+    mended: nib.Nifti1Header
+    shape: tuple[int, int, int]
+    start: int
+    end: int
+
+
+def read(path: epath.Path) -> Content:
+    """Reads a NIfTI-1 or -2 file, compressed or not, to its end.
+
+    Raises:
+      UserError: the file is missing, damaged, longer or shorter than its header says, or not one
+        volume of numbers.
+    """
+    layout, _ = _read_layout(path)
+    content = atomic_files.read_bytes(path)
+    try:
+        body, after = _unpack(content, layout, path)
+        _check_extensions(body, layout, path)
+        slope, inter = layout.mended.get_slope_inter()
+        scaling = (1.0, 0.0) if slope is None else (slope, inter)
+        spec = (layout.shape, layout.mended.get_data_dtype(), layout.start, *scaling)
+        proxy = nib.arrayproxy.ArrayProxy(io.BytesIO(body), spec)
+        # float32 from the start: float64 doubles a scan's memory. Values that overflow become
+        # infinite, which readers of scans report.
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.asarray(proxy, dtype=np.float32)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, error) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    digest = hashlib.sha256(content).hexdigest()
+    return Content(layout.header, array, digest, _find_oddities(layout, after, path))
+
+
+def read_header(path: epath.Path) -> tuple[nib.Nifti1Header, tuple[int, int, int]]:
+    """The header of a file as it stands there, and the image's three sides.
+
+    Raises:
+      UserError: as `read`, as far as the file's first bytes and its length tell.
+    """
+    layout, _ = _read_layout(path)
+    return layout.header, layout.shape
+
+
+def check_packed(path: epath.Path) -> None:
+    """Reads a file that is packed by gzip to its end, keeping nothing.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP
+            file.seek(0)
+            stream = gzip.GzipFile(fileobj=file)
+            while packed and stream.read(2**20):
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def read_numbers(image: nib.spatialimages.SpatialImage, name: str) -> np.ndarray:
+    """The values of an image that nibabel opened, as float32.
+
+    Raises:
+      UserError: they are no plain numbers, or nibabel cannot read them.
+    """
+    kind = np.dtype(getattr(image.dataobj, "dtype", np.float32))
+    if kind.kind not in "iufb":
+        raise _no_numbers(name, kind)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except (EOFError, zlib.error, OSError, *UNREADABLE) as error:
+        raise errors.UserError(
+            f"'{name}' cannot be read: {messages.shorten(str(error), 200)}"
+        ) from error
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """Sides as text, e.g. `181 x 217 x 181`."""
+    return " x ".join(str(n) for n in shape)
+
+
+def _read_layout(path: epath.Path) -> tuple[_Layout, bool]:
+    """Header and place of the image, held against the file's length; whether it is packed."""
+    try:
+        size = path.stat().length
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP
+            file.seek(0)
+            start = (gzip.GzipFile(fileobj=file) if packed else file).read(544)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    layout = _parse_header(start, path)
+    if layout.end > size * (_TIGHTEST if packed else 1):
+        what = f"{size} packed bytes cannot hold" if packed else f"{size} of"
+        raise errors.UserError(
+            f"'{path}' is truncated: {what} {layout.end} bytes (the header says "
+            f"{by(layout.shape)} voxels)"
+        )
+    # What does not shrink grows by less than a thousandth; blocks of their own cost more.
+    if size > (2 * layout.end + 2**20 if packed else layout.end + _MOST_AFTER):
+        raise _too_long(path, layout)
+    return layout, packed
+
+
+def _parse_header(start: bytes, path: epath.Path) -> _Layout:
+    """What the first bytes of a file say, NIfTI-1 or -2."""
+    # A header begins with its own size, in the byte order of the machine that wrote it.
+    orders = {int.from_bytes(start[:4], order): order for order in ("big", "little")}
+    length = 540 if 540 in orders else 348
+    if len(start) < length or length not in orders:
+        raise errors.UserError(f"'{path}' is no NIfTI file (no header); {_ACCEPTED}")
+    kind = nib.Nifti2Header if length == 540 else nib.Nifti1Header
+    order = "<" if orders[length] == "little" else ">"
+    try:
+        header = kind(start[:length], endianness=order, check=False)
+        if bytes(header["magic"].item())[:2] != b"n+":
+            raise errors.UserError(
+                f"'{path}' is no single-file NIfTI (Analyze or a pair); {_ACCEPTED}"
+            )
+        offset = _check_offset(header, length, path)
+        _check_codes(header, path)
+        mended = kind(start[:length], endianness=order)
+        shape = _check_shape(mended, path)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    end = offset + math.prod(shape) * mended.get_data_dtype().itemsize
+    return _Layout(header, mended, shape, offset, end)
+
+
+def _check_offset(header: nib.Nifti1Header, length: int, path: epath.Path) -> int:
+    """Where the image begins; 0 is taken for the least, which some programs mean by it."""
+    stated, least = header["vox_offset"].item(), length + 4
+    if stated == 0:
+        return least
+    if not (float(stated).is_integer() and least <= stated <= _MOST_BEFORE):
+        raise errors.UserError(
+            f"'{path}': the header puts the image at byte {stated:g} (vox_offset); accepted: whole "
+            f"numbers from {least} to {_MOST_BEFORE}"
+        )
+    return int(stated)
+
+
+def _check_codes(header: nib.Nifti1Header, path: epath.Path) -> None:
+    """Refuses what nibabel reads in some way of its own, or says on the screen itself."""
+    axes, kind = int(header["dim"][0]), int(header["datatype"])
+    if not 1 <= axes <= 7:
+        raise errors.UserError(f"'{path}' has {axes} dimensions (dim[0]); accepted: 3")
+    if (header["dim"][1 : axes + 1] < 1).any():
+        shape = by(tuple(int(n) for n in header["dim"][1 : axes + 1]))
+        raise errors.UserError(f"'{path}' has {shape} voxels; accepted: at least {_LEAST_SIDE}")
+    known = nib.nifti1.data_type_codes
+    if kind not in known.value_set() or known.dtype[kind].itemsize == 0:
+        raise errors.UserError(
+            f"'{path}' holds numbers of type {kind} (datatype), which no program here reads; "
+            "accepted: integers and floats of 8 to 64 bits"
+        )
+
+
+def _check_shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, int]:
+    """The three sides; trailing axes of one element are dropped."""
+    shape = tuple(int(n) for n in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise errors.UserError(
+            f"'{path}' has {len(shape)} dimensions ({by(shape)}); accepted: one volume of 3 "
+            "(split a series of volumes first)"
+        )
+    kind = header.get_data_dtype()
+    if kind.kind not in "iufb":
+        raise _no_numbers(str(path), kind)
+    if min(shape) < _LEAST_SIDE or math.prod(shape) > _MOST_VOXELS:
+        raise errors.UserError(
+            f"'{path}' has {by(shape)} voxels; accepted: at least {_LEAST_SIDE} a side and at "
+            f"most {_MOST_VOXELS} in all"
+        )
+    return shape
+
+
+def _unpack(content: bytes, layout: _Layout, path: epath.Path) -> tuple[bytes, int]:
+    """The bytes up to the image's end, and how many follow."""
+    # Members one after another are one stream, as gzip defines it.
+    packed = content[:2] == _GZIP
+    stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
+    body = stream.read(layout.end)
+    if len(body) < layout.end:
+        raise errors.UserError(
+            f"'{path}' is truncated: {len(body)} of {layout.end} bytes (the header says "
+            f"{by(layout.shape)} voxels)"
+        )
+    # One byte beyond the bound, which is enough to know: a small file may unpack to terabytes.
+    rest, left = [], _MOST_AFTER + 1
+    while left and (piece := stream.read(left)):
+        rest.append(piece)
+        left -= len(piece)
+    after = b"".join(rest)
+    if not left or any(after):
+        raise _too_long(path, layout)
+    return body, len(after)
+
+
+def _check_extensions(body: bytes, layout: _Layout, path: epath.Path) -> None:
+    """Walks the blocks between header and image; each says how long it is."""
+    length = int(layout.header["sizeof_hdr"])
+    at, order = length + 4, ">" if layout.header.endianness == ">" else "<"
+    while body[length] and layout.start - at >= 8:
+        size = int(np.frombuffer(body, f"{order}i4", 1, at)[0])
+        if not size and not any(body[at : layout.start]):
+            return  # Padding.
+        if not 8 <= size <= layout.start - at:
+            raise errors.UserError(
+                f"'{path}': a header extension at byte {at} claims {size} bytes, "
+                f"{layout.start - at} are there; the header is damaged"
+            )
+        at += size
+
+
+def _find_oddities(layout: _Layout, after: int, path: epath.Path) -> tuple[str, ...]:
+    """Sentences about a file whose image is whole all the same."""
+    odd = []
+    if layout.header["vox_offset"].item() == 0:
+        # Only where the length proves it: else the image may begin anywhere.
+        if after:
+            raise errors.UserError(
+                f"'{path}': the header puts the image at byte 0 (vox_offset), and the file's "
+                f"length does not fit the {layout.start} that this usually means"
+            )
+        odd.append(f"the header puts the image at byte 0; read from byte {layout.start}")
+    if after:
+        odd.append(f"{after} zeros follow the image; they are ignored")
+    stated, bits = int(layout.header["bitpix"]), 8 * layout.mended.get_data_dtype().itemsize
+    if stated != bits:
+        odd.append(f"the header says {stated} bits a voxel, its data type has {bits}, which count")
+    return tuple(odd)
+
+
+def _too_long(path: epath.Path, layout: _Layout) -> errors.UserError:
+    return errors.UserError(
+        f"'{path}' is longer than its header says ({by(layout.shape)} voxels end at byte "
+        f"{layout.end}; at most {_MOST_AFTER} zeros may follow): header or image is damaged"
+    )
+
+
+def _no_numbers(name: str, kind: np.dtype) -> errors.UserError:
+    return errors.UserError(
+        f"'{name}' holds {messages.shorten(str(kind))} (colour, bits or complex numbers); "
+        "accepted: integers and floats"
+    )
+
+
+def _damaged(path: epath.Path, error: Exception) -> errors.UserError:
+    return errors.UserError(f"'{path}' is truncated or damaged: {messages.shorten(str(error))}")
+
+
+def _unreadable(path: epath.Path, error: Exception) -> errors.UserError:
+    reason = messages.shorten(str(error), 200)
+    return errors.UserError(f"'{path}' is no readable NIfTI file: {reason}; {_ACCEPTED}")
