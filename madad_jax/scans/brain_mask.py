@@ -15,7 +15,7 @@ Every mask is brought to one component without holes, and checked.
 import importlib.util
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from scipy import ndimage
 
 from madad_jax.core import errors
@@ -25,9 +25,9 @@ METHODS = ("auto", "given", "nonzero", "template", "builtin", *brain_tools.TOOLS
 # Adult brains with their fluid measure about 0.9 to 2.0 l; a child's or a partial scan less.
 PLAUSIBLE_ML = (600.0, 2300.0)
 _PIECE = 0.01  # A second component of less than this share is a speck, dropped in silence.
-# Share of a brain's largest cross-section that its outermost plane has where the scan cuts it; of
-# whole brains none has a third of that.
-_CUT = 0.3
+# Share of a brain's largest cross-section that it reaches within 5 mm of its end where it is cut;
+# of whole brains none has more than 0.25.
+_CUT, _CUT_MM = 0.3, 5.0
 _SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
@@ -84,18 +84,20 @@ def find(
             f"brain mask '{method}' measures {size:.0f} ml; {PLAUSIBLE_ML[0]:.0f} to "
             f"{PLAUSIBLE_ML[1]:.0f} are plausible"
         )
-    if cut := cut_sides(mask):
+    if cut := cut_sides(mask, volume.voxel_mm):
         warnings.append(f"the scan shows a part of the brain: it ends at the {' and '.join(cut)}")
     return mask, warnings
 
 
-def cut_sides(mask: Bool[np.ndarray, "X Y Z"]) -> list[str]:
+def cut_sides(mask: Bool[np.ndarray, "X Y Z"], voxel_mm: Float64[np.ndarray, " 3"]) -> list[str]:
     """The sides on which a brain ends in a plane instead of a dome: `left` to `top`."""
     found = []
     for axis, names in enumerate(_SIDES):
-        area = mask.sum(tuple(k for k in range(3) if k != axis))
-        ends = np.flatnonzero(area)[[0, -1]]
-        found += [name for name, k in zip(names, ends, strict=True) if area[k] >= _CUT * area.max()]
+        area = np.trim_zeros(mask.sum(tuple(k for k in range(3) if k != axis)))
+        planes = max(1, int(np.ceil(_CUT_MM / voxel_mm[axis])))
+        for name, end in zip(names, (area[:planes], area[-planes:]), strict=True):
+            if end.max() >= _CUT * area.max():
+                found.append(name)
     return found
 
 

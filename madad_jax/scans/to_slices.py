@@ -163,7 +163,7 @@ def locate(
     try:
         transform = registration_lib.register(volume, p.registration, brain=brain, shift=p.shift)
     except errors.UserError as error:
-        if cut := brain_mask_lib.cut_sides(brain):
+        if cut := brain_mask_lib.cut_sides(brain, volume.voxel_mm):
             raise errors.UserError(
                 f"{error}; the scan shows a part of the brain, which ends at the "
                 f"{' and '.join(cut)}"

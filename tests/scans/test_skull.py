@@ -123,10 +123,12 @@ def test_auto_asks_the_network_about_a_slab_and_names_the_way_out(monkeypatch):
 
 def test_the_sides_on_which_a_brain_is_cut_are_named():
     _, brain = head()
-    assert brain_mask.cut_sides(brain) == []
+    sides = np.full(3, VOXEL)
+    assert brain_mask.cut_sides(brain, sides) == []
+    assert brain_mask.cut_sides(brain[:, :, ::2], sides * (1, 1, 2)) == []
     middle = [n // 2 for n in brain.shape]
     for axis, names in enumerate((("left", "right"), ("back", "front"), ("bottom", "top"))):
         for part, name in ((slice(middle[axis], None), names[0]), (slice(middle[axis]), names[1])):
             index = [slice(None)] * 3
             index[axis] = part
-            assert brain_mask.cut_sides(brain[tuple(index)]) == [name]
+            assert brain_mask.cut_sides(brain[tuple(index)], sides) == [name]
