@@ -126,8 +126,8 @@ class PreparedSubject:
       sha256: {path: digest} of every file that was read.
       warnings: sentences for the summary.
       facts: numbers for the manifest: `voxel_mm`, `brain_ml`, `lesion_ml` (in the scan; None: not
-        known), `lesion_ml_in_slices`, `overlap`, `volume_ratio`, `intensity` {modality: [low,
-        high] in the scan's units}.
+        known), `lesion_ml_in_slices`, `overlap`, `agreement`, `volume_ratio`, `intensity`
+        {modality: [low, high] in the scan's units}.
     """
 
     scan: str
@@ -185,13 +185,20 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     if truth is None and item.healthy:
         truth = np.zeros_like(masks)
     chosen = _choose(item, options, masks, truth, sample(marked.unjudged))
-    if not chosen:
+    # A test scan stays, marked by its warnings: a result that is missing is no better.
+    kept = {k: to for k, to in chosen.items() if not located.doubts or to.startswith("test")}
+    if len(kept) < len(chosen):
+        warnings.append(f"kept out of {item.split}: where its slices lie is in doubt")
+        chosen = kept
+    elif not chosen:
         warnings.append(_why_none(item, masks, truth))
     images, scales = {}, {}
     for modality, path in item.images.items():
         seen = volume if path == reference else _read(path, warnings, digests)
         if chosen:
-            images[modality], scales[modality] = _draw(seen, located, options, chosen, masks)
+            images[modality], scales[modality] = _draw(
+                seen, located, options, chosen, masks, warnings
+            )
     facts = _measure(located, marked.lesion, options, truth, warnings) | {"intensity": scales}
     return PreparedSubject(
         scan=item.scan,
@@ -259,12 +266,18 @@ def _draw(
     options: Options,
     chosen: dict[int, str],
     masks: np.ndarray,
+    warnings: list[str],
 ) -> tuple[dict[int, np.ndarray], list[float]]:
     """{position: grey picture} of the chosen slices, and the intensities of black and white."""
     # A protocol may look at 190 levels of which a few are kept: only what lies between is sampled.
     part = slice(min(chosen), max(chosen) + 1)
     images, scale = to_slices.sample_images(
-        volume, located, options.preparation, options.slice_numbers[part], masks[part]
+        volume,
+        located,
+        options.preparation,
+        options.slice_numbers[part],
+        masks[part],
+        warnings=warnings,
     )
     grey = {k: slices_lib.quantise(images[k - part.start], masks[k], options.bits) for k in chosen}
     return grey, [round(scale.low, 6), round(scale.high, 6)]
@@ -314,5 +327,6 @@ def _measure(
         "lesion_ml": None if lesion_ml is None else round(lesion_ml, 3),
         "lesion_ml_in_slices": None if kept_ml is None else round(kept_ml, 3),
         "overlap": round(transform.overlap, 4),
+        "agreement": round(transform.agreement, 4),
         "volume_ratio": round(transform.volume_ratio, 4),
     }

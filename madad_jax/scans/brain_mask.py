@@ -1,12 +1,13 @@
 """Where the brain is in a scan, and whether that is plausible.
 
     given       a mask file on the scan's grid (any value above 0)
-    nonzero     voxels other than 0, of scans whose skull was removed before
+    nonzero     voxels other than the background, of scans whose skull was removed before
     template    ICBM152's own mask, for scans that lie in MNI space already
     builtin     the network that comes with this package; downloads nothing
     hd-bet      the program of Isensee et al. 2019, if it is installed
     synthstrip  the program of Hoopes et al. 2022, if it is installed
-    auto        given, if there is a file; else nonzero, if the skull is gone; else builtin
+    auto        given, if there is a file; else nonzero, if the skull is gone (`skull.py`); else
+                builtin
 
 Every mask is brought to one component without holes, and checked.
 """
@@ -14,18 +15,20 @@ Every mask is brought to one component without holes, and checked.
 import importlib.util
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.scans import brain_tools, registration, volumes
+from madad_jax.scans import brain_tools, registration, skull, volumes
 
 METHODS = ("auto", "given", "nonzero", "template", "builtin", *brain_tools.TOOLS)
 # Adult brains with their fluid measure about 0.9 to 2.0 l; a child's or a partial scan less.
 PLAUSIBLE_ML = (600.0, 2300.0)
-# A head with its air has more voxels above 0 than any brain; a brain alone has no more than this.
-_STRIPPED_ML = (200.0, 2500.0)
 _PIECE = 0.01  # A second component of less than this share is a speck, dropped in silence.
+# Share of a brain's largest cross-section that it reaches within 5 mm of its end where it is cut;
+# of whole brains none has more than 0.25.
+_CUT, _CUT_MM = 0.3, 5.0
+_SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
 def find(
@@ -56,8 +59,21 @@ def find(
     if method == "auto":
         method = _choose(volume, given)
         if method == "nonzero":
-            warnings.append("the skull is gone already: the brain is where the scan is not 0")
-    mask = _find_by(volume, method, given, shift)
+            value = skull.find_background(volume.data)
+            warnings.append(
+                f"the skull is gone already: the brain is where the scan is not {value:g}"
+            )
+        try:
+            mask = _find_by(volume, method, given, shift)
+        except errors.UserError as error:
+            if method != "builtin":
+                raise
+            raise errors.UserError(
+                f"{error} (if its skull is gone: --brain_mask=nonzero; with a mask file: "
+                "--brain_mask=given)"
+            ) from error
+    else:
+        mask = _find_by(volume, method, given, shift)
     mask, about_pieces = _keep_largest(mask, method)
     if not mask.any():
         raise errors.UserError(f"'{volume.source}': brain mask '{method}' is empty")
@@ -68,21 +84,27 @@ def find(
             f"brain mask '{method}' measures {size:.0f} ml; {PLAUSIBLE_ML[0]:.0f} to "
             f"{PLAUSIBLE_ML[1]:.0f} are plausible"
         )
+    if cut := cut_sides(mask, volume.voxel_mm):
+        warnings.append(f"the scan shows a part of the brain: it ends at the {' and '.join(cut)}")
     return mask, warnings
 
 
-def is_stripped(volume: volumes.Volume) -> bool:
-    """Whether the skull was removed before: 0 all around no more than a brain."""
-    # An ellipsoid fills 52 % of its tightest box, a head with its air nearly all of it.
-    voxels = int(np.count_nonzero(volume.data))
-    size = voxels * float(volume.voxel_ml)
-    return _STRIPPED_ML[0] <= size <= _STRIPPED_ML[1] and voxels < 0.6 * volume.data.size
+def cut_sides(mask: Bool[np.ndarray, "X Y Z"], voxel_mm: Float64[np.ndarray, " 3"]) -> list[str]:
+    """The sides on which a brain ends in a plane instead of a dome: `left` to `top`."""
+    found = []
+    for axis, names in enumerate(_SIDES):
+        area = np.trim_zeros(mask.sum(tuple(k for k in range(3) if k != axis)))
+        planes = max(1, int(np.ceil(_CUT_MM / voxel_mm[axis])))
+        for name, end in zip(names, (area[:planes], area[-planes:]), strict=True):
+            if end.max() >= _CUT * area.max():
+                found.append(name)
+    return found
 
 
 def _choose(volume: volumes.Volume, given: str) -> str:
     if given:
         return "given"
-    return "nonzero" if is_stripped(volume) else "builtin"
+    return "nonzero" if skull.is_stripped(volume) else "builtin"
 
 
 def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
@@ -94,7 +116,7 @@ def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
             )
         return volumes.read_labels(given, volume) > 0
     if method == "nonzero":
-        return volume.data != 0
+        return volume.data != np.float32(skull.find_background(volume.data))
     if method == "template":
         _, mask, grid = registration.template_brain()
         to_mni = registration.register(volume, "none", shift=shift)

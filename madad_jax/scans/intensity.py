@@ -1,4 +1,8 @@
-"""Scanner units -> [0, 1], by what is inside the brain."""
+"""Scanner units -> [0, 1], by what is inside the brain.
+
+Scalings that take 0 for black need scans whose 0 is air. `lay_zero` sees to that: z-scores, scans
+minus 1024 and the like become what they were before up to a factor.
+"""
 
 import dataclasses
 
@@ -6,9 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import errors
-from madad_jax.scans import itk, volumes
+from madad_jax.scans import itk, skull, volumes
 
 METHODS = ("percentile", "zscore")
+_MOST_BELOW = 0.1  # Share of the brain at or under black: fluid is darker than all else, not black.
+_BELOW = 0.02  # Of the brain's range: air that lies less under 0 than this is noise.
+_DARKEST = 0.5  # Percentile of a brain that stands for black: 0 to 0.08 of white in raw scans.
 _SPREAD = 3.0  # Standard deviations on either side of the mean that `zscore` keeps.
 
 
@@ -25,6 +32,45 @@ class Scale:
         # be scored must be rounded alike.
         unit = (data - np.float32(self.low)) * np.float32(1.0 / (self.high - self.low))
         return np.clip(unit, 0.0, 1.0, dtype=np.float32)
+
+
+def lay_zero(
+    data: Float32[np.ndarray, "X Y Z"], brain: Bool[np.ndarray, "X Y Z"]
+) -> tuple[Float32[np.ndarray, "X Y Z"], float, list[str]]:
+    """The data with air at 0.
+
+    Args:
+      data: intensities.
+      brain: where the brain is.
+
+    Returns:
+      The data minus black (the same array where that is 0), black, and what a person should know.
+    """
+    inside = data[brain]
+    constant = skull.find_constant(data)
+    if constant is None:
+        # A whole head: what is darkest in it is air.
+        air, top = np.percentile(data, 1.0), np.percentile(inside, 98.0)
+        if not air < -_BELOW * (top - air):
+            return data, 0.0, []
+        return data - np.float32(air), float(air), [f"air lies at {air:g}, which counts as black"]
+    below = float((inside <= constant).mean())
+    if below <= _MOST_BELOW:
+        if constant == 0.0:
+            return data, 0.0, []
+        text = f"the background is {constant:g}, which counts as black"
+        return data - np.float32(constant), constant, [text]
+    black = float(np.percentile(inside, _DARKEST))
+    text = (
+        f"{below:.0%} of the brain lie at or under the background's {constant:g}: 0 is not air "
+        f"here; the brain's darkest {_DARKEST:g} % ({black:g}) count as black"
+    )
+    # Else the rim of the brain would be mixed with a background of middle grey.
+    return (
+        np.where((data == np.float32(constant)) & ~brain, np.float32(0), data - np.float32(black)),
+        black,
+        [text],
+    )
 
 
 def find_scale(
@@ -70,18 +116,26 @@ def find_scale(
 
 
 def correct_bias(
-    volume: volumes.Volume, mask: Bool[np.ndarray, "X Y Z"]
+    volume: volumes.Volume,
+    mask: Bool[np.ndarray, "X Y Z"],
+    data: Float32[np.ndarray, "X Y Z"] | None = None,
 ) -> Float32[np.ndarray, "X Y Z"]:
     """N4 (Tustison et al. 2010) by SimpleITK: the data divided by a smooth field.
 
     The field is found on voxels of about 4 mm inside the mask and applied to all.
+
+    Args:
+      volume: where the scan lies.
+      mask: the brain.
+      data: intensities with air at 0; None: the volume's.
     """
     sitk = itk.load()
+    data = volume.data if data is None else data
     # N4 works on logarithms: what is not above 0 has none.
-    positive = mask & (volume.data > 0)
+    positive = mask & (data > 0)
     if not positive.any():
         raise errors.UserError(f"'{volume.source}': no intensity above 0 in the brain for N4")
-    bright = np.where(positive, volume.data, 0).astype(np.float32)
+    bright = np.where(positive, data, 0).astype(np.float32)
     image = itk.image(sitk, bright, volume.voxel_mm)
     brain = itk.image(sitk, positive.astype(np.uint8), volume.voxel_mm)
     # The field varies over centimetres, and N4's time grows with the number of voxels.
@@ -91,4 +145,4 @@ def correct_bias(
     correct.SetConvergenceThreshold(1e-3)
     correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(brain, shrink))
     field = np.exp(sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(image)))
-    return (volume.data / field.transpose(2, 1, 0)).astype(np.float32)
+    return (data / field.transpose(2, 1, 0)).astype(np.float32)

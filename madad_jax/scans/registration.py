@@ -18,11 +18,14 @@ from scipy import ndimage
 
 from madad_jax.core import atomic_files, errors
 from madad_jax.scans import geometry as geometry_lib
-from madad_jax.scans import itk, resample, volumes
+from madad_jax.scans import itk, pose, resample, volumes
 
 METHODS = ("none", "affine")
 # Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.
 _LEAST_OVERLAP = 0.6
+_CHECKS = ("overlap", "agreement", "rival")
+_UPRIGHT = 25.0  # Degrees from which the climb finds the right optimum by itself.
+_ASTRAY = 0.02  # Nats that the affine map may lack against the best rigid pose.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +36,17 @@ class Transform:
       matrix: of homogeneous points (x, y, z, 1).
       method: how it was found, one of `METHODS`.
       overlap: Dice of the moved brain mask and the template's, a check; nan where not taken.
+      agreement: mutual information of the moved brain and the template on 8 mm voxels, nats; nan
+        where not taken. Brains are egg-shaped: their overlap is high at any angle, this is not.
+        Of `none`, that of the best pose nearby, if it is higher.
+      rival: the agreement at the best pose that is turned by more than 25 degrees from this one.
     """
 
     matrix: Float64[np.ndarray, "4 4"]
     method: str
     overlap: float = float("nan")
+    agreement: float = float("nan")
+    rival: float = float("nan")
 
     @property
     def volume_ratio(self) -> float:
@@ -80,12 +89,12 @@ class Transform:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        overlap = None if np.isnan(self.overlap) else round(self.overlap, 4)
+        checks = {name: getattr(self, name) for name in _CHECKS}
         return {
             "from": "scan mm (RAS+)",
             "to": "ICBM152 mm (RAS+)",
             "method": self.method,
-            "overlap": overlap,
+            **{name: None if np.isnan(x) else round(x, 4) for name, x in checks.items()},
             "matrix": self.matrix.tolist(),
         }
 
@@ -111,10 +120,10 @@ def load(path: epath.PathLike) -> Transform:
         usable = False
     if not usable:
         raise errors.UserError(f"'{path}' is no transform; accepted: JSON with a 4 x 4 'matrix'")
-    overlap = values.get("overlap")
-    return Transform(
-        matrix, str(values.get("method", "")), float("nan") if overlap is None else float(overlap)
-    )
+    found = {name: values.get(name) for name in _CHECKS}
+    # Files of older versions have the overlap alone.
+    checks = {name: float("nan") if x is None else float(x) for name, x in found.items()}
+    return Transform(matrix, str(values.get("method", "")), **checks)
 
 
 def register(
@@ -140,13 +149,13 @@ def register(
         raise errors.UserError(f"registration: found '{method}', accepted: {', '.join(METHODS)}")
     matrix = np.eye(4)
     matrix[:3, 3] = shift
-    if method == "affine":
-        if brain is None:
-            raise ValueError("affine registration needs the brain mask")
-        matrix = _find_affine(volume, brain)
     transform = Transform(matrix, method)
     if brain is None:
+        if method == "affine":
+            raise ValueError("affine registration needs the brain mask")
         return transform
+    pair = _make_pair(volume, brain)
+    transform = _find_affine(volume, pair) if method == "affine" else _judge(transform, pair)
     overlap = _measure_overlap(transform, volume, brain)
     if overlap < _LEAST_OVERLAP:
         hint = " (is it in MNI space? try --registration=affine)" if method == "none" else ""
@@ -178,9 +187,20 @@ def _halve(array: np.ndarray) -> np.ndarray:
     return array[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
 
 
-def _find_affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
-    """scan mm -> ICBM152 mm by mutual information."""
-    sitk = itk.load()
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """Template and scan as the optimiser sees them: the brains alone, cubes of 2 mm."""
+
+    fixed: np.ndarray
+    fixed_brain: np.ndarray
+    gate: np.ndarray
+    fixed_grid: geometry_lib.VoxelGrid
+    moving: np.ndarray
+    moving_brain: np.ndarray
+    grid: geometry_lib.VoxelGrid
+
+
+def _make_pair(volume: volumes.Volume, brain: np.ndarray) -> _Pair:
     fixed_array, fixed_brain, fixed_grid = template_brain()
     grid = _box_around(volume, brain)
     source = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
@@ -189,39 +209,95 @@ def _find_affine(volume: volumes.Volume, brain: np.ndarray) -> np.ndarray:
     if high <= low:
         raise errors.UserError(f"'{volume.source}' is constant inside the brain ({low:g})")
     scaled = np.where(brain, np.clip((volume.data - low) / (high - low), 0.0, 1.0), 0.0)
-    moving = resample.resample(scaled, source, grid, np.eye(4), order=1)
-    moving_brain = resample.resample(brain.astype(np.float32), source, grid, np.eye(4), order=1)
-    # 8 mm beyond the template's brain, so that the metric sees where the scan's brain ends.
-    around = ndimage.binary_dilation(fixed_brain, iterations=4)
-    images = [_make_image(sitk, a, g) for a, g in ((fixed_array, fixed_grid), (moving, grid))]
-    masks = [
-        _make_image(sitk, a.astype(np.float32), g)
-        for a, g in ((fixed_brain, fixed_grid), (moving_brain, grid))
-    ]
-    gate = sitk.Cast(_make_image(sitk, around.astype(np.float32), fixed_grid), sitk.sitkUInt8)
-    # By the masks' moments and not the images': contrasts differ, brains do not.
-    start = sitk.CenteredTransformInitializer(
-        *masks, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    return _Pair(
+        fixed=fixed_array,
+        fixed_brain=fixed_brain,
+        # 8 mm beyond the template's brain, so that the metric sees where the scan's brain ends.
+        gate=ndimage.binary_dilation(fixed_brain, iterations=4),
+        fixed_grid=fixed_grid,
+        moving=resample.resample(scaled, source, grid, np.eye(4), order=1),
+        moving_brain=resample.resample(brain.astype(np.float32), source, grid, np.eye(4), order=1),
+        grid=grid,
     )
+
+
+def _find_affine(volume: volumes.Volume, pair: _Pair) -> Transform:
+    """scan mm -> ICBM152 mm by mutual information, from the best of all poses."""
+    metric = pose.Metric(pair.fixed, pair.gate, pair.fixed_grid, pair.moving, pair.grid)
+    poses = pose.find(metric, pair.fixed_brain, pair.fixed_grid, pair.moving_brain, pair.grid)
     try:
-        # Six parameters first: twelve from a poor start find shears that no head has.
-        rigid = _maximise(sitk, *images, gate, start, levels=(4, 2))
-        affine = sitk.AffineTransform(3)
-        affine.SetCenter(rigid.GetCenter())
-        affine.SetMatrix(rigid.GetMatrix())
-        affine.SetTranslation(rigid.GetTranslation())
-        found = _maximise(sitk, *images, gate, affine, levels=(4, 2, 1))
+        found = None
+        # The centres' line-up alone is as good a start where the head is hardly turned.
+        starts = [None, poses[0]] if poses[0].angle <= _UPRIGHT else [poses[0]]
+        for start in starts:
+            to_scan = _climb(pair, start)
+            agreement = metric.measure(to_scan)
+            if found is None or agreement > found[1]:
+                found = to_scan, agreement
+            # Twelve parameters reach more than six, unless the climb went astray.
+            if agreement >= poses[0].score - _ASTRAY:
+                break
     except RuntimeError as error:  # What ITK raises when brain and template do not meet.
         reason = str(error).strip().splitlines()[-1]
         raise errors.UserError(
             f"'{volume.source}' cannot be registered to ICBM152: {reason}"
         ) from error
+    to_scan, agreement = found
+    return Transform(
+        np.linalg.inv(to_scan),
+        "affine",
+        agreement=agreement,
+        rival=pose.best_scores(poses, to_scan)[1],
+    )
+
+
+def _judge(transform: Transform, pair: _Pair) -> Transform:
+    """A map that was given, with what it agrees in, and whether another pose agrees better."""
+    metric = pose.Metric(pair.fixed, pair.gate, pair.fixed_grid, pair.moving, pair.grid)
+    poses = pose.find(metric, pair.fixed_brain, pair.fixed_grid, pair.moving_brain, pair.grid)
+    to_scan = np.linalg.inv(transform.matrix)
+    near, rival = pose.best_scores(poses, to_scan)
+    # Its poses were refined and this map was not: a nearby one stands for it.
+    agreement = max(metric.measure(to_scan), near)
+    return dataclasses.replace(transform, agreement=agreement, rival=rival)
+
+
+def _climb(pair: _Pair, start: pose.Pose | None) -> np.ndarray:
+    """template mm -> scan mm from a pose (None: the scan as it lies), rigid and then affine."""
+    sitk = itk.load()
+    images = [
+        _make_image(sitk, a, g)
+        for a, g in ((pair.fixed, pair.fixed_grid), (pair.moving, pair.grid))
+    ]
+    masks = [
+        _make_image(sitk, a.astype(np.float32), g)
+        for a, g in ((pair.fixed_brain, pair.fixed_grid), (pair.moving_brain, pair.grid))
+    ]
+    gate = _make_image(sitk, pair.gate.astype(np.float32), pair.fixed_grid)
+    gate = sitk.Cast(gate, sitk.sitkUInt8)
+    if start is None:
+        # By the masks' moments and not the images': contrasts differ, brains do not.
+        rigid = sitk.CenteredTransformInitializer(
+            *masks, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+        )
+    else:
+        rigid = sitk.Euler3DTransform()
+        rigid.SetCenter(start.centre.tolist())
+        rigid.SetMatrix(start.rotation.ravel().tolist())
+        rigid.SetTranslation((start.place - start.centre).tolist())
+    # Six parameters first: twelve from a poor start find shears that no head has.
+    rigid = _maximise(sitk, *images, gate, rigid, levels=(4, 2))
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(rigid.GetCenter())
+    affine.SetMatrix(rigid.GetMatrix())
+    affine.SetTranslation(rigid.GetTranslation())
+    found = _maximise(sitk, *images, gate, affine, levels=(4, 2, 1))
     matrix, centre = np.array(found.GetMatrix()).reshape(3, 3), np.array(found.GetCenter())
     # ITK's transform goes from the fixed image (the template) to the moving one (the scan).
     to_scan = np.eye(4)
     to_scan[:3, :3] = matrix
     to_scan[:3, 3] = np.array(found.GetTranslation()) + centre - matrix @ centre
-    return np.linalg.inv(to_scan)
+    return to_scan
 
 
 def _box_around(volume: volumes.Volume, brain: np.ndarray) -> geometry_lib.VoxelGrid:

@@ -1,8 +1,8 @@
 """A scan to its slices: the one way, for training slices and for scans to be scored.
 
-brain mask -> NaN check -> registration -> masks on the slices -> (N4) -> images on the slices ->
-intensities. Everything stays in the scan's own space until the slices are sampled, so that each
-picture is interpolated once.
+brain mask -> NaN check -> registration -> masks on the slices -> air to 0 -> (N4) -> images on
+the slices -> intensities. Everything stays in the scan's own space until the slices are sampled, so
+that each picture is interpolated once.
 
 `prepare` takes the steps one by one: it lays several modalities and a segmentation through one
 brain mask and one registration. `predict` takes them all at once by `to_slices`.
@@ -29,6 +29,13 @@ _MOST_MISSING = 0.01
 # Dice of the moved brain mask and the template's. Good registrations reach 0.9; below 0.6
 # `registration.register` refuses the scan.
 _GOOD_OVERLAP = 0.85
+# Nats of `registration.Transform.agreement`. Right maps of whole brains reach 0.56 and more, of the
+# upper half 0.44; maps that are 20 mm off and more stay at 0.41 and less.
+_GOOD_AGREEMENT = 0.4
+# Share of the agreement that another pose may reach: 0.7 at most where the map is right, 1.2 and
+# more where it is wrong. Poses are rigid; sizes that `none` does not bring together cost the right
+# one as well, up to a share of 0.94.
+_MOST_RIVAL, _MOST_RIVAL_OF_NONE = 0.85, 1.1
 
 # (images [k, H, W] in the scan's units, brain masks [k, H, W]) -> the scale of both.
 ScaleOfSlices = Callable[[np.ndarray, np.ndarray], intensity_lib.Scale]
@@ -43,12 +50,14 @@ class Located:
       brain: the brain on the scan's canonical grid.
       transform: scan mm -> ICBM152 mm.
       warnings: sentences about mask and registration; the volume's own are not among them.
+      doubts: those that say that its slices may lie elsewhere: nothing should learn from them.
     """
 
     volume: volumes.Volume
     brain: Bool[np.ndarray, "X Y Z"]
     transform: registration_lib.Transform
     warnings: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +117,15 @@ def to_slices(
             f"(at least {preparation.least_brain_pixels} px)"
         )
     # All slices and not the scored ones alone: `scale_of_slices` looks at every brain pixel.
+    warnings = [*volume.warnings, *located.warnings]
     images, scale = sample_images(
-        volume, located, preparation, numbers, masks, scale_of_slices=scale_of_slices
+        volume,
+        located,
+        preparation,
+        numbers,
+        masks,
+        scale_of_slices=scale_of_slices,
+        warnings=warnings,
     )
     return Slices(
         images=images,
@@ -119,7 +135,7 @@ def to_slices(
         scale=scale,
         transform=located.transform,
         brain_in_scan=located.brain,
-        warnings=(*volume.warnings, *located.warnings),
+        warnings=tuple(warnings),
     )
 
 
@@ -144,14 +160,47 @@ def locate(
         volume, p.brain_mask, given=brain_mask_file, shift=p.shift
     )
     _check_missing(volume, brain)  # Before the registration, which takes most of the time.
-    transform = registration_lib.register(volume, p.registration, brain=brain, shift=p.shift)
+    try:
+        transform = registration_lib.register(volume, p.registration, brain=brain, shift=p.shift)
+    except errors.UserError as error:
+        if cut := brain_mask_lib.cut_sides(brain, volume.voxel_mm):
+            raise errors.UserError(
+                f"{error}; the scan shows a part of the brain, which ends at the "
+                f"{' and '.join(cut)}"
+            ) from error
+        raise
+    about = find_doubts(transform)
+    # A header that is taken at its word (`none`) may be millimetres off, as its user knows; that
+    # the head lies turned he does not.
+    in_doubt = p.registration != "none" or _seems_turned(transform)
+    return Located(volume, brain, transform, (*warnings, *about), about if in_doubt else ())
+
+
+def find_doubts(transform: registration_lib.Transform) -> tuple[str, ...]:
+    """Why a map may be wrong, in sentences."""
+    after = f"after registration '{transform.method}' the brain and the template's"
+    doubts = []
     if transform.overlap < _GOOD_OVERLAP:
-        warnings = [
-            *warnings,
-            f"after registration '{p.registration}' the brain and the template's have a Dice of "
-            f"{transform.overlap:.2f}; look at where its slices lie",
-        ]
-    return Located(volume, brain, transform, tuple(warnings))
+        doubts.append(
+            f"{after} have a Dice of {transform.overlap:.2f}; look at where its slices lie"
+        )
+    # What is not measured (nan) is below nothing.
+    if transform.agreement < _GOOD_AGREEMENT:
+        doubts.append(
+            f"{after} look little alike (mutual information {transform.agreement:.2f}, at least "
+            f"{_GOOD_AGREEMENT} is usual); look at where its slices lie"
+        )
+    if _seems_turned(transform):
+        doubts.append(
+            f"{after} look about as alike with the head turned otherwise (mutual information "
+            f"{transform.agreement:.2f} and {transform.rival:.2f}); look at where its slices lie"
+        )
+    return tuple(doubts)
+
+
+def _seems_turned(transform: registration_lib.Transform) -> bool:
+    most = _MOST_RIVAL_OF_NONE if transform.method == "none" else _MOST_RIVAL
+    return transform.rival > most * transform.agreement
 
 
 def sample_mask(
@@ -181,6 +230,7 @@ def sample_images(
     masks: Bool[np.ndarray, "k H W"],
     *,
     scale_of_slices: ScaleOfSlices | None = None,
+    warnings: list[str] | None = None,
 ) -> tuple[Float32[np.ndarray, "k H W"], intensity_lib.Scale]:
     """Pictures of a scan on the slices, over [0, 1], and what became 0 and 1.
 
@@ -193,13 +243,21 @@ def sample_images(
       masks: the brain on these slices; images are 0 outside.
       scale_of_slices: finds the scale from the sampled slices; None: from all of the brain's
         voxels, as `preparation.intensity` says.
+      warnings: sentences about the intensities are added to it.
+
+    Returns:
+      The pictures, and the scale in the scan's own units.
 
     Raises:
       UserError: the scan does not meet the brain, too many of the brain's voxels are NaN or
         infinite, or its intensities are constant.
     """
     brain = _brain_on(volume, located)
-    data = intensity_lib.correct_bias(volume, brain) if preparation.n4 else volume.data
+    data, black, about = intensity_lib.lay_zero(volume.data, brain)
+    if warnings is not None:
+        warnings += about
+    if preparation.n4:
+        data = intensity_lib.correct_bias(volume, brain, data)
     raw = slices_lib.sample_images(
         data,
         volume,
@@ -222,7 +280,8 @@ def sample_images(
     except errors.UserError as error:
         raise errors.UserError(f"'{volume.source}': {error}") from error
     # Clipping comes after sampling: cubic splines overshoot at the skull's edge.
-    return np.where(masks, scale(raw), np.float32(0.0)), scale
+    images = np.where(masks, scale(raw), np.float32(0.0))
+    return images, intensity_lib.Scale(scale.low + black, scale.high + black)
 
 
 def _brain_on(volume: volumes.Volume, located: Located) -> Bool[np.ndarray, "X Y Z"]:

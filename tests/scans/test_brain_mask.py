@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.scans import brain_mask, brain_tools, registration, volumes
+from madad_jax.scans import brain_mask, brain_tools, registration, skull, volumes
 from tests.scans import cases
 
 
@@ -30,7 +30,7 @@ def test_a_stripped_scan_is_seen_and_said():
     mask, warnings = brain_mask.find(volume)
     np.testing.assert_array_equal(mask, brain)
     assert "the skull is gone already" in warnings[0]
-    assert brain_mask.is_stripped(volume) and not brain_mask.is_stripped(head_scan()[0])
+    assert skull.is_stripped(volume) and not skull.is_stripped(head_scan()[0])
 
 
 def test_a_given_file_wins(tmp_path):

@@ -44,6 +44,61 @@ def test_constant_brains_and_bad_names():
         intensity.find_scale(data, mask, "minmax")
 
 
+def scan_of(scale=1.0, offset=0.0, background=None, noise=0.0):
+    """(data, brain): a T1 brain as affine intensities; air is `background`, or moves along."""
+    image, brain, _ = cases.see(cases.box((5.0, 5.0, 5.0)))
+    air = np.abs(np.random.default_rng(0).normal(0.0, noise, image.shape)) if noise else 0.0
+    data = scale * np.where(brain, image, air) + offset
+    if background is not None:
+        data = np.where(brain, data, background)
+    return data.astype(np.float32), brain
+
+
+def pictures(data, brain, *, high=98.0):
+    """What a scaling from 0 makes of a scan."""
+    laid, black, about = intensity.lay_zero(data, brain)
+    scale = intensity.find_scale(laid, brain, low=0.0, high=high)
+    return scale(laid), black, about
+
+
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, -1024.0), (0.001, -0.5), (3.0, -300.0)])
+def test_intensities_that_are_moved_give_the_same_pictures(scale, offset, noise):
+    raw, brain = scan_of(noise=noise)
+    wanted, black, about = pictures(raw, brain)
+    assert black == 0.0 and about == []
+    found, black, about = pictures(scan_of(scale, offset, noise=noise)[0], brain)
+    np.testing.assert_allclose(found[brain], wanted[brain], atol=2e-3)
+    assert black == pytest.approx(offset, rel=0.01) and "counts as black" in about[0]
+
+
+def test_a_positive_constant_around_the_brain_is_black():
+    raw, brain = scan_of()
+    found, black, _ = pictures(scan_of(1.0, 30.0)[0], brain)
+    np.testing.assert_allclose(found, pictures(raw, brain)[0], atol=1e-5)
+    assert black == 30.0
+
+
+@pytest.mark.parametrize("background", [0.0, -0.1])
+def test_scores_on_a_background_of_middle_grey_look_like_the_raw_scan(background):
+    raw, brain = scan_of()
+    mean, spread = raw[brain].mean(), raw[brain].std()
+    scores, _ = scan_of(1.0 / spread, -mean / spread, background)
+    wanted, found = pictures(raw, brain)[0], pictures(scores, brain)
+    # The brain's darkest half a per cent become black: what lies below white stays in place.
+    assert np.abs(found[0] - wanted)[brain].mean() < 0.08
+    assert found[0][~brain].max() == 0.0
+    assert "of the brain lie at or under" in found[2][0]
+    clipped = np.clip(scores / np.percentile(scores[brain], 98.0), 0, 1)
+    assert np.abs(clipped - wanted)[brain].mean() > 0.4  # what scaling from 0 makes of them
+
+
+def test_a_raw_scan_is_left_as_it_is():
+    raw, brain = scan_of()
+    raw[brain & (np.indices(raw.shape).sum(0) % 20 == 0)] = -3.0  # N4 and splines leave such
+    assert intensity.lay_zero(raw, brain)[0] is raw
+
+
 @pytest.mark.slow
 def test_n4_flattens_a_bias_field():
     grid = cases.box((4.0, 4.0, 4.0))
