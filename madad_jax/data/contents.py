@@ -14,7 +14,8 @@ import numpy as np
 
 from madad_jax.core import messages
 from madad_jax.data.sources import encoded as encoded_lib
-from madad_jax.data.sources import lesion_resize, png_pixels
+from madad_jax.data.sources import png_pixels
+from madad_jax.scans import lesion_resize
 
 _SAMPLE = 64
 _MOST_DARK = 512  # Slices that are looked at before a split is called dark.

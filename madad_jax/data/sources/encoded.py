@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import errors
-from madad_jax.data.sources import lesion_resize, png_pixels
+from madad_jax.data.sources import png_pixels
 from madad_jax.data.sources import record as record_lib
+from madad_jax.scans import lesion_resize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from madad_jax.data.sources import encoded, lesion_resize
+from madad_jax.data.sources import encoded
+from madad_jax.scans import lesion_resize
 
 
 def square(side, row, column, width):
