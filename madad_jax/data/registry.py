@@ -1,14 +1,18 @@
 """Data sources by name: the one place that knows which readers exist."""
 
 import difflib
+import logging
 from typing import Any
 
 from etils import epath
 
 from madad_jax.core import errors
+from madad_jax.data import contents
 from madad_jax.data.cohort import cohort as cohort_lib
 from madad_jax.data.sources import array_record, png_folder
 from madad_jax.data.sources import record as record_lib
+
+_LOG = logging.getLogger(__name__)
 
 SOURCES = ("cohort", "png_folder", "array_record", "tfds")
 _ROOTS = {
@@ -17,6 +21,10 @@ _ROOTS = {
     "array_record": "the folder that holds {split}-{modality}-00000-of-00001.array_record",
     "tfds": "the data_dir of the TFDS data set, which holds brain_slices/",
 }
+
+# {data set: {split: how bright it is}} of what this process opened: two splits of one data set
+# are compared when the second is opened, and neither is opened for that alone.
+_BRIGHTNESS: dict[tuple[str, str, str], dict[str, contents.Brightness]] = {}
 
 
 def make_source(
@@ -73,7 +81,32 @@ def make_source(
         from madad_jax.data.sources import tfds_builder
 
         reader = tfds_builder.TfdsFolder
-    return reader(root, split=split, modality=modality, image_size=image_size)
+    source = reader(root, split=split, modality=modality, image_size=image_size)
+    for line in inspect(source, split, (name, str(root), modality), image_size):
+        _LOG.warning("%s", line)
+    return source
+
+
+def inspect(source: Any, split: str, data: tuple[str, str, str], image_size: int) -> list[str]:
+    """A line for whatever in a split contradicts its folder or the splits opened before.
+
+    Args:
+      source: the split, opened.
+      split: its name.
+      data: (source, root, modality), which names the data set.
+      image_size: side that it is handed out with, px.
+
+    Raises:
+      UserError: a file that was looked at cannot be read.
+    """
+    remote = "://" in data[1]
+    known = _BRIGHTNESS.setdefault(data, {})
+    known[split] = contents.measure_brightness(source)
+    return [
+        *getattr(source, "notes", ()),
+        *contents.segmentation_notes(source, split, image_size, remote=remote),
+        *contents.brightness_notes(split, known[split], known),
+    ]
 
 
 def has_split(split: str, *, name: str, root: str, modality: str) -> bool:

@@ -19,8 +19,9 @@ A table is YAML. Shipped ones lie in `tables/`; a user's own (`--cohort=folder`)
     fractions: {train: 0.8, val: 0.1, test: 0.1}
 
 Patterns are matched against the whole path below the folder: `*` is anything within a name, `**/`
-any folders or none, `{id}` the id (the same at each place), `{nii}` `.nii` or `.nii.gz`. Case
-counts, and so does every character between.
+any folders or none, `{id}` the id (the same at each place), `{nii}` `.nii` or `.nii.gz` in any
+letter case. Elsewhere case counts, and so does every character between. `person` must be in every
+id. Bounds on patterns: `patterns.py`; on the file: `yaml_file.py`.
 """
 
 import dataclasses
@@ -29,16 +30,17 @@ import pathlib
 import re
 from typing import Any
 
-import yaml
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
-from madad_jax.prepare import subject
+from madad_jax.core import errors, messages
+from madad_jax.prepare import patterns as patterns_lib
+from madad_jax.prepare import splits, subject, yaml_file
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"
 _OPTIONS = ("registration", "brain_mask", "shift")
 _DEEPEST = 12  # Folders below the root; a link that leads in a circle ends there.
+_MOST_SEEN = 20_000  # Paths kept to say what is there when nothing fits.
 _BRAIN_MASK, _SEGMENTATION = "brain_mask", "segmentation"
 
 
@@ -95,12 +97,7 @@ def load(name: str, path: str = "") -> Cohort:
     if name != "folder" and path:
         raise errors.UserError(f"--cohort_file belongs to --cohort=folder, not to '{name}'")
     source = epath.Path(path) if path else epath.Path(_TABLES / f"{name}.yaml")
-    try:
-        # Safe: a table from a stranger must not run code.
-        values = yaml.safe_load(atomic_files.read_bytes(source))
-    except yaml.YAMLError as error:
-        raise errors.UserError(f"'{source}' is no YAML: {' '.join(str(error).split())}") from error
-    return from_dict(values, str(source))
+    return from_dict(yaml_file.read(source), str(source))
 
 
 def from_dict(values: Any, source: str) -> Cohort:
@@ -120,35 +117,63 @@ def from_dict(values: Any, source: str) -> Cohort:
         raise errors.UserError(f"'{source}': images: accepted: modality: pattern")
     table = {key: value for key, value in values.items() if value is not None}
     table["images"] = {
-        str(modality): _patterns(value, f"{source}: images.{modality}")
-        for modality, value in values["images"].items()
+        _modality(name, source): patterns_lib.check_patterns(value, f"{source}: images.{name}")
+        for name, value in values["images"].items()
     }
-    for modality in table["images"]:
-        if not re.fullmatch(r"[A-Za-z0-9_]+", modality) or modality in (
-            "brainmask",
-            "segmentation",
-        ):
-            raise errors.UserError(
-                f"'{source}': modality '{modality}'; accepted: letters, digits and _, and neither "
-                "brainmask nor segmentation (it becomes part of file names)"
-            )
+    for name, found in table["images"].items():
+        if not found:
+            raise errors.UserError(f"'{source}': images.{name}: found nothing, accepted: a pattern")
     for key in (_BRAIN_MASK, _SEGMENTATION):
-        table[key] = _patterns(values.get(key), f"{source}: {key}")
+        table[key] = patterns_lib.check_patterns(values.get(key), f"{source}: {key}")
     for key in ("labels", "unjudged"):
         table[key] = _labels(values.get(key), f"{source}: {key}")
-    for key in ("options", "fractions"):
-        if not isinstance(values.get(key) or {}, dict):
-            raise errors.UserError(f"'{source}': {key}: found {values[key]!r}, accepted: a mapping")
-    _check_keys(table.get("options", {}), _OPTIONS, f"{source}: options")
     for key in ("id", "person"):
-        try:
-            # As it will stand in `_compile`, so that an unbalanced bracket is found here.
-            re.compile(f"(?P<id>{table.get(key, '')})")
-        except re.error as error:
-            raise errors.UserError(f"'{source}': {key}: no regular expression: {error}") from error
+        if key in table:
+            patterns_lib.check_expression(table[key], f"{source}: {key}")
+    for key in ("title", "licence", "cite"):
+        if not isinstance(table.get(key, ""), str):
+            found = messages.shorten(repr(table[key]))
+            raise errors.UserError(f"'{source}': {key}: found {found}, accepted: text")
     if not isinstance(table.get("healthy", False), bool):
         raise errors.UserError(f"'{source}': healthy: accepted: true or false")
+    _check_mappings(table, source)
     return Cohort(**table)
+
+
+def _modality(name: Any, source: str) -> str:
+    text = str(name)
+    if not re.fullmatch(r"[A-Za-z0-9_]+", text) or text in ("brainmask", "segmentation"):
+        raise errors.UserError(
+            f"'{source}': modality '{messages.shorten(text)}'; accepted: letters, digits and _, "
+            "and neither brainmask nor segmentation (it becomes part of file names)"
+        )
+    return text
+
+
+def _check_mappings(table: dict[str, Any], source: str) -> None:
+    """Types under `options` and `fractions`."""
+    for key in ("options", "fractions"):
+        if not isinstance(table.get(key, {}), dict):
+            found = messages.shorten(repr(table[key]))
+            raise errors.UserError(f"'{source}': {key}: found {found}, accepted: a mapping")
+    options = table.get("options", {})
+    _check_keys(options, _OPTIONS, f"{source}: options")
+    for key in ("registration", "brain_mask"):
+        if not isinstance(options.get(key, ""), str):
+            found = messages.shorten(repr(options[key]))
+            raise errors.UserError(f"'{source}': options.{key}: found {found}, accepted: a word")
+    shift = options.get("shift", [0, 0, 0])
+    # Python takes `true` for 1, and NaN for a number.
+    numbers = isinstance(shift, list) and all(
+        isinstance(mm, (int, float)) and not isinstance(mm, bool) and abs(mm) < 1000 for mm in shift
+    )
+    if not numbers or len(shift) != 3:
+        raise errors.UserError(
+            f"'{source}': options.shift: found {messages.shorten(repr(shift))}, accepted: three "
+            "numbers of mm"
+        )
+    if "fractions" in table:
+        table["fractions"] = splits.check_fractions(table["fractions"], f"'{source}': fractions")
 
 
 def find(cohort: Cohort, root: epath.PathLike, modalities: tuple[str, ...]) -> Found:
@@ -174,12 +199,16 @@ def find(cohort: Cohort, root: epath.PathLike, modalities: tuple[str, ...]) -> F
     kinds = {modality: cohort.images[modality] for modality in cohort.images}
     kinds |= {_BRAIN_MASK: cohort.brain_mask, _SEGMENTATION: cohort.segmentation}
     compiled = [
-        (kind, _compile(pattern, cohort.id), pattern.endswith("/"))
+        (kind, patterns_lib.compile_path(pattern, cohort.id), pattern.endswith("/"))
         for kind, patterns in kinds.items()
         for pattern in patterns
     ]
     scans: dict[str, dict[str, list[str]]] = {}
+    seen = []
     for path, is_folder in _walk(root, "", 0):
+        if len(path) > patterns_lib.MOST_PATH:
+            continue
+        seen += [path] if len(seen) < _MOST_SEEN else []
         for kind, pattern, wants_folder in compiled:
             match = pattern.fullmatch(path) if wants_folder == is_folder else None
             if match:
@@ -188,8 +217,9 @@ def find(cohort: Cohort, root: epath.PathLike, modalities: tuple[str, ...]) -> F
     if not scans:
         shown = [pattern for m in modalities for pattern in cohort.images[m]]
         raise errors.UserError(
-            f"'{root}' has no file of {cohort.title}; looked for {', '.join(shown)} with the id "
-            f"{cohort.id}"
+            f"'{root}' has no file of {messages.shorten(cohort.title)}; looked for "
+            f"{', '.join(shown)} with the id {cohort.id}; "
+            f"{patterns_lib.explain_nothing(shown, cohort.id, seen)}"
         )
     return _items(cohort, root, scans, modalities)
 
@@ -197,6 +227,7 @@ def find(cohort: Cohort, root: epath.PathLike, modalities: tuple[str, ...]) -> F
 def _items(cohort: Cohort, root: epath.Path, scans, modalities: tuple[str, ...]) -> Found:
     items, refused = [], {}
     names: dict[str, str] = {}
+    people = _people(cohort, sorted(scans))
     for scan_id in sorted(scans):
         scan, kinds = _file_name(scan_id), scans[scan_id]
         wanted = (*modalities, _BRAIN_MASK, _SEGMENTATION)
@@ -220,19 +251,58 @@ def _items(cohort: Cohort, root: epath.Path, scans, modalities: tuple[str, ...])
                 f"{', '.join(sorted(path for paths in kinds.values() for path in paths))})"
             )
         else:
-            items.append(_item(cohort, root, scan, scan_id, kinds, modalities))
+            items.append(_item(cohort, root, scan, people[scan_id], kinds, modalities))
         names.setdefault(scan.lower(), scan_id)
     return Found(tuple(items), refused)
 
 
-def _item(cohort: Cohort, root: epath.Path, scan: str, scan_id: str, kinds, modalities):
+def _people(cohort: Cohort, scan_ids: list[str]) -> dict[str, str]:
+    """{scan id: person}.
+
+    Raises:
+      UserError: the table's `person` is not in an id, or sessions would count as people.
+    """
+    found: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    for scan_id in scan_ids:
+        person = scan_id
+        if cohort.person:
+            match = re.search(cohort.person, scan_id)
+            # Without it each scan would be a person, and one person stand in train and in test.
+            if not match or not match[0]:
+                raise errors.UserError(
+                    f"person: '{cohort.person}' is not in '{messages.shorten(scan_id)}'; accepted: "
+                    "a regular expression of a part of every id"
+                )
+            person = match[0]
+        # Letter case is no other person.
+        person = _file_name(person)
+        found[scan_id] = spelled.setdefault(person.lower(), person)
+    if not cohort.person:
+        _check_sessions(scan_ids)
+    return found
+
+
+def _check_sessions(scan_ids: list[str]) -> None:
+    """BIDS says in the id who it is: two sessions of one `sub-` are one person."""
+    first: dict[str, str] = {}
+    for scan_id in scan_ids:
+        match = re.search(r"(?:^|/)(sub-[A-Za-z0-9]+)(?=[_/])", scan_id)
+        other = first.setdefault(match[1].lower(), scan_id) if match else scan_id
+        if other != scan_id:
+            raise errors.UserError(
+                f"person is missing: '{messages.shorten(other)}' and '{messages.shorten(scan_id)}' "
+                "are one person's and could stand in two splits; give person: 'sub-[A-Za-z0-9]+'"
+            )
+
+
+def _item(cohort: Cohort, root: epath.Path, scan: str, person: str, kinds, modalities):
     def path(kind: str) -> str:
         return str(root / kinds[kind][0]) if kind in kinds else ""
 
-    person = re.search(cohort.person, scan_id) if cohort.person else None
     return subject.Item(
         scan=scan,
-        subject=_file_name(person[0]) if person else scan,
+        subject=person,
         split="",
         images={modality: path(modality) for modality in modalities},
         brain_mask=path(_BRAIN_MASK),
@@ -260,42 +330,12 @@ def _walk(folder: epath.Path, inside: str, depth: int):
             yield f"{inside}{path.name}", False
 
 
-_TOKENS = re.compile(r"\*\*/|\*|\{id\}|\{nii\}")
-
-
-def _compile(pattern: str, scan_id: str) -> re.Pattern:
-    """A pattern with `*`, `**/`, `{id}` and `{nii}` as a regular expression of the whole path."""
-    parts, position, seen = [], 0, False
-    for token in _TOKENS.finditer(pattern):
-        parts.append(re.escape(pattern[position : token.start()]))
-        position = token.end()
-        if token[0] == "{id}":
-            # The first place captures the id, the others must hold the same text.
-            parts.append("(?P=id)" if seen else f"(?P<id>{scan_id})")
-            seen = True
-        else:
-            parts.append({"**/": "(?:.*/)?", "*": "[^/]*", "{nii}": r"\.nii(?:\.gz)?"}[token[0]])
-    parts.append(re.escape(pattern[position:]))
-    return re.compile("".join(parts))
-
-
-def _patterns(value: Any, where: str) -> tuple[str, ...]:
-    if not value:
-        return ()
-    patterns = (value,) if isinstance(value, str) else tuple(value)
-    for pattern in patterns:
-        if not isinstance(pattern, str) or "{id}" not in pattern:
-            raise errors.UserError(
-                f"'{where}': found {pattern!r}, accepted: a pattern that contains {{id}}"
-            )
-    return patterns
-
-
 def _labels(value: Any, where: str) -> tuple[int, ...]:
     values = [] if value is None else value if isinstance(value, list) else [value]
     # Python takes YAML's `true` for the number 1.
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
-        raise errors.UserError(f"'{where}': found {value!r}, accepted: a list of numbers above 0")
+        found = messages.shorten(repr(value))
+        raise errors.UserError(f"'{where}': found {found}, accepted: a list of numbers above 0")
     return tuple(values)
 
 
@@ -305,5 +345,6 @@ def _check_keys(values: dict[str, Any], known, source: str) -> None:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise errors.UserError(
-                f"'{source}': unknown key '{key}'{hint} (accepted: {', '.join(known)})"
+                f"'{source}': unknown key '{messages.shorten(key)}'{hint} (accepted: "
+                f"{', '.join(known)})"
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, messages
 from madad_jax.prepare import subject
 
 SPLITS = ("train", "val", "test")
@@ -53,12 +53,14 @@ def check_fractions(fractions: dict[str, Any], where: str) -> dict[str, float]:
     """
     try:
         shares = {str(split): float(share) for split, share in fractions.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         shares = {}
-    if not shares or set(shares) - set(SPLITS) or min(shares.values()) < 0:
-        raise errors.UserError(f"{where}: found {fractions}, accepted: shares of {SPLITS}")
+    found = messages.shorten(str(fractions))
+    # NaN is neither below 0 nor above 1, so that it is asked what it is and not what it is not.
+    if not shares or set(shares) - set(SPLITS) or not all(0 <= s <= 1 for s in shares.values()):
+        raise errors.UserError(f"{where}: found {found}, accepted: shares of {SPLITS}")
     if abs(sum(shares.values()) - 1.0) > 1e-6:
-        raise errors.UserError(f"{where}: found {fractions}, accepted: shares that add up to 1")
+        raise errors.UserError(f"{where}: found {found}, accepted: shares that add up to 1")
     return shares
 
 

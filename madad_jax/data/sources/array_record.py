@@ -16,7 +16,7 @@ from etils import epath
 
 from madad_jax.core import atomic_files, errors
 from madad_jax.data.sources import encoded as encoded_lib
-from madad_jax.data.sources import png_folder, shards
+from madad_jax.data.sources import png_folder, png_pixels, shards
 from madad_jax.data.sources import record as record_lib
 
 RECORDS_PER_SHARD = 4096  # about 150 MB of 8-bit slices of 256 px
@@ -43,7 +43,7 @@ def unpack(record: record_lib.Record, content: bytes, where: str) -> encoded_lib
     parts, start = [], _LENGTHS.size
     for kind, length in zip(("image", "brainmask", "segmentation"), lengths, strict=True):
         name = f"{where}: {record.id}-{kind}"
-        parts.append(encoded_lib.Part(name, content[start : start + length]))
+        parts.append(png_pixels.Part(name, content[start : start + length]))
         start += length
     return encoded_lib.EncodedSlice(record, parts[0], parts[1], parts[2] if lengths[2] else None)
 
@@ -93,6 +93,10 @@ class ArrayRecordFolder:
         """The bytes of the slice `index`."""
         where = str(self._root / self._name)
         return unpack(self.records[index], self._reader[index], where)
+
+    def read_segmentation(self, index: int) -> png_pixels.Part | None:
+        """The bytes of a slice's segmentation alone; None where it has none."""
+        return self.read_encoded(index).segmentation
 
     def describe(self) -> str:
         """One line: folder, modality, counts."""

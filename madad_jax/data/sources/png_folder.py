@@ -1,33 +1,29 @@
 """Slices in folders of PNG files, in the layout of the official code.
 
-    {root}/{split}/{id}-slice_{k}-{modality}.png       8- or 16-bit grey
+    {root}/{split}/{id}-slice_{k}-{modality}.png       8- or 16-bit grey (`png_pixels`)
     {root}/{split}/{id}-slice_{k}-brainmask.png        > 0 inside the brain
     {root}/{split}/{id}-slice_{k}-segmentation.png     > 0 on the lesion; may be missing
 
-The subject is the text before `-slice_`. How bytes become pixels: `encoded.py`.
+The subject is the text before `-slice_`; names are parsed in `png_names.py`. How bytes become
+pixels: `encoded.py`.
 
 What the listing shows wrong is raised when the source is made, what the pixels show wrong
 when a slice is read. Differs from the official code: names are parsed, not replaced in the
 whole path, so ids and folders may contain the modality's name; the listing is sorted; masks
-are resized by nearest neighbour instead of bicubic.
+are not resized as pictures are (`encoded`).
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float32
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 from madad_jax.data.sources import encoded as encoded_lib
+from madad_jax.data.sources import png_names, png_pixels
 from madad_jax.data.sources import record as record_lib
-
-# Greedy: ids may hold dashes, modality names and `-slice_` itself; the last one counts.
-_NAME = re.compile(r"^(?P<subject>.+)-slice_(?P<slice>\d+)-(?P<kind>.+)\.png$", re.IGNORECASE)
-_BRAIN_MASK, _SEGMENTATION = "brainmask", "segmentation"
-_LAYOUT = "{split}/{id}-slice_{k}-{modality|brainmask|segmentation}.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +36,10 @@ class _Files:
 
 
 class PngFolder:
-    """Random access to the slices of one split and one modality (`record.Source`)."""
+    """Random access to the slices of one split and one modality (`record.Source`).
+
+    `notes` has a line for each kind of file in the folder that is passed over.
+    """
 
     def __init__(self, root: str, *, split: str, modality: str, image_size: int):
         """Lists the split.
@@ -53,15 +52,17 @@ class PngFolder:
 
         Raises:
           UserError: missing root or split, no files of the modality, a slice without a
-            brain mask, a subject that also stands in a split of another group.
+            brain mask, two files for one slice, a subject that also stands in a split of
+            another group.
         """
         self._root = epath.Path(root)
         self._split = split
         self._modality = modality
         self._image_size = image_size
-        names = _list_split(self._root, split)
-        parsed = _group_by_slice(names)
-        self.records, self._files = _select(self._root / split, parsed, modality)
+        listing = _list_split(self._root, split)
+        self.records, self._files = _select(self._root / split, listing, modality)
+        self.notes = png_names.describe_others(listing, modality)
+        self._others = [m for m in listing.modalities if m.lower() != modality.lower()]
         _check_disjoint(self._root, split, {record.subject for record in self.records})
 
     def __len__(self) -> int:
@@ -91,13 +92,19 @@ class PngFolder:
             None if truth is None else read_part(truth),
         )
 
+    def read_segmentation(self, index: int) -> png_pixels.Part | None:
+        """The bytes of a slice's segmentation alone; None where it has none."""
+        truth = self._files[index].segmentation
+        return None if truth is None else read_part(truth)
+
     def describe(self) -> str:
         """One line: folder, modality, counts."""
         subjects = len({record.subject for record in self.records})
         truth = sum(files.segmentation is not None for files in self._files)
+        others = messages.shorten(", ".join(self._others))
         return (
             f"{self._root / self._split}: {len(self)} {self._modality} slices of {subjects} "
-            f"subjects, {truth} with a segmentation"
+            f"subjects, {truth} with a segmentation{'; also there: ' if others else ''}{others}"
         )
 
     def fingerprint(self) -> str:
@@ -107,66 +114,78 @@ class PngFolder:
         return record_lib.digest([self._split, self._image_size, record_lib.file_facts(used)])
 
 
-def _list_split(root: epath.Path, split: str) -> list[str]:
+def _list_split(root: epath.Path, split: str) -> png_names.Listing:
     folder = root / split
     if not str(root) or not folder.is_dir():
-        missing = folder if root.is_dir() else root
-        raise errors.UserError(
-            f"data folder '{missing}' does not exist; put slices there as {root}/{_LAYOUT}"
+        raise errors.UserError(_explain_missing(root, split))
+    return _list_names(folder)
+
+
+def _list_names(folder: epath.Path) -> png_names.Listing:
+    return png_names.list_names((path.name for path in folder.iterdir()), str(folder))
+
+
+def _explain_missing(root: epath.Path, split: str) -> str:
+    if not root.is_dir():
+        return f"data folder '{root}' does not exist; put slices there as {root}/{png_names.LAYOUT}"
+    here = [path.name for path in sorted(root.iterdir()) if path.is_dir()]
+    splits = [name for name in here if record_lib.split_group(name.lower())]
+    found = f"; found: {', '.join(map(messages.shorten, splits[:8]))}" if splits else ""
+    advice = f"put slices there as {root}/{png_names.LAYOUT}"
+    if split == "test" and "test_healthy" in splits:
+        # A cohort of healthy people: nothing is wrong with it, and there is nothing to find.
+        advice = (
+            "a cohort without lesions is trained on with --mode=train, or with "
+            "--config.eval.sets='('test_healthy',)' scored for false alarms alone"
         )
-    # File systems list in any order, and training must not depend on it.
-    return sorted(path.name for path in folder.iterdir())
-
-
-def _group_by_slice(names: list[str]) -> dict[tuple[str, int], dict[str, str]]:
-    """(subject, slice) -> {kind: file name}; other files are left alone."""
-    slices: dict[tuple[str, int], dict[str, str]] = {}
-    for name in names:
-        match = _NAME.match(name)
-        if match:
-            # A number, so that slice 9 comes before slice 10.
-            key = (match["subject"], int(match["slice"]))
-            slices.setdefault(key, {})[match["kind"]] = name
-    return slices
+    return f"data folder '{root / split}' does not exist{found}; {advice}"
 
 
 def _select(
-    folder: epath.Path, slices: dict[tuple[str, int], dict[str, str]], modality: str
+    folder: epath.Path, listing: png_names.Listing, modality: str
 ) -> tuple[list[record_lib.Record], list[_Files]]:
     records, files = [], []
-    for (subject, number), kinds in sorted(slices.items()):
+    spelled = png_names.find_modality(listing, modality)
+    for one in listing.slices:
         # A slice may lack a modality that others of its subject have.
-        if modality not in kinds:
+        if spelled is None or spelled not in one.kinds:
             continue
-        if _BRAIN_MASK not in kinds:
-            stem = kinds[modality].removesuffix(f"-{modality}.png")
+        kinds = one.kinds
+        if png_names.BRAIN_MASK not in kinds:
+            stem = kinds[spelled][: -len(f"-{spelled}.png")]
+            near = [
+                kind
+                for kind in one.modalities
+                if png_names.near_miss(kind, kinds, modality) == png_names.BRAIN_MASK
+            ]
+            hint = f"; found '{messages.shorten(kinds[near[0]])}'" if near else ""
             raise errors.UserError(
-                f"brain mask '{folder / stem}-{_BRAIN_MASK}.png' is missing; every slice needs "
-                "one (> 0 inside the brain, same size as the image)"
+                f"brain mask '{folder / stem}-{png_names.BRAIN_MASK}.png' is missing; every slice "
+                f"needs one (> 0 inside the brain, same size as the image){hint}"
             )
-        segmentation = kinds.get(_SEGMENTATION)
+        segmentation = kinds.get(png_names.SEGMENTATION)
         records.append(
             record_lib.Record(
                 # The number as the file writes it, zeros included.
-                id=f"{subject}-slice_{kinds[modality].rsplit('-slice_', 1)[1].split('-')[0]}",
-                subject=subject,
-                slice=number,
+                id=f"{one.subject}-slice_{one.digits}",
+                subject=one.subject,
+                slice=one.number,
                 modality=modality,
             )
         )
         files.append(
             _Files(
-                image=folder / kinds[modality],
-                brain_mask=folder / kinds[_BRAIN_MASK],
+                image=folder / kinds[spelled],
+                brain_mask=folder / kinds[png_names.BRAIN_MASK],
                 segmentation=folder / segmentation if segmentation else None,
             )
         )
     if not records:
-        found = sorted({kind for kinds in slices.values() for kind in kinds})
-        found = [kind for kind in found if kind not in (_BRAIN_MASK, _SEGMENTATION)]
+        notes = "; ".join(png_names.describe_others(listing, modality))
         raise errors.UserError(
             f"'{folder}' has no slices of modality '{modality}'; found: "
-            f"{', '.join(found) or 'none'}; layout: {_LAYOUT}"
+            f"{messages.shorten(', '.join(listing.modalities)) or 'none'}; layout: "
+            f"{png_names.LAYOUT}{'; ' if notes else ''}{notes}"
         )
     return records, files
 
@@ -182,13 +201,12 @@ def list_contents(root: epath.PathLike) -> dict[str, list[str]]:
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         if record_lib.split_group(folder.name) is None or not folder.is_dir():
             continue
-        kinds = {
-            kind for k in _group_by_slice(_list_split(root, folder.name)).values() for kind in k
-        }
-        if modalities := sorted(kinds - {_BRAIN_MASK, _SEGMENTATION}):
+        if modalities := _list_names(folder).modalities:
             found[folder.name] = modalities
     if not found:
-        raise errors.UserError(f"'{root}' holds no slices; put them there as {root}/{_LAYOUT}")
+        raise errors.UserError(
+            f"'{root}' holds no slices; put them there as {root}/{png_names.LAYOUT}"
+        )
     return found
 
 
@@ -197,16 +215,14 @@ def _check_disjoint(root: epath.Path, split: str, subjects: set[str]) -> None:
     for folder in sorted(root.iterdir()):
         # From names alone: opening every split takes minutes on a remote store.
         if record_lib.may_not_share(split, folder.name) and folder.is_dir():
-            others[str(folder)] = {
-                subject for subject, _ in _group_by_slice([p.name for p in folder.iterdir()])
-            }
+            others[str(folder)] = {one.subject for one in _list_names(folder).slices}
     record_lib.check_disjoint(str(root / split), subjects, others)
 
 
-def read_part(path: epath.Path) -> encoded_lib.Part:
+def read_part(path: epath.Path) -> png_pixels.Part:
     """A file's bytes. Raises UserError when it cannot be read."""
     try:
-        return encoded_lib.Part(str(path), path.read_bytes())
+        return png_pixels.Part(str(path), path.read_bytes())
     except OSError as error:
         raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
@@ -217,4 +233,4 @@ def read_grey(path: epath.Path) -> Float32[np.ndarray, "H W"]:
     Raises:
       UserError: the file is no readable PNG.
     """
-    return encoded_lib.decode_grey(read_part(path))
+    return png_pixels.decode_grey(read_part(path))

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -57,11 +57,14 @@ def check_disjoint(split: str, subjects: set[str], others: Mapping[str, set[str]
     Raises:
       UserError: somebody stands in two.
     """
+    # Ids that differ in letter case alone are one person whose files were copied about.
+    folded = {subject.lower(): subject for subject in sorted(subjects)}
     for other, theirs in others.items():
-        if shared := subjects & theirs:
+        if shared := sorted({s.lower() for s in theirs} & folded.keys()):
             raise errors.UserError(
-                f"subject '{min(shared)}' is in both '{split}' and '{other}' "
-                f"({len(shared)} shared); each subject may be in one of {', '.join(_GROUPS)}"
+                f"subject '{messages.shorten(folded[shared[0]])}' is in both '{split}' and "
+                f"'{other}' ({len(shared)} shared); each subject may be in one of "
+                f"{', '.join(_GROUPS)}"
             )
 
 

@@ -21,7 +21,7 @@ from etils import epath
 
 from madad_jax.core import errors
 from madad_jax.data.sources import encoded as encoded_lib
-from madad_jax.data.sources import png_folder
+from madad_jax.data.sources import png_folder, png_pixels
 from madad_jax.data.sources import record as record_lib
 
 NAME = "brain_slices"
@@ -94,8 +94,8 @@ class BrainSlices(tfds.core.GeneratorBasedBuilder):
             "modality": record.modality,
         }
 
-    def _check_depth(self, image: encoded_lib.Part) -> None:
-        found = f"uint{encoded_lib.bit_depth(image)}"
+    def _check_depth(self, image: png_pixels.Part) -> None:
+        found = f"uint{png_pixels.bit_depth(image)}"
         if found != self.builder_config.name:
             raise errors.UserError(
                 f"'{image.name}' is {found} and the data set {self.builder_config.name}; all "
@@ -121,7 +121,7 @@ def write(root: epath.PathLike, out: epath.PathLike) -> bool:
     """
     split, modalities = next(iter(png_folder.list_contents(root).items()))
     first = png_folder.PngFolder(str(root), split=split, modality=modalities[0], image_size=8)
-    depth = encoded_lib.bit_depth(first.read_encoded(0).image)
+    depth = png_pixels.bit_depth(first.read_encoded(0).image)
     builder = BrainSlices(data_dir=str(out), config=f"uint{depth}", file_format="array_record")
     done = epath.Path(builder.data_dir)
     if done.exists():
@@ -200,11 +200,15 @@ class TfdsFolder:
         except RuntimeError as error:
             raise errors.UserError(f"'{self._folder}', {record.id}: {error}") from error
         parts = [
-            encoded_lib.Part(f"{self._folder}: {record.id}-{name}", example[name])
+            png_pixels.Part(f"{self._folder}: {record.id}-{name}", example[name])
             for name in _PICTURES
         ]
         truth = parts[2] if example["has_segmentation"] else None
         return encoded_lib.EncodedSlice(record, parts[0], parts[1], truth)
+
+    def read_segmentation(self, index: int) -> png_pixels.Part | None:
+        """The bytes of a slice's segmentation alone; None where it has none."""
+        return self.read_encoded(index).segmentation
 
     def describe(self) -> str:
         """One line: folder, modality, counts."""
