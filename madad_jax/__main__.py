@@ -31,6 +31,7 @@ VERBS = {
     "predict": Verb(_PREDICT, ("--mode=predict",), "scans to anomaly maps (--checkpoint=)"),
     "calibrate": Verb(_PREDICT, ("--mode=calibrate",), "thresholds from healthy scans of your own"),
     "export": Verb(_PREDICT, ("--mode=export",), "a trained detector as files of its own"),
+    "check": Verb("madad_jax.prepare.check", (), "what is wrong with scans or slices, beforehand"),
     "prepare": Verb("madad_jax.prepare.__main__", (), "a cohort's scans to slices"),
     "pack": Verb("madad_jax.data.sources.pack", (), "a folder of slices to array records or TFDS"),
     "convert": Verb("madad_jax.convert.__main__", (), "PyTorch weights in and out"),

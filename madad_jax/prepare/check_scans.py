@@ -11,7 +11,7 @@ from etils import epath
 
 from madad_jax.core import errors
 from madad_jax.prepare import check_report, cohorts, panels, subject
-from madad_jax.scans import brain_mask, discovery, skull, to_slices, volumes
+from madad_jax.scans import brain_mask, discovery, label_values, skull, to_slices, volumes
 from madad_jax.scans import preparation as preparation_lib
 
 _COLUMNS = ("scan", "voxels", "mm", "axes", "shows")
@@ -107,9 +107,12 @@ def _check_item(item: subject.Item, table, locate: bool) -> _Seen:
     if volume is None:
         return _Seen(check_report.Row(item.scan, tuple("-" * 4), tuple(problems), False))
     problems += _check_masks(item, volume, table)
-    stripped = skull.is_stripped(volume)
     usable = True
-    if stripped:
+    if few := label_values.count_few(volume.data):
+        problems.append(f"holds {few} different values: a segmentation, and no scan")
+        locate = usable = False
+    stripped = skull.is_stripped(volume)
+    if stripped and not few:
         mask = volume.data != np.float32(skull.find_background(volume.data))
         if cut := brain_mask.cut_sides(mask, volume.voxel_mm):
             problems.append(f"shows a part of the brain: it ends at the {' and '.join(cut)}")
@@ -121,7 +124,7 @@ def _check_item(item: subject.Item, table, locate: bool) -> _Seen:
         except errors.UserError as error:
             problems.append(str(error))
             usable = False
-    shows = "brain" if stripped else "head"
+    shows = "labels" if few else "brain" if stripped else "head"
     cells = (
         " x ".join(map(str, volume.native.shape)),
         " x ".join(f"{mm:.2f}" for mm in np.linalg.norm(volume.native.affine[:3, :3], axis=0)),
@@ -182,7 +185,7 @@ def _compare(seen: list[_Seen]) -> list[_Seen]:
                 found, usual = (" x ".join(f"{mm:.2f}" for mm in s) for s in (one.sides, middle))
                 more.append(f"voxels of {found} mm where the others have {usual} mm")
             # One in ten and fewer: a folder of both kinds is somebody's choice.
-            if kinds[one.shows] * 10 <= sum(kinds.values()):
+            if one.shows != "labels" and kinds[one.shows] * 10 <= sum(kinds.values()):
                 more.append(f"shows a {one.shows} where the others do not")
         check_report.print_problems(dataclasses.replace(one.row, problems=tuple(more)))
         row = dataclasses.replace(one.row, problems=(*one.row.problems, *more))
@@ -195,7 +198,7 @@ def _compare(seen: list[_Seen]) -> list[_Seen]:
 
 def _count_kinds(seen: list[_Seen]) -> tuple[str, ...]:
     kinds = collections.Counter(one.shows for one in seen if one.shows)
-    names = {"head": "whole heads", "brain": "brains without skull"}
+    names = {"head": "whole heads", "brain": "brains without skull", "labels": "segmentations"}
     return (", ".join(f"{n} {names[kind]}" for kind, n in kinds.most_common()),) if kinds else ()
 
 
