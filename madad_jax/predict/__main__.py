@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
     # May start this program again, for larger pages of memory: nothing may have happened yet.
     huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
-    from madad_jax.runtime import startup
+    from madad_jax.runtime import agreement, startup
     from madad_jax.runtime import stop as stop_lib
 
     if options.distributed and options.mode != "predict":
@@ -107,8 +107,12 @@ def run(argv: Sequence[str]) -> int:
         print(api.export(options.checkpoint, options.output, options.calibration))
         return 0
     with stop_lib.GracefulStop(alone=True) as stop:
-        work = _calibrate if options.mode == "calibrate" else _predict
-        return work(options, lambda: stop.signal is not None) or stop.exit_status
+        if options.mode == "calibrate":
+            status = _calibrate(options, lambda: stop.signal is not None)
+        else:
+            with agreement.lock(options.output, "--output"):
+                status = _predict(options, lambda: stop.signal is not None)
+        return stop.exit_status or status
 
 
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
