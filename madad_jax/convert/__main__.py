@@ -121,7 +121,7 @@ def _to_torch(options: flags.FlagValues) -> int:
 
 def main() -> None:
     """Entry point of `python -m madad_jax convert`."""
-    sys.exit(command_line.status("madad_jax convert", run, sys.argv))
+    command_line.leave(command_line.status("madad_jax convert", run, sys.argv))
 
 
 if __name__ == "__main__":
