@@ -59,9 +59,10 @@ def status(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str]) 
 
     143 and 130, as shells count them, for SIGTERM and ctrl-C where `run` does not hear them.
     """
-    if threading.current_thread() is threading.main_thread():
+    main, before = threading.current_thread() is threading.main_thread(), None
+    if main:
         # By default it would end the process at once, and leave its workers and half files.
-        signal.signal(signal.SIGTERM, _terminate)
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(argv)
     except (KeyboardInterrupt, Terminated) as stop:
@@ -72,6 +73,9 @@ def status(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str]) 
             raise
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def leave(code: int) -> NoReturn:

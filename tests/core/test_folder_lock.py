@@ -3,33 +3,20 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from madad_jax.core import errors, folder_lock
-
-HOLDS = """
-import sys, time
-from madad_jax.core import folder_lock
-with folder_lock.hold(sys.argv[1], "--out"):
-    print("held", flush=True)
-    time.sleep(120)
-"""
+from tests import holder
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the lock of `tmp_path`."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "held\n"
+    with holder.held(tmp_path) as process:
         yield process
-        process.kill()
 
 
 def write_lock(folder, **changes):
@@ -144,10 +131,7 @@ def test_waits_for_the_writer_and_can_be_stopped_while_it_waits(tmp_path, other)
 
 
 def test_one_of_many_that_start_at_once_gets_it(tmp_path):
-    code = HOLDS.replace("time.sleep(120)", "time.sleep(3)")
-    words = [sys.executable, "-c", code, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(words, **pipes) for _ in range(6)]
+    started = [holder.start(tmp_path, seconds=3) for _ in range(6)]
     said = [process.communicate()[0] for process in started]
     assert said.count("held\n") == 1
 

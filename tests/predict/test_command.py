@@ -14,6 +14,7 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.predict import __main__, api
+from tests import holder
 from tests.predict import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -94,6 +95,16 @@ def test_a_run_that_does_not_say_where_its_slices_lie(untrained, tmp_path):
     (tmp_path / "run" / "preparation.json").unlink()
     with pytest.raises(errors.UserError, match="where its training slices lie"):
         api.load(str(tmp_path / "run"), threshold=0.5)
+
+
+def test_a_second_prediction_into_the_same_folder_is_refused(untrained, scan, tmp_path):
+    flags = [f"--checkpoint={untrained}", f"--input={scan}", f"--output={tmp_path / 'out'}"]
+    with (
+        holder.held(tmp_path / "out") as first,
+        pytest.raises(errors.UserError, match=f"--output=.*: process {first.pid} on "),
+    ):
+        _run(*flags, "--threshold=0.5")
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
 def test_status_and_line_of_the_process():

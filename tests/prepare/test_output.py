@@ -1,15 +1,15 @@
 """What a prepared folder's files say is looked at before anything is removed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from etils import epath
 
-from madad_jax.core import errors, folder_lock
+from madad_jax.core import errors
 from madad_jax.prepare import __main__ as main
 from madad_jax.prepare import output
+from tests import holder
+from tests.scans import cases
 
 NAME = "train/scan1-slice_080-T1.png"
 
@@ -130,43 +130,16 @@ def test_a_run_that_was_killed_as_it_began_can_be_started_again(tmp_path):
     output.check_settings(epath.Path(tmp_path), {"version": 1})
 
 
-HOLDS = """
-import sys, time
-from madad_jax.core import folder_lock
-with folder_lock.hold(sys.argv[1], "--out", name=sys.argv[2]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def hold():
-    """hold(folder, name): another process holds the lock."""
-    started = []
-
-    def start(folder, name=folder_lock.NAME):
-        words = [sys.executable, "-c", HOLDS, str(folder), name]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def test_a_second_preparation_is_refused(tmp_path, hold):
-    from tests.scans import cases
-
+def test_a_second_preparation_is_refused(tmp_path):
     cases.write(tmp_path / "in", "good0", voxel=(6.0, 6.0, 6.0))
     table = "title: t\nid: '[a-z0-9]+'\nimages: {T1: '{id}_T1{nii}'}\n"
     (tmp_path / "table.yaml").write_text(table)
-    first = hold(tmp_path / "out", ".prepare/lock")
     flags = ["--cohort=folder", f"--cohort_file={tmp_path / 'table.yaml'}"]
     flags += [f"--in={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--registration=none"]
-    with pytest.raises(errors.UserError, match=f"process {first.pid} on ") as error:
+    with (
+        holder.held(tmp_path / "out", ".prepare/lock") as first,
+        pytest.raises(errors.UserError, match=f"process {first.pid} on ") as error,
+    ):
         main.run(["prepare", *flags, "--brain_mask=nonzero"])
     assert str(error.value).startswith(f"--out={tmp_path / 'out'}: ")
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".prepare"]
