@@ -134,8 +134,10 @@ def hold(
     if path in _held and _held[path].thread == threading.get_ident():
         yield
         return
+    inside = os.path.dirname(path)
+    made = not os.path.isdir(inside)
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.makedirs(inside, exist_ok=True)
         lock = _Lock(path, _acquire(path, f"{flag}={os.fspath(folder)}", wait))
     except OSError as error:
         raise errors.UserError(
@@ -148,6 +150,9 @@ def hold(
     finally:
         del _held[path]
         lock.release()
+        if made:
+            with contextlib.suppress(OSError):
+                os.rmdir(inside)  # Nothing was written: work that was refused leaves no folder.
 
 
 class _Lock:

@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
     # May start this program again, for larger pages of memory: nothing may have happened yet.
     huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
-    from madad_jax.runtime import agreement, startup
+    from madad_jax.runtime import startup
     from madad_jax.runtime import stop as stop_lib
 
     if options.distributed and options.mode != "predict":
@@ -107,23 +107,19 @@ def run(argv: Sequence[str]) -> int:
         print(api.export(options.checkpoint, options.output, options.calibration))
         return 0
     with stop_lib.GracefulStop(alone=True) as stop:
-        if options.mode == "calibrate":
-            status = _calibrate(options, lambda: stop.signal is not None)
-        else:
-            with agreement.lock(options.output, "--output"):
-                status = _predict(options, lambda: stop.signal is not None)
+        work = _calibrate if options.mode == "calibrate" else _predict
+        status = work(options, lambda: stop.signal is not None)
         return stop.exit_status or status
 
 
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
-    from etils import epath
 
     from madad_jax.predict import scan_folder
+    from madad_jax.runtime import agreement
 
     found, single = scan_folder.discover(options.input)
-    index, count = jax.process_index(), jax.process_count()
-    if single and count > 1:
+    if single and jax.process_count() > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     # Its grid is that of one scan.
     if options.brain_mask_file and not single:
@@ -140,8 +136,26 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         calibration=options.calibration,
         batch_size=options.batch_size,
     )
-    point, out = detector.setting.point, epath.Path(options.output)
+    point = detector.setting.point
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
+    with agreement.lock(options.output, "--output"):
+        rows = _write_all(options, detector, found, single, stopped)
+    failed = sum(row["status"] == "failed" for row in rows)
+    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
+    print("Research software: not a medical device.")
+    return 1 if failed else 0
+
+
+def _write_all(
+    options: flags.FlagValues, detector: Any, found: list[Any], single: bool, stopped: Any
+) -> list[dict[str, Any]]:
+    """Scores this process's share of the scans into the output folder; the rows of the table."""
+    import jax
+    from etils import epath
+
+    from madad_jax.predict import scan_folder
+
+    index, count, out = jax.process_index(), jax.process_count(), epath.Path(options.output)
     common = {"workers": options.workers, "stopped": stopped}
     if options.task == "files":
         # Every n-th scan: processes' shares differ by one scan at most.
@@ -168,11 +182,8 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
                 f"candidate(s), {row['candidates_ml']:.2f} ml ({row['status']})"
             )
     if count > 1 and options.task == "files":
-        rows = _gather_rows(out, count)
-    failed = sum(row["status"] == "failed" for row in rows)
-    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
-    print("Research software: not a medical device.")
-    return 1 if failed else 0
+        return _gather_rows(out, count)
+    return rows
 
 
 def _gather_rows(out: Any, count: int) -> list[dict[str, Any]]:

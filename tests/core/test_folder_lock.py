@@ -54,7 +54,7 @@ def test_nothing_is_left_and_a_process_may_hold_it_twice(tmp_path):
         with folder_lock.hold(tmp_path / "new" / ".." / "new", "--out"):
             pass
         assert (tmp_path / "new" / ".lock").exists()
-    assert not list((tmp_path / "new").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_number_that_another_process_has_now_is_not_the_writer(tmp_path):
