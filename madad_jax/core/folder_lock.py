@@ -4,7 +4,7 @@
 `flock`, which ends with its process however that ends. Where a file system has no such locks, or
 keeps them on each host for itself, the content decides:
 
-- a writer of this machine that is gone: the lock is taken over, with a line;
+- a writer of this machine that is gone: the lock is taken over at once, with a line;
 - a writer of another machine (or container): its process touches the file every 10 s. Whoever
   comes second watches for such a touch, and takes over after 60 s without one. Any change of the
   time counts, whichever clock made it: nothing depends on clocks that agree or only go forward.
@@ -239,7 +239,7 @@ def _try(path: str, watch: "_Watch") -> tuple[int | None, Holder | None]:
         locked, holder = _flock(file), _read(file)
         if watch.is_gone(file, locked, holder) and _is_at(file, path):
             if holder is not None:
-                _LOG.warning("'%s': taken over from %s, which is gone", path, holder)
+                _LOG.warning("'%s': taken over from %s, which holds it no more", path, holder)
             os.unlink(path)
         return None, holder
     finally:
@@ -321,7 +321,9 @@ class _Watch:
         if holder is None:
             return waited > _SETTLE
         if holder.is_here():
-            self.is_sure = holder.is_alive()
+            # Where the system locks files its word counts: a folder that was copied from under a
+            # run brings along a lock of a process that lives and has nothing to do with it.
+            self.is_sure = locked is None and holder.is_alive()
             return not self.is_sure
         self.is_sure = alive
         if not alive and waited < _POLL:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -47,6 +48,13 @@ def test_a_killed_writer_is_replaced_at_once(tmp_path, other, caplog):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     assert f"taken over from process {other.pid}" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_of_a_folder_that_is_written_is_free(tmp_path, other):
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    with folder_lock.hold(tmp_path / "copy", "--out"):
+        pass
+    assert other.poll() is None
 
 
 def test_nothing_is_left_and_a_process_may_hold_it_twice(tmp_path):
@@ -111,7 +119,7 @@ def test_without_locks_of_the_file_system_the_content_decides(tmp_path, monkeypa
         pass
 
 
-def test_waits_for_the_writer_and_can_be_stopped_while_it_waits(tmp_path, other):
+def test_waits_for_the_writer_and_can_be_stopped_while_it_waits(tmp_path, other, monkeypatch):
     calls = []
 
     def wait():
@@ -125,6 +133,7 @@ def test_waits_for_the_writer_and_can_be_stopped_while_it_waits(tmp_path, other)
     def stop():
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(folder_lock, "_flock", lambda file: None)
     write_lock(tmp_path, pid=os.getppid(), start=folder_lock._state(os.getppid())[1])
     with pytest.raises(KeyboardInterrupt), folder_lock.hold(tmp_path, "--out", wait=stop):
         pass
