@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 
 def parsed(
@@ -71,7 +71,8 @@ def status(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str]) 
     except errors.UserError as error:
         if "--traceback" in argv:
             raise
-        print(f"{name}: error: {error}", file=sys.stderr)
+        # The names of files are in it, and a terminal would obey an escape among them.
+        print(f"{name}: error: {messages.shorten(error, 4000)}", file=sys.stderr)
         return 2
     finally:
         if main:

@@ -7,6 +7,9 @@
     python -m madad_jax predict --checkpoint=runs/x --mode=export --output=model/
     python -m madad_jax predict --checkpoint=runs/x --task=pixel --input=in/ --output=out/  (MOOD)
 
+A folder's masks, segmentations, `derivatives/` and scans named for another contrast are left out,
+each with a line; --include='*_T1w.nii.gz' chooses by a pattern instead.
+
 Per scan: anomaly.nii.gz, anomaly_mask.nii.gz, reconstruction.nii.gz, summary.json, report.html.
 In Python:
 
@@ -46,6 +49,7 @@ def make_flags() -> flags.FlagValues:
     text = {
         "checkpoint": "Workdir of a trained run.",
         "input": "NIfTI file, folder with one DICOM series, or folder of these.",
+        "include": "Pattern of paths below --input (* fits anything): these are the scans.",
         "output": "Folder to write; with --mode=calibrate a .npz file.",
         "signal": "map | mask_map | latent_map; map when left out.",
         "postprocess": "none | pddpm | dae: published settings; none when left out.",
@@ -118,7 +122,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     from madad_jax.predict import scan_folder
     from madad_jax.runtime import agreement
 
-    found, single = scan_folder.discover(options.input)
+    found, single = scan_folder.discover(options.input, options.include)
     if single and jax.process_count() > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     # Its grid is that of one scan.
@@ -136,6 +140,8 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         calibration=options.calibration,
         batch_size=options.batch_size,
     )
+    asked = single or bool(options.include)
+    found = scan_folder.keep_contrast(found, detector.preparation.modality, asked=asked)
     point = detector.setting.point
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
     with agreement.lock(options.output, "--output"):
@@ -207,8 +213,11 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
 
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
-    found, _ = scan_folder.discover(options.input)
+    found, single = scan_folder.discover(options.input, options.include)
     model = api.open_run(options.checkpoint, "")
+    if model.preparation is not None:
+        asked = single or bool(options.include)
+        found = scan_folder.keep_contrast(found, model.preparation.modality, asked=asked)
     calibration = from_scans.calibrate(
         model,
         lambda setting, detector: api.build_detector(

@@ -20,6 +20,7 @@ from madad_jax.metrics import scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
+from madad_jax.predict import scan_names
 from madad_jax.scans import slices, to_slices, volumes
 
 Score = Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -179,7 +180,7 @@ class Detector:
         used = [n for n, yes in zip(stack.numbers, stack.scored, strict=True) if yes]
         overlap = stack.transform.overlap
         scan = {
-            "source": volume.source,
+            "source": scan_names.show(volume.source),
             "sha256": volume.sha256,
             "shape": list(volume.native.shape),
             "voxel_mm": [round(float(v), 4) for v in volume.voxel_mm],

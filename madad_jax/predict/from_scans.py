@@ -57,7 +57,9 @@ def calibrate(
     if stopped():
         return None
     if len(measured) < FEWEST:
-        reasons = "; ".join(row["message"] for row in rows if row["status"] == "failed")
+        failed_rows = [row["message"] for row in rows if row["status"] == "failed"]
+        more = f"; and {len(failed_rows) - 3} more" if len(failed_rows) > 3 else ""
+        reasons = "; ".join(failed_rows[:3]) + more
         raise errors.UserError(
             f"calibration: found {len(measured)} usable healthy scans, at least {FEWEST} are "
             f"needed (failed: {reasons or 'none'})"

@@ -7,9 +7,10 @@ skips scans whose `summary.json` is of the same file and settings.
 import concurrent.futures
 import csv
 import dataclasses
+import fnmatch
 import io
-import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,14 +18,15 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from madad_jax.core import atomic_files, errors, json_digest
+from madad_jax.core import atomic_files, errors, json_digest, json_file, messages
 from madad_jax.predict import detector as detector_lib
+from madad_jax.predict import name_rules, scan_names
 from madad_jax.predict import result as result_lib
 from madad_jax.scans import volumes
 
 _LOG = logging.getLogger(__name__)
 
-TABLE = "scans.csv"
+TABLE = scan_names.TABLE
 _COLUMNS = (
     "scan",
     "status",
@@ -36,7 +38,7 @@ _COLUMNS = (
     "source",
     "message",
 )
-_NIFTI = (".nii", ".nii.gz")
+_MOST_MESSAGE = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +49,16 @@ class Scan:
     path: epath.Path
 
 
-def discover(path: str) -> tuple[list[Scan], bool]:
+def discover(path: str, include: str = "") -> tuple[list[Scan], bool]:
     """(scans under `path`, whether it is one scan and not a folder of them).
 
-    A NIfTI file, a folder with one DICOM series, or a folder of these at any depth.
+    A NIfTI file, a folder with one DICOM series, or a folder of these at any depth. Masks,
+    segmentations and `derivatives/` are left out, with a line in the log.
+
+    Args:
+      path: file or folder.
+      include: pattern of paths below `path`; what fits is a scan, whatever it is called, and
+        nothing else is.
 
     Raises:
       UserError: nothing there.
@@ -59,55 +67,115 @@ def discover(path: str) -> tuple[list[Scan], bool]:
     if not root.exists():
         raise errors.UserError(f"--input={path}: no such file or folder")
     if not root.is_dir():
-        return [Scan(_stem(root.name), root)], True
-    found = list(_find_scans(root, root))
+        return [Scan(scan_names.output_names([root.name])[0], root)], True
+    left: dict[str, list[str]] = {}
+    found = list(_find_scans(root, root, include, left, set()))
+    for why, names in sorted(left.items()):
+        _LOG.warning("left out, %s: %s; --include=PATTERN takes them", why, _list(names))
     if not found:
+        also = f" ({sum(map(len, left.values()))} left out by name)" if left else ""
+        fitting = f" that fits --include={include}" if include else ""
         raise errors.UserError(
-            f"--input={path}: no scan in it; accepted: NIfTI files (.nii, .nii.gz) and DICOM series"
+            f"--input={path}: no scan in it{fitting}{also}; accepted: NIfTI files (.nii, .nii.gz) "
+            "and DICOM series"
         )
-    if len(found) == 1 and found[0].path == root:
-        return found, True
-    names = [f.name for f in found]
-    repeated = {n for n in names if names.count(n) > 1}
-    if repeated:
-        raise errors.UserError(
-            f"--input={path}: two scans are called '{min(repeated)}'; rename one"
-        )
-    return found, False
+    if len(found) == 1 and found[0] == root:
+        return [Scan(scan_names.output_names([root.name])[0], root)], True
+    names = scan_names.output_names([_below(p, root) or root.name for p in found])
+    return [Scan(name, p) for name, p in zip(names, found, strict=True)], False
 
 
-def _find_scans(folder: epath.Path, root: epath.Path) -> Iterator[Scan]:
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    scans = [p for p in entries if p.name.lower().endswith(_NIFTI) and not p.is_dir()]
-    for path in scans:
-        name = str(path)[len(str(root)) :].strip("/")
-        yield Scan(_stem(name).replace("/", "_"), path)
+def keep_contrast(found: list[Scan], modality: str, *, asked: bool) -> list[Scan]:
+    """Scans whose names do not state another contrast than the run's, each other with a line.
+
+    Args:
+      found: from `discover`.
+      modality: that the run was trained on.
+      asked: each was named by a person: then all stay.
+
+    Raises:
+      UserError: none stays.
+    """
+    kept, others, odd = [], [], []
+    for scan in found:
+        other, sure = name_rules.other_contrast(scan_names.stem(scan.path.name), modality)
+        if not other or scan.path.is_dir():
+            kept.append(scan)
+        elif asked or not sure:
+            kept.append(scan)
+            odd.append(scan.path.name)
+        else:
+            others.append(scan.path.name)
+    if odd:
+        _LOG.warning("named like another contrast than %s, and scored: %s", modality, _list(odd))
+    if others and not kept:
+        raise errors.UserError(
+            f"no scan of {modality}, which the run was trained on: the names state other contrasts "
+            f"({_list(others)}); --include=PATTERN takes them all the same"
+        )
+    if others:
+        text = "left out, another contrast than %s: %s; --include=PATTERN takes them"
+        _LOG.warning(text, modality, _list(others))
+    return kept
+
+
+def _find_scans(
+    folder: epath.Path,
+    root: epath.Path,
+    include: str,
+    left: dict[str, list[str]],
+    seen: set[str],
+) -> Iterator[epath.Path]:
+    """Files and folders of series; `left` collects what is not taken, by reason."""
+    # A link to a folder above would lead round for ever.
+    real = os.path.realpath(str(folder))
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        left.setdefault(error.strerror or "unreadable", []).append(_below(folder, root))
+        return
+    scans = []
+    for path in entries:
+        if not path.name.lower().endswith(scan_names.NIFTI) or path.is_dir():
+            continue
+        if include:
+            if fnmatch.fnmatchcase(_below(path, root), include):
+                scans.append(path)
+        elif name_rules.is_mask(scan_names.stem(path.name)):
+            left.setdefault("masks and segmentations by their names", []).append(path.name)
+        else:
+            scans.append(path)
+    yield from scans
     # NIfTI files beside DICOM files are conversions of them: one of the two is enough.
-    if not scans and any(_is_dicom(p) for p in entries if not p.is_dir()):
-        name = str(folder)[len(str(root)) :].strip("/")
-        yield Scan(name.replace("/", "_") or folder.name, folder)
+    fits = not include or fnmatch.fnmatchcase(_below(folder, root), include)
+    if fits and not scans and _holds_series(entries):
+        yield folder
     for path in entries:
         # A folder with a summary is output of ours, of a run into its own input.
-        if path.is_dir() and not (path / result_lib.SUMMARY).exists():
-            yield from _find_scans(path, root)
+        if not path.is_dir() or (path / result_lib.SUMMARY).exists():
+            continue
+        if not include and name_rules.is_folder_of_results(path.name):
+            left.setdefault("folders of results or labels", []).append(_below(path, root))
+            continue
+        yield from _find_scans(path, root, include, left, seen)
 
 
-def _stem(name: str) -> str:
-    for ending in (".nii.gz", ".nii"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return name
+def _holds_series(entries: list[epath.Path]) -> bool:
+    from madad_jax.scans import dicom_files  # pydicom only for folders without NIfTI.
+
+    return any(dicom_files.may_hold_scan(path) for path in entries if path.is_file())
 
 
-def _is_dicom(path: epath.Path) -> bool:
-    if path.name.lower().endswith((".dcm", ".ima")):
-        return True
-    try:
-        with path.open("rb") as file:
-            # The standard (part 10): 128 bytes of anything, then these four.
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def _below(path: epath.Path, root: epath.Path) -> str:
+    return str(path)[len(str(root)) :].strip("/")
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(f"'{messages.shorten(name)}'" for name in names[:3])
+    return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})"
 
 
 def predict_scans(
@@ -128,14 +196,14 @@ def predict_scans(
       UserError: `out` cannot be written, or the scan is unusable (`single`).
     """
     settings = settings_digest(detector)
-    for path in out.glob("*.new") if out.is_dir() else ():
+    for path in out.glob(f"{TABLE}*.new") if out.is_dir() else ():
         path.unlink(missing_ok=True)  # what a killed run left of the table
 
     def predict(scan: Scan) -> dict[str, Any]:
         folder = out if single else out / scan.name
-        done = _read_summary(folder, scan.path, settings)
+        done = _read_row(folder, scan, settings)
         if done is not None:
-            return {**_row(scan, done), "status": "done before"}
+            return {**done, "status": "done before"}
         # Before the scan is scored: if it fails now, no earlier result may pass for this one.
         result_lib.start_over(folder)
         result = detector(scan.path, brain_mask=brain_mask)
@@ -155,6 +223,14 @@ def predict_for_mood(
 
     `sample` writes one number in [0, 1] a scan, `pixel` a map of the scan's shape.
     """
+
+    # The challenge's names are those of the files, without their folders.
+    names = [scan.path.name.casefold() for scan in found]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise errors.UserError(
+            f"two scans are called '{messages.shorten(repeated[0])}'; rename one"
+        )
 
     def predict(scan: Scan) -> dict[str, Any]:
         result = detector(scan.path)
@@ -214,10 +290,11 @@ def _run_guarded(work, scan: Scan, stopped: Callable[[], bool]) -> dict[str, Any
     try:
         row = work(scan)
     except errors.UserError as error:
-        row = {"status": "failed", "message": str(error)}
+        row = {"status": "failed", "message": messages.shorten(error, _MOST_MESSAGE)}
     except Exception as error:  # A defect of ours on one scan must not cost the night's others.
-        _LOG.exception("%s: unexpected", scan.path)
-        row = {"status": "failed", "message": f"unexpected {type(error).__name__}: {error}"}
+        _LOG.exception("%s: unexpected", scan.name)
+        what = f"unexpected {type(error).__name__}: {error}"
+        row = {"status": "failed", "message": messages.shorten(what, _MOST_MESSAGE)}
     seconds = round(time.monotonic() - start, 2)
     return {"scan": scan.name, "source": str(scan.path), "seconds": seconds, **row}
 
@@ -256,7 +333,8 @@ def _write_table(path: epath.Path, rows: list[dict[str, Any]]) -> None:
     content = io.StringIO()
     writer = csv.DictWriter(content, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: row["scan"]))
+    for row in sorted(rows, key=lambda row: row["scan"]):
+        writer.writerow({key: scan_names.make_cell(value) for key, value in row.items()})
     atomic_files.write_bytes(path, content.getvalue().encode())
 
 
@@ -275,15 +353,18 @@ def settings_digest(detector: detector_lib.Detector) -> str:
     )
 
 
-def _read_summary(folder: epath.Path, path: epath.Path, settings: str) -> dict[str, Any] | None:
-    """The summary of the same file under the same settings, if it is there."""
+def _read_row(folder: epath.Path, scan: Scan, settings: str) -> dict[str, Any] | None:
+    """The row of an earlier result for the same file under the same settings, if it is there."""
     summary = folder / result_lib.SUMMARY
     # A series has no single file to compare; it is scored again.
-    if path.is_dir() or not summary.exists():
+    if scan.path.is_dir() or not summary.exists():
         return None
     try:
-        found = json.loads(summary.read_text())
+        found = json_file.read_object(summary)
         same = found["settings_sha256"] == settings
-        return found if same and found["scan"]["sha256"] == atomic_files.sha256(str(path)) else None
-    except (ValueError, KeyError, TypeError):
-        return None
+        if same and found["scan"]["sha256"] == atomic_files.sha256(str(scan.path)):
+            return _row(scan, found)
+    # A summary that somebody changed is none: the scan is scored again.
+    except (errors.UserError, ValueError, KeyError, TypeError):
+        pass
+    return None

@@ -94,8 +94,8 @@ def read(path: epath.PathLike) -> Volume:
     if path.is_dir():
         from madad_jax.scans import dicom  # pydicom only for those who have series.
 
-        array, affine, digest = dicom.read_series(path)
-        return from_array(array, affine, source=str(path), sha256=digest)
+        array, affine, digest, warnings = dicom.read_series(path)
+        return from_array(array, affine, source=str(path), sha256=digest, warnings=warnings)
     content = atomic_files.read_bytes(path)
     image = _parse(content, path)
     header = image.header

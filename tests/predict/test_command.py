@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
+from madad_jax.metrics import calibration
 from madad_jax.predict import __main__, api, result
 from tests import holder
 from tests.predict import conftest
@@ -64,6 +65,28 @@ def test_calibrates_then_predicts_at_the_rate(untrained, scan, tmp_path, capsys)
     (other / "latents" / "complete.json").write_text("{}")
     with pytest.raises(errors.UserError, match="scaling factor"):
         api.load(str(other), calibration=str(site))
+
+
+def test_a_segmentation_is_none_of_the_healthy_scans(untrained, tmp_path, caplog):
+    """BIDS as it lies there: T1w and FLAIR, a mask beside them, results below derivatives/."""
+    for seed in range(2):
+        image, _, affine = conftest.brain_scan(lesion=False, seed=seed)
+        scan = nib.Nifti1Image(image.astype(np.int16), affine)
+        labels = nib.Nifti1Image((image / 400).astype(np.uint8), affine)
+        base = tmp_path / "bids" / f"sub-{seed}" / "anat"
+        derived = tmp_path / "bids" / "derivatives" / "seg" / f"sub-{seed}" / "anat"
+        for folder in (base, derived):
+            folder.mkdir(parents=True)
+            nib.save(labels, folder / f"sub-{seed}_dseg.nii.gz")
+        nib.save(scan, base / f"sub-{seed}_T1w.nii.gz")
+        nib.save(scan, base / f"sub-{seed}_FLAIR.nii.gz")
+    flags = [f"--checkpoint={untrained}", "--mode=calibrate", f"--input={tmp_path / 'bids'}"]
+    site = tmp_path / "site.npz"
+    assert _run(*flags, f"--output={site}") == 0
+    assert calibration.from_bytes(site.read_bytes(), str(site)).facts["source"].startswith("2 ")
+    said = "\n".join(caplog.messages)
+    assert "2 ('sub-0_dseg.nii.gz', 'sub-1_dseg.nii.gz')" in said and "derivatives" in said
+    assert "another contrast than T1: 2 ('sub-0_FLAIR.nii.gz', 'sub-1_FLAIR.nii.gz')" in said
 
 
 @pytest.mark.parametrize(

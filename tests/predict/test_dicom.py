@@ -4,16 +4,16 @@ import nibabel as nib
 import numpy as np
 
 from tests.predict import conftest
-from tests.scans import test_dicom as dicom_cases
+from tests.scans import dicom_writer
 
 
-def _series(folder, image, affine):
+def write_series(folder, image, affine):
     """The scan [X,Y,Z] (affine in RAS+ mm, no rotation) as axial slices, one file each."""
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's millimetres run to the left and the back
     to_lps = flip @ affine
     images = {}
     for k in range(image.shape[2]):
-        d = dicom_cases.image()
+        d = dicom_writer.image()
         d.SOPInstanceUID = d.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k + 1}"
         d.Rows, d.Columns = image.shape[1], image.shape[0]
         d.PixelSpacing = [abs(affine[1, 1]), abs(affine[0, 0])]
@@ -26,14 +26,14 @@ def _series(folder, image, affine):
         d.RescaleSlope, d.RescaleIntercept = "1.0", "0"
         d.PixelData = image[:, :, k].T.astype(np.uint16).tobytes()
         images[f"{k:03d}.dcm"] = d
-    return dicom_cases.save(folder, images)
+    return dicom_writer.save(folder, images)
 
 
 def test_a_series_gives_the_map_of_the_same_nifti_file(setting, tmp_path):
     image, truth, affine = conftest.brain_scan()
     image = np.round(image).astype(np.int16)
     nifti = conftest.make_detector(setting)(nib.Nifti1Image(image, affine))
-    series = conftest.make_detector(setting)(_series(tmp_path / "series", image, affine))
+    series = conftest.make_detector(setting)(write_series(tmp_path / "series", image, affine))
     series.save(tmp_path / "out")
     # The series' own axes may run otherwise; both are compared in canonical order.
     saved = nib.as_closest_canonical(nib.load(tmp_path / "out" / "anomaly.nii.gz"))
