@@ -1,6 +1,6 @@
 """Seeded SIGKILLs of every command that writes a folder: nothing is half-written, all goes on.
 
-MADAD_JAX_KILLS=100 python -m pytest -s -m "slow or not slow" tests/e2e/test_killed_commands.py
+MADAD_JAX_KILLS=100 python -m pytest -s tests/e2e/test_killed_commands.py
 """
 
 import os
