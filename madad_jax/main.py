@@ -8,6 +8,7 @@ stopped run. Exit status: 0 done; 2 bad input, one line; 143 and 130 stopped by 
 after saving; 75 another process of the job is gone or hangs: start all of them again.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -19,13 +20,14 @@ from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from madad_jax.core import errors, shipped_configs
 from madad_jax.devices import machines
 from madad_jax.runtime import huge_pages
 
 MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
+_READ = ("report", "compile", "export")  # These leave what a run goes on from as it is.
 
 _LOG = logging.getLogger("madad_jax")
 
@@ -112,6 +114,15 @@ def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]
 
 def _run(argv: list[str]) -> int:
     config, workdir, machine = start(argv)
+    from madad_jax.runtime import agreement
+
+    # Before the log, which is the first file that a run writes.
+    alone = _MODE.value not in _READ
+    with agreement.lock(workdir, "--workdir") if alone else contextlib.nullcontext():
+        return _work(config, workdir, machine)
+
+
+def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
     import jax
 
     from madad_jax.assembly import cells, parts
@@ -152,6 +163,8 @@ def _guarded(run: Callable[[list[str]], int], argv: list[str]) -> int:
         if _TRACEBACK.value:
             raise
         return _ended(2, error)
+    except KeyboardInterrupt:  # The second ctrl-C, or one before the run began.
+        return _ended(130, "stopped by ctrl-C; the same command continues")
     except Exception as error:
         from madad_jax.runtime import watchdog
 
@@ -168,16 +181,17 @@ def _guarded(run: Callable[[list[str]], int], argv: list[str]) -> int:
 
 
 def _ended(status: int, message: object) -> int:
-    """Says why; in a job of several processes the others end with this one."""
+    """Says why, and ends the process; in a job of several the others end with this one.
+
+    The ordinary way out would wait for threads of Orbax, and those of a failed save never end.
+    """
     if "jax" not in sys.modules:  # a mistake that was found before anything started
         print(f"madad_jax: error: {message}", file=sys.stderr)
         return status
     from madad_jax.runtime import watchdog
 
     watchdog.say(str(message))
-    if watchdog.several() or status == watchdog.EXIT_LOST:
-        watchdog.end(status, str(message))
-    return status
+    watchdog.end(status, str(message))
 
 
 def _parse(argv: list[str]) -> list[str]:

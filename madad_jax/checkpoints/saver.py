@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ from madad_jax.core import errors, json_digest
 _LOG = logging.getLogger(__name__)
 
 DAMAGED_FOLDER = "damaged"
+_THREAD = "save_finalize"  # So Orbax calls the thread that ends a save in the background.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Checkpointer:
         self.problems: list[Problem] = []
         self._best = {"metric": best_metric, "mode": best_mode} if best_metric else None
         self._records: dict[int, dict[str, Any] | None] = {}
+        self._saving_thread: threading.Thread | None = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep_latest, self),
             enable_async_checkpointing=async_save,
@@ -175,7 +178,7 @@ class Checkpointer:
         self._records[step] = record
         try:
             with self._saving():
-                return self._manager.save(
+                started = self._manager.save(
                     step,
                     args=ocp.args.Composite(
                         train_state=ocp.args.StandardSave(train_state),
@@ -189,6 +192,8 @@ class Checkpointer:
         except BaseException:
             self._records.pop(step, None)
             raise
+        self._saving_thread = next((t for t in threading.enumerate() if t.name == _THREAD), None)
+        return started
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
         """The newest whole step, or None when the folder holds no step.
@@ -229,6 +234,18 @@ class Checkpointer:
                 "restore the folder from a copy, or move it away to start anew"
             )
         return None
+
+    def check(self) -> None:
+        """Looks whether a save in the background has failed; call it between steps.
+
+        Without it a run would go on to its next save, for hours perhaps, and save nothing.
+
+        Raises:
+          UserError: as `wait`.
+        """
+        if self._saving_thread is not None and not self._saving_thread.is_alive():
+            self._saving_thread = None
+            self.wait()
 
     def wait(self) -> None:
         """Blocks until a running save is committed.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from madad_jax.core import command_line, errors
+from madad_jax.core import command_line, errors, folder_lock
 
 KINDS = ("unet", "autoencoder", "dit")
 
@@ -84,7 +84,8 @@ def _to_jax(options: flags.FlagValues) -> int:
     print(f"  sizes: {shown}")
     if options.verify and not _verified(converted, options.verify, options.tolerance):
         return 1
-    command = store.write(out, converted, source)
+    with folder_lock.hold(out, "--out"):
+        command = store.write(out, converted, source)
     print(f"written to {out}; next:\n{command}")
     return 0
 
@@ -121,7 +122,7 @@ def _to_torch(options: flags.FlagValues) -> int:
 
 def main() -> None:
     """Entry point of `python -m madad_jax convert`."""
-    sys.exit(command_line.status("madad_jax convert", run, sys.argv))
+    command_line.leave(command_line.status("madad_jax convert", run, sys.argv))
 
 
 if __name__ == "__main__":

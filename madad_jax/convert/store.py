@@ -31,8 +31,17 @@ def check_free(out: epath.PathLike, kind: str) -> None:
     stage = folder / _stage(kind)
     if folder.exists() and not folder.is_dir():
         raise errors.UserError(f"--out={out}: a file; give a folder")
-    if stage.exists():
+    if stage.exists() and not _is_unfinished(stage):
         raise errors.UserError(f"--out={out}: {stage} exists; choose another folder or remove it")
+
+
+def _is_unfinished(stage: epath.Path) -> bool:
+    """Whether a conversion was killed here: no checkpoint, nor the config that training writes."""
+    if [path.name for path in stage.iterdir()] not in ([], ["checkpoints"]):
+        return False
+    folder = stage / "checkpoints"
+    # Orbax writes a step under a longer name first.
+    return not folder.exists() or all(path.name.startswith(f"{STEP}.") for path in folder.iterdir())
 
 
 def write(out: epath.PathLike, converted: conversion.Converted, source: str) -> str:
@@ -49,6 +58,8 @@ def write(out: epath.PathLike, converted: conversion.Converted, source: str) -> 
     check_free(out, converted.kind)
     folder = epath.Path(out)
     stage = folder / _stage(converted.kind)
+    if stage.exists():
+        stage.rmtree()  # What a killed conversion left; `check_free` lets nothing else pass.
     known = _read_config(folder)
     weights = converted.params
     if converted.kind == "autoencoder":

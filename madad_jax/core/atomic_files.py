@@ -60,6 +60,9 @@ def write_bytes(path: epath.PathLike, content: bytes, hint: str = "") -> None:
         _forget(scratch)
         message = f"'{path}' cannot be written: {error.strerror or error}"
         raise errors.UserError(f"{message}; {hint}" if hint else message) from error
+    except BaseException:  # A signal in the midst of it.
+        _forget(scratch)
+        raise
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

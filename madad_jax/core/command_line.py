@@ -4,8 +4,13 @@ Flags stand in a `FlagValues` of the command's own, so that importing one comman
 another's. Starts nothing: `--help` and a mistyped flag answer at once.
 """
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from absl import flags
 
@@ -40,13 +45,47 @@ def require(options: flags.FlagValues, needed: Sequence[str]) -> None:
             raise errors.UserError(f"--{name} is missing; see --help")
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception that ends what is open as ctrl-C does."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    raise Terminated
+
+
 def status(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """The exit status of `run(argv)`; 2 and one line for what the user can mend."""
+    """The exit status of `run(argv)`; 2 and one line for what the user can mend.
+
+    143 and 130, as shells count them, for SIGTERM and ctrl-C where `run` does not hear them.
+    """
+    main, before = threading.current_thread() is threading.main_thread(), None
+    if main:
+        # By default it would end the process at once, and leave its workers and half files.
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(argv)
+    except (KeyboardInterrupt, Terminated) as stop:
+        print(f"\n{name}: stopped; the same command continues", file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     except errors.UserError as error:
         if "--traceback" in argv:
             raise
         # The names of files are in it, and a terminal would obey an escape among them.
         print(f"{name}: error: {messages.shorten(error, 4000)}", file=sys.stderr)
         return 2
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with a status; where something failed, without waiting for threads.
+
+    Those of a save in the background that failed never end.
+    """
+    if code == 0:
+        sys.exit(0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

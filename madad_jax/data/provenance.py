@@ -6,12 +6,12 @@ slices but no scans.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import errors, json_file, messages
+from madad_jax.data.cohort import appearance
 from madad_jax.data.cohort import cohort as cohort_lib
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import preparation as preparation_lib
@@ -56,19 +56,27 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
         values = {**values.get("options", {}), **values}  # where `dataset.json` has them
         # Others belong to other programs, or to later versions.
         given = {key: value for key, value in values.items() if key in known}
+        preparation_lib.check_kinds(given)
+        if not isinstance(given["modality"], str):
+            raise errors.UserError(f"modality: found {messages.shorten(given['modality'])}")
         given["geometry"] = geometry_lib.from_dict(dict(given["geometry"]))
         if "shift" in given:
             x, y, z = given["shift"]
             given["shift"] = (float(x), float(y), float(z))
         if given.get("numbers") is not None:
-            first, last, step = given["numbers"]
-            given["numbers"] = (int(first), int(last), int(step))
-        return SourcePreparation(**given)
-    except (KeyError, TypeError, ValueError) as error:
+            given["numbers"] = preparation_lib.check_numbers(given["numbers"])
+        found = SourcePreparation(**given)
+        found.check(more_intensities=(COHORT,))
+        if found.intensity == COHORT:  # Its levels are known by modality.
+            preparation_lib.check_choice("modality", found.modality, appearance.TISSUES)
+    except errors.UserError as error:
+        raise errors.UserError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise errors.UserError(
-            f"{where}: no description of prepared slices ({type(error).__name__}: {error}); "
-            "accepted: JSON with 'geometry' and 'modality'"
+            f"{where}: no description of prepared slices ({type(error).__name__}: "
+            f"{messages.shorten(error)}); accepted: JSON with 'geometry' and 'modality'"
         ) from error
+    return found
 
 
 def describe_source(
@@ -112,12 +120,4 @@ def read(path: epath.PathLike) -> SourcePreparation:
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise errors.UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise errors.UserError(f"{path}: no table of values; accepted: JSON with 'geometry'")
-    return values
+    return json_file.read_object(path)

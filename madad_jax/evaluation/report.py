@@ -7,7 +7,7 @@ Every file is one atomic write.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -28,8 +28,8 @@ _ORACLE_NOTE = (
 )
 
 
-def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
-    """Adds a row to a `results.jsonl`; a row of the same method, set and step is replaced.
+def append_results(path: epath.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a `results.jsonl`, all or none; those of the same method, set and step go.
 
     The method is known by `row["id"]` when there is one, else by `row["method"]`.
 
@@ -39,9 +39,12 @@ def append_result(path: epath.PathLike, row: Mapping[str, Any]) -> None:
     path = epath.Path(path)
     # The file is small and written anew: evaluating a run again must not leave two rows of one
     # method, of which a reader could take the older.
-    kept = [old for old in read_results(path) if _identity(old) != _identity(row)]
+    kept = {_identity(row): row for row in read_results(path)}
+    for row in rows:
+        kept.pop(_identity(row), None)
+        kept[_identity(row)] = dict(row)  # At the end, where the newest stand.
     # NaN is no JSON: other readers would refuse the line.
-    lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in [*kept, dict(row)]]
+    lines = [json.dumps(r, allow_nan=False, default=_plain) + "\n" for r in kept.values()]
     atomic_files.write_text(path, "".join(lines))
 
 

@@ -37,7 +37,7 @@ from madad_jax.metrics import (
     thresholds,
 )
 from madad_jax.metrics import evaluator as evaluator_lib
-from madad_jax.runtime import watchdog
+from madad_jax.runtime import stop, watchdog
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ class Evaluation:
         quiet = jax.process_index() != 0
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
             watchdog.progress("mean image")
+            stop.check("evaluation: mean image")
             self._baselines.add_training(scorer_lib.gather_batch(batch), train.records)
 
     def choose_thresholds(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -122,6 +123,7 @@ class Evaluation:
         brain = brains.read()
         maps = {row: values.read() for row, values in parts.items()}
         for row, values in maps.items():
+            stop.check(f"evaluation: threshold of {row}")
             self.thresholds[row] = found = _choose_threshold(
                 values, brain, val.records, self._options
             )
@@ -263,6 +265,7 @@ def _result_rows(
     """Rows of a set: the best intensity, the other baselines, the detector's."""
     entries, intensities = [], []
     for method, one in evaluators.items():
+        stop.check(f"evaluation: figures of {method}")
         row = one.slices.result(
             method=method,
             learns=method not in baselines.ROWS,

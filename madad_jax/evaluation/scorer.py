@@ -12,7 +12,7 @@ from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.methods import base
-from madad_jax.runtime import watchdog
+from madad_jax.runtime import stop, watchdog
 
 
 class Scorer:
@@ -61,6 +61,7 @@ def score_batches(
     # Progress on process 0 alone: lines of several processes would overwrite each other.
     for i, batch in enumerate(tqdm.tqdm(batches, desc=what, unit="batch", disable=quiet)):
         watchdog.progress(f"{what}: batch {i}")
+        stop.check(f"evaluation: {what}")
         out = scorer(i, batch)
         # Only after scoring: the padding keeps the shape that was compiled.
         batch = gather_batch(batch)

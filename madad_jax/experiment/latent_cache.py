@@ -69,7 +69,11 @@ def prepare(
     # Every n-th part, so that the large training split is shared evenly.
     ours = shares[jax.process_index() :: jax.process_count()]
     started = time.monotonic()
-    with cached_latents.lock(folder, jax.process_index()):
+
+    def wait() -> None:
+        stop_lib.check("latents: waiting for another run", shared=False)
+
+    with cached_latents.lock(folder, jax.process_index(), wait):
         cached_latents.remove_damaged(folder, ours)
         left = sum(p.stop - p.start for p in ours if not (folder / p.name).exists())
         with tqdm.tqdm(

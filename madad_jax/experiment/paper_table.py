@@ -19,6 +19,7 @@ from madad_jax.assembly import cells
 from madad_jax.core import atomic_files, errors, signals
 from madad_jax.evaluation import paper_tables, report
 from madad_jax.experiment import preflight, report_stage, stages
+from madad_jax.runtime import agreement
 from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def execute(
         for i, cell in enumerate(table.cells, start=1):
             where = f"{table.name} {i}/{len(table.cells)}: {cell.row}, {cell.column}"
             _LOG.info("%s, seed %d", where, cell.seed)
+            stop_lib.check(where)
             _run(cell, table, stop)
             _write(table, root)
     _write(table, root)
@@ -82,9 +84,12 @@ def _run(cell: cells.Cell, table: cells.Table, stop: stop_lib.GracefulStop) -> N
         return
     if cell.shared_autoencoder is not None:
         folder = os.fspath(cell.shared_autoencoder)
-        stages.execute(cell.autoencoder_config(), folder, "train_autoencoder", stop)
+        # Of another table too, and then its runs may be at work in it.
+        with agreement.lock(folder, "--workdir"):
+            stages.execute(cell.autoencoder_config(), folder, "train_autoencoder", stop)
     mode = "evaluate" if cell.trained else "run"
-    stages.execute(cell.config, os.fspath(cell.folder), mode, stop)
+    with agreement.lock(os.fspath(cell.folder), "--workdir"):
+        stages.execute(cell.config, os.fspath(cell.folder), mode, stop)
     _store(cell, None, digest)
 
 
@@ -103,8 +108,8 @@ def _same_figures(cell: cells.Cell, table: cells.Table) -> cells.Cell | None:
 def _store(cell: cells.Cell, rows: list[dict[str, Any]] | None, digest: str) -> None:
     if jax.process_index():
         return
-    for row in rows or ():
-        report.append_result(cell.folder / "results.jsonl", row)
+    if rows:
+        report.append_results(cell.folder / "results.jsonl", rows)
     atomic_files.write_text(cell.folder / _DONE, json.dumps({"digest": digest}) + "\n")
 
 

@@ -59,8 +59,7 @@ def score_sets(
         folder = workdir.folder / "eval" / name
         rows += evaluation.score_set(name, test, healthy, folder, facts)
     if workdir.primary:
-        for row in rows:
-            report.append_result(workdir.folder / "results.jsonl", row)
+        report.append_results(workdir.folder / "results.jsonl", rows)
     return rows
 
 

@@ -63,6 +63,7 @@ def execute(
     inputs = inputs_lib.Inputs(parts.data, mesh, parts.evaluation.batch_size)
     preflight.once(parts, workdir, inputs, mode)
     for stage in MODES[mode]:
+        stop_lib.check(f"before {stage}", shared=False)
         if stage == "autoencoder":
             train_autoencoder(parts, workdir, inputs, stop)
         elif stage == "denoiser":
@@ -161,6 +162,7 @@ def measure_scaling_factor(
     for i, batch in enumerate(inputs.eval_batches(inputs.source("train"))):
         if i >= limit:
             break
+        stop_lib.check("latents: scaling factor")
         arrays = {k: batch[k] for k in ("image", "brain_mask")}
         arrays = batches.global_batch(inputs.mesh, arrays)
         sums = moments(weights, arrays["image"], arrays["brain_mask"])

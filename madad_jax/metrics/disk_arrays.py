@@ -5,6 +5,7 @@ and goes with the last reader.
 """
 
 import tempfile
+import weakref
 
 import numpy as np
 
@@ -14,6 +15,8 @@ class DiskArray:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as its readers
+        # Closed by name with the last reference; a mapping has a descriptor of its own.
+        weakref.finalize(self, self._file.close)
         self._length = 0
         self._like: np.ndarray | None = None
 

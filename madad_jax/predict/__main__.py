@@ -112,19 +112,18 @@ def run(argv: Sequence[str]) -> int:
         return 0
     with stop_lib.GracefulStop(alone=True) as stop:
         work = _calibrate if options.mode == "calibrate" else _predict
-        return work(options, lambda: stop.signal is not None) or stop.exit_status
+        status = work(options, lambda: stop.signal is not None)
+        return stop.exit_status or status
 
 
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
-    from etils import epath
 
-    from madad_jax.predict import scan_folder
+    from madad_jax.runtime import agreement
     from madad_jax.scans import discovery
 
     found, single = discovery.discover(options.input, options.include)
-    index, count = jax.process_index(), jax.process_count()
-    if single and count > 1:
+    if single and jax.process_count() > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     # Its grid is that of one scan.
     if options.brain_mask_file and not single:
@@ -143,8 +142,26 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     )
     asked = single or bool(options.include)
     found = discovery.keep_contrast(found, detector.preparation.modality, asked=asked)
-    point, out = detector.setting.point, epath.Path(options.output)
+    point = detector.setting.point
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
+    with agreement.lock(options.output, "--output"):
+        rows = _write_all(options, detector, found, single, stopped)
+    failed = sum(row["status"] == "failed" for row in rows)
+    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
+    print("Research software: not a medical device.")
+    return 1 if failed else 0
+
+
+def _write_all(
+    options: flags.FlagValues, detector: Any, found: list[Any], single: bool, stopped: Any
+) -> list[dict[str, Any]]:
+    """Scores this process's share of the scans into the output folder; the rows of the table."""
+    import jax
+    from etils import epath
+
+    from madad_jax.predict import scan_folder
+
+    index, count, out = jax.process_index(), jax.process_count(), epath.Path(options.output)
     common = {"workers": options.workers, "stopped": stopped}
     if options.task == "files":
         # Every n-th scan: processes' shares differ by one scan at most.
@@ -165,10 +182,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     _print_rows(rows)
     if count > 1 and options.task == "files":
         rows = _gather_rows(out, count)
-    failed = sum(row["status"] == "failed" for row in rows)
-    print(f"{len(rows) - failed} of {len(found)} scans in {options.output}; {failed} failed")
-    print("Research software: not a medical device.")
-    return 1 if failed else 0
+    return rows
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

@@ -16,14 +16,13 @@ Exit status: 0 done; 1 some scans were refused (each is named with the reason, t
 prepared); 2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from madad_jax.core import command_line, errors
+from madad_jax.core import command_line, errors, folder_lock
 
 _TEXT = {
     "in": ("", "Folder of the scans."),
@@ -117,7 +116,8 @@ def run(argv: Sequence[str]) -> int:
         return dry_run.show(job)
     summary = job_lib.prepare(job)
     if summary.rows and formats:
-        print("\n".join(pack.pack(job.out, job.out, formats)))
+        with folder_lock.hold(job.out, "--out"):
+            print("\n".join(pack.pack(job.out, job.out, formats)))
     print(f"\n{card.screen_text(summary)}\nwritten to {job.out}; look at contact_sheet.png")
     return 1 if summary.refused else 0
 
@@ -202,25 +202,9 @@ def make_preparation(options: flags.FlagValues, own: dict[str, Any]):
     )
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception that ends the pool as ctrl-C does."""
-
-
-def _terminate(*_):
-    raise _Terminated
-
-
 def main() -> None:
     """Entry point of `python -m madad_jax prepare`."""
-    # By default SIGTERM ends the process at once and leaves its workers behind.
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        status = command_line.status("madad_jax prepare", run, sys.argv)
-    except (KeyboardInterrupt, _Terminated) as stop:
-        print("\nstopped; the same command continues", file=sys.stderr)
-        # As shells report the death by SIGINT and by SIGTERM.
-        status = 130 if isinstance(stop, KeyboardInterrupt) else 143
-    sys.exit(status)
+    sys.exit(command_line.status("madad_jax prepare", run, sys.argv))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import atomic_files, errors, file_names, json_file
 
 _REFUSED = ".prepare/refused"
 # All cores, each in a process of its own: Python threads would wait for each other.
@@ -68,7 +68,7 @@ def results(
     from apache_beam.options import pipeline_options
 
     out = epath.Path(arguments[0][3])
-    refused = out / _REFUSED
+    refused = file_names.check_inside(out, _REFUSED, "--out")
     # Left by a run that was killed: those scans are tried again.
     if refused.is_dir():
         refused.rmtree()
@@ -91,8 +91,8 @@ def results(
             f"--runner={runner}: the pipeline failed: {lines[-1][:300]}; the same command continues"
         ) from error
     why = {}
-    for path in sorted(refused.iterdir()) if refused.is_dir() else ():
-        why |= json.loads(path.read_text())
+    for path in sorted(refused.glob("*.json")) if refused.is_dir() else ():
+        why |= {scan: str(reason) for scan, reason in json_file.read_object(path).items()}
     if refused.is_dir():
         refused.rmtree()
     for item, *_ in arguments:
@@ -106,8 +106,7 @@ def _one(arguments: tuple[Any, ...], work: Callable[..., tuple[str, str]]) -> No
     scan, error = work(*arguments)
     if error:
         path = epath.Path(arguments[3]) / _REFUSED / f"{scan}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({scan: error}))
+        atomic_files.write_text(path, json.dumps({scan: error}))
 
 
 def _split(options: str) -> list[str]:

@@ -6,12 +6,11 @@ bounded by a scan for each worker, and a scan that cannot be used never stops th
 
 import concurrent.futures
 import contextlib
+import ctypes
 import dataclasses
-import fcntl
 import json
 import multiprocessing
 import os
-import pathlib
 import signal
 import threading
 import time
@@ -22,10 +21,12 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import errors, folder_lock
 from madad_jax.data.sources import record
 from madad_jax.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
+_LOCK = ".prepare/lock"
+_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG.
 # Libraries' own threads on top of our processes only get in each other's way.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -129,7 +130,8 @@ def prepare(job: Job) -> card.Summary:
     """
     what = plan(job)
     out = epath.Path(job.out)
-    with _only_one(out):
+    # Two runs would undo each other's work.
+    with folder_lock.hold(job.out, "--out", name=_LOCK):
         output.write_settings(out, job.settings())
         refused = dict(what.refused)
         # Before the others are prepared: no picture of a scan that is refused now may stay from
@@ -277,8 +279,13 @@ def _prepare_one(
 
 
 def _follow_parent(parent: int) -> None:
-    """Lets ctrl-C be the parent's affair, and ends this process when the parent was killed."""
+    """Lets ctrl-C be the parent's affair, and ends this process when the parent was killed.
+
+    At once where the system can (Linux): the next run may begin to write right away.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
     def watch():
         while os.getppid() == parent:
@@ -287,35 +294,3 @@ def _follow_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-class _only_one:
-    """Holds a lock on a local prepared folder; two runs would undo each other's work."""
-
-    def __init__(self, out: epath.Path):
-        self._path = out / ".prepare" / "lock"
-        self._file = None
-
-    def __enter__(self):
-        # Object stores have no locks.
-        if "://" in str(self._path):
-            return self
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(pathlib.Path(self._path), "ab")
-            # A lock goes with its process, however that ends; a marker file would stay after a
-            # kill.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise errors.UserError(
-                f"--out: another preparation is writing '{self._path.parent.parent}'"
-            ) from error
-        except OSError as error:
-            raise errors.UserError(
-                f"--out: '{self._path.parent.parent}' cannot be written: {error.strerror}"
-            ) from error
-        return self
-
-    def __exit__(self, *_):
-        if self._file is not None:
-            self._file.close()

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, file_names, json_file, messages
 from madad_jax.data.sources import record
 from madad_jax.prepare import subject
 
@@ -30,6 +30,23 @@ SPLITS = ("train", "val", "test", "test_healthy")
 _STATES = ".prepare/scans"
 # With the endings that an atomic write leaves behind when it is killed.
 _NAME = re.compile(r"^(?P<scan>.+)-slice_\d+-[^-]+\.png(\.[0-9-]+\.new)?$")
+_NUMBER = (int, float)
+# What a state and each of its rows must hold, by kind.
+_STATE = {
+    "key": str,
+    "inputs": dict,
+    "facts": dict,
+    "warnings": list,
+    "subject": str,
+    "split": str,
+    "files": dict,
+    "rows": list,
+}
+_ROW = {
+    **dict.fromkeys(("id", "scan", "subject", "split", "modality", "file", "source"), str),
+    **{"slice": int, "level_mm": _NUMBER, "pixel_mm": _NUMBER, "brain_pixels": int},
+    **{"lesion_pixels": (int, type(None)), "sha256": str, "warnings": list},
+}
 
 
 def key(item: subject.Item, options: subject.Options, root: str) -> str:
@@ -94,12 +111,60 @@ def write_scan(
 
 
 def read_state(out: epath.Path, scan: str) -> dict[str, Any] | None:
-    """What `write_scan` kept; None where the scan is not done."""
+    """What `write_scan` kept; None where the scan is not done, or its state is damaged.
+
+    Raises:
+      UserError: it names pictures that `write_scan` does not write for this scan.
+    """
+    path = _state_path(out, scan)
     try:
-        state = json.loads(_state_path(out, scan).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return state if isinstance(state, dict) and {"key", "rows", "files"} <= set(state) else None
+        state = json_file.read_object(path)
+    except errors.UserError:
+        return None  # Prepared anew.
+    for name in _names(state):
+        _check_picture(name, scan, path)
+    return state if _is_state(state, scan) else None
+
+
+def _names(state: dict[str, Any]) -> list[Any]:
+    """Every file name in a state."""
+    files, rows = state.get("files"), state.get("rows")
+    listed = [row["file"] for row in _list(rows) if isinstance(row, dict) and "file" in row]
+    return [*(files if isinstance(files, dict) else ()), *listed]
+
+
+def _check_picture(name: Any, scan: str, path: epath.Path) -> None:
+    """Raises UserError unless `name` is that of a picture of `scan`: names lead to removals."""
+    split, _, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
+    match = _NAME.fullmatch(rest)
+    if split not in SPLITS or "/" in rest or not match or match["scan"] != scan or match[2]:
+        raise errors.UserError(
+            f"'{path}': files: found {messages.shorten(repr(name))}; accepted: pictures of this "
+            f"scan, as 'train/{scan}-slice_080-T1.png'. Nothing was removed"
+        )
+
+
+def _is_state(state: dict[str, Any], scan: str) -> bool:
+    return (
+        _has(state, _STATE)
+        and state["split"] in SPLITS
+        and all(type(size) is int for size in state["files"].values())
+        and all(isinstance(text, str) for text in state["warnings"])
+        and all(isinstance(s, list) and len(s) == 3 for s in state["inputs"].values())
+        and all(_has(row, _ROW) and row["scan"] == scan for row in state["rows"])
+    )
+
+
+def _has(values: Any, kinds: dict[str, Any]) -> bool:
+    """Whether an object holds values of these kinds; `true` is no number."""
+    return isinstance(values, dict) and all(
+        isinstance(values.get(key, ...), kind) and not isinstance(values[key], bool)
+        for key, kind in kinds.items()
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def read_states(out: epath.Path) -> dict[str, dict[str, Any]]:
@@ -130,12 +195,22 @@ def is_current(
 
 
 def remove_scan(out: epath.Path, scan: str) -> None:
-    """Removes a scan: first the state, so that half of it never counts as done."""
-    state = read_state(out, scan)
-    _state_path(out, scan).unlink(missing_ok=True)
-    (out / "transforms" / f"{scan}.json").unlink(missing_ok=True)
-    for name in state["files"] if state else ():
-        (out / name).unlink(missing_ok=True)
+    """Removes a scan: first the state, so that half of it never counts as done.
+
+    Raises:
+      UserError: its state names other files than its own, or one lies behind a link; then
+        nothing is removed.
+    """
+    path, state = _state_path(out, scan), read_state(out, scan)
+    names = [
+        f"{_STATES}/{scan}.json",
+        f"transforms/{scan}.json",
+        *(state["files"] if state else ()),
+    ]
+    # All are looked at before the first is removed.
+    doomed = [file_names.check_inside(out, name, str(path)) for name in names]
+    for place in doomed:
+        place.unlink(missing_ok=True)
 
 
 def remove_partial(out: epath.Path, scans: Iterable[str], done: dict[str, Any]) -> int:
@@ -143,13 +218,14 @@ def remove_partial(out: epath.Path, scans: Iterable[str], done: dict[str, Any]) 
     known = {name for state in done.values() for name in state["files"]}
     scans, count = set(scans), 0
     for split in SPLITS:
-        folder = out / split
+        folder = file_names.check_inside(out, split, "--out")
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             match = _NAME.match(path.name)
             if match and match["scan"] in scans and f"{split}/{path.name}" not in known:
                 path.unlink(missing_ok=True)
                 count += 1
-    for folder in (out / _STATES, out / "transforms", out, out / ".prepare"):
+    for name in (_STATES, "transforms", ".prepare", "."):
+        folder = out if name == "." else file_names.check_inside(out, name, "--out")
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name.endswith(".new") or (
                 folder.name == "transforms" and path.name.removesuffix(".json") in scans - set(done)
@@ -167,16 +243,14 @@ def check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
     """
     path = out / ".prepare" / "settings.json"
     if not path.exists():
-        if out.is_dir() and any(True for _ in out.iterdir()):
+        # `.prepare` alone is what a run leaves that is killed as it begins.
+        if out.is_dir() and any(inner.name != ".prepare" for inner in out.iterdir()):
             raise errors.UserError(
                 f"--out: '{out}' holds files that no preparation made; accepted: a new or empty "
                 "folder"
             )
         return
-    try:
-        kept = json.loads(path.read_bytes())
-    except ValueError:
-        kept = {}
+    kept = json_file.read_object(path)
     # As a file gives it back: tuples are lists there.
     mine = json.loads(json.dumps(settings))
     for name in sorted({*mine, *kept}):
@@ -267,5 +341,4 @@ def _json(values: Any) -> bytes:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 100 else f"{text[:97]}..."
+    return messages.shorten(json.dumps(value), 100)

@@ -1,15 +1,16 @@
 """Decisions that all processes of a job share: process 0 decides, the others follow."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from madad_jax.core import errors
+from madad_jax.core import errors, folder_lock
 from madad_jax.runtime import watchdog
 
 
@@ -56,3 +57,22 @@ def from_first(make: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise errors.UserError(answer["error"])
     return answer["value"]
+
+
+@contextlib.contextmanager
+def lock(folder: str, flag: str) -> Iterator[None]:
+    """Holds the lock of a folder that all processes write, in process 0, for all of them.
+
+    Args:
+      folder, flag: as `core.folder_lock.hold` takes them; every process must call it.
+
+    Raises:
+      UserError: another job writes the folder; on every process.
+    """
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            held.enter_context(folder_lock.hold(folder, flag))
+
+        from_first(hold)
+        yield

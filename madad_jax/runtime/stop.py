@@ -5,6 +5,7 @@ for SIGINT (ctrl-C), as shells count them (128 + signal). 75 when another proces
 gone or nothing moves (`watchdog`).
 """
 
+import itertools
 import signal as signals
 import threading
 from types import FrameType
@@ -19,7 +20,7 @@ EXIT_SIGINT = 128 + signals.SIGINT
 
 
 class Stopped(Exception):
-    """A signal asked for the end and the state was saved. `main` exits with `exit_status`."""
+    """A signal asked for the end, and what is done is kept. `main` exits with `exit_status`."""
 
     def __init__(self, signal: int, message: str):
         super().__init__(message)
@@ -44,6 +45,7 @@ class GracefulStop:
 
     def __init__(self, alone: bool = False) -> None:
         self._alone = alone
+        self._asked = itertools.count(1)
         self.signal: int | None = None
         self._old: dict[int, Any] = {}
 
@@ -52,9 +54,12 @@ class GracefulStop:
         if threading.current_thread() is threading.main_thread() and ours:
             for number in (signals.SIGTERM, signals.SIGINT):
                 self._old[number] = signals.signal(number, self._handle)
+        _entered.append(self)
         return self
 
     def __exit__(self, *unused: object) -> None:
+        if self in _entered:
+            _entered.remove(self)
         for number, handler in self._old.items():
             signals.signal(number, handler)
         self._old.clear()
@@ -73,6 +78,15 @@ class GracefulStop:
             self.signal = signals.SIGTERM
         return self.signal is not None
 
+    def check(self, what: str, shared: bool = True) -> None:
+        """Ends `what` here if a signal asked for it; see the function `check`."""
+        if watchdog.several() and not self._alone:
+            if not shared:
+                return
+            self.requested(next(self._asked))
+        if self.signal is not None:
+            raise Stopped(self.signal, f"{what}: stopped")
+
     @property
     def exit_status(self) -> int:
         """Status to leave with: 0 when no signal came."""
@@ -82,3 +96,24 @@ class GracefulStop:
         if number == signals.SIGINT and self.signal == signals.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+
+
+_entered: list[GracefulStop] = []
+
+
+def check(what: str, shared: bool = True) -> None:
+    """Ends work that needs no save, where a signal asked for the end; without one, nothing.
+
+    Call it between batches. In a job of several processes all must call it equally often, which
+    is how they agree on where to stop.
+
+    Args:
+      what: is done here, for the message.
+      shared: False where processes work unevenly: those of a job then go on, and stop together
+        at the next place that they share.
+
+    Raises:
+      Stopped: of the `GracefulStop` that was entered last.
+    """
+    if _entered:
+        _entered[-1].check(what, shared)

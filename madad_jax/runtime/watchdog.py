@@ -13,6 +13,7 @@ where it is, and reads what the others said:
 A job of one process needs none of this and starts no thread.
 """
 
+import contextlib
 import ctypes
 import itertools
 import logging
@@ -297,9 +298,10 @@ def lost(error: BaseException) -> str:
 
 
 def _leave(status: int) -> NoReturn:
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # Nobody reads any more.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)  # Not sys.exit: that would wait for processes that are no more.
 
 

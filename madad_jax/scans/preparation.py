@@ -6,10 +6,10 @@ options, and `to_slices` carries them out for both.
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 from madad_jax.scans import brain_mask as brain_mask_lib
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import intensity as intensity_lib
@@ -17,6 +17,9 @@ from madad_jax.scans import registration as registration_lib
 
 # Spline orders of `resample.resample`. Masks and labels always take the nearest voxel.
 INTERPOLATION_ORDERS = {"linear": 1, "cubic": 3}
+# A head has some 200 levels of 1 mm; these bounds only keep a damaged file from taking all memory.
+MOST_SLICES = 4096
+MOST_PIXELS = 4096  # a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,56 @@ class Preparation:
                 "brain_mask=template takes the scan to lie in MNI space; accepted: "
                 "registration=none"
             )
+        if self.geometry.image_size > MOST_PIXELS:
+            raise errors.UserError(
+                f"image_size: found {messages.shorten(self.geometry.image_size)}, accepted: at "
+                f"most {MOST_PIXELS}"
+            )
+
+
+def check_kinds(values: Mapping[str, Any]) -> None:
+    """Looks at the options of a `Preparation` as a file gives them, before one is made of them.
+
+    Raises:
+      UserError: a value of another kind than its option.
+    """
+    words = ("registration", "brain_mask", "intensity", "interpolation")
+    kinds = dict.fromkeys(words, "a word") | dict.fromkeys(
+        ("low", "high", "least_brain"), "a number"
+    )
+    kinds |= {"n4": "true or false", "shift": "three numbers (mm)", "geometry": "an object"}
+    for name, kind in kinds.items():
+        if name in values and not _is_kind(values[name], kind):
+            raise errors.UserError(
+                f"{name}: found {messages.shorten(values[name])}, accepted: {kind}"
+            )
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if kind == "a number":
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and -1e6 < value < 1e6  # NaN is not.
+    if kind == "three numbers (mm)":
+        known = isinstance(value, (list, tuple)) and len(value) == 3
+        return known and all(_is_kind(part, "a number") for part in value)
+    return isinstance(value, {"a word": str, "true or false": bool, "an object": dict}[kind])
+
+
+def check_numbers(numbers: Any) -> tuple[int, int, int]:
+    """(first, last, step) of slice numbers that a file names.
+
+    Raises:
+      UserError: no three whole numbers, a step below 1, none or more than `MOST_SLICES`.
+    """
+    known = isinstance(numbers, (list, tuple)) and len(numbers) == 3
+    if known and all(type(value) is int and abs(value) < 10**6 for value in numbers):
+        first, last, step = numbers
+        if step >= 1 and 0 <= last - first < MOST_SLICES * step:
+            return first, last, step
+    raise errors.UserError(
+        f"numbers: found {messages.shorten(numbers)}, accepted: [first, last, step] of 1 to "
+        f"{MOST_SLICES} slices"
+    )
 
 
 def check_choice(name: str, found: Any, accepted: Collection[Any]) -> None:
@@ -97,4 +150,4 @@ def check_choice(name: str, found: Any, accepted: Collection[Any]) -> None:
     """
     if found not in accepted:
         values = ", ".join(str(value) for value in accepted)
-        raise errors.UserError(f"{name}: found '{found}', accepted: {values}")
+        raise errors.UserError(f"{name}: found '{messages.shorten(found)}', accepted: {values}")

@@ -316,6 +316,7 @@ class _Save:
     def __call__(self, moment: Moment) -> None:
         # Both are asked at every step: the processes of a job agree in them, so that one which
         # asked less often would leave the others waiting.
+        self.saver.check()
         stopping = self.stop.requested(moment.step)
         late = agreement.minutes_passed(self.last_save, self.options.checkpoint_minutes)
         validated = self.validate.metrics_at(moment.step)

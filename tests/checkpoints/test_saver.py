@@ -203,6 +203,53 @@ def test_a_file_that_cannot_grow_is_a_user_error_and_leaves_the_last_step(tmp_pa
     assert steps == ["1"]
 
 
+_LOST = """
+import shutil, sys, time
+from absl import flags
+import jax.numpy as jnp, types
+from orbax.checkpoint._src.path import atomicity
+from madad_jax import main
+from madad_jax.checkpoints import saver as saver_lib
+
+finalize = atomicity.AtomicRenameTemporaryPath.finalize
+async def lose(self, *args, **kwargs):
+    if self.get_final().name == "2":
+        shutil.rmtree(self.get())
+    return await finalize(self, *args, **kwargs)
+atomicity.AtomicRenameTemporaryPath.finalize = lose
+
+def run(argv):
+    state = types.SimpleNamespace(
+        step=jnp.int32(1), params={"w": jnp.ones(3)}, opt_state=(), ema_params=None
+    )
+    with saver_lib.Checkpointer(sys.argv[1]) as saver:
+        saver.save(1, state, {}, {})
+        saver.save(2, state, {}, {})
+        for _ in range(300):  # The steps of a training that saves no more for long.
+            saver.check()
+            time.sleep(0.1)
+    print("not found")
+
+flags.FLAGS(["test"])
+sys.exit(main._guarded(run, []))
+"""
+
+
+def test_a_save_that_fails_in_the_background_ends_the_process_with_one_line(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", _LOST, str(tmp_path / "c")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = [line for line in result.stderr.splitlines() if "error: " in line]
+    assert result.returncode == 2 and "not found" not in result.stdout, result.stderr
+    where = f"{tmp_path}/c: cannot write checkpoints here: No such file or directory"
+    assert said == [f"madad_jax: error: {where}"] and "Traceback" not in result.stderr
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1"]
+
+
 def test_a_relative_folder_is_as_good_as_an_absolute_one(tmp_path, monkeypatch):
     """Orbax itself refuses it, in a thread, long after the save was accepted."""
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ from madad_jax.convert import __main__ as command
 from madad_jax.convert import autoencoder_kl_weights, containers, conversion, unet_weights
 from madad_jax.core import errors
 from madad_jax.models import registry
+from tests import holder
 from tests.convert import cases
 from tests.convert import torch_files as files
 from tests.models import official
@@ -257,3 +258,25 @@ def test_the_command_itself(tmp_path):
     )
     assert done.returncode == 2 and not (tmp_path / "o").exists()
     assert done.stderr.count("\n") == 1 and "asks to run posix.system" in done.stderr
+
+
+def test_what_a_killed_conversion_left_is_replaced_and_a_trained_stage_is_not(tmp_path, capsys):
+    out, file = tmp_path / "run", saved(tmp_path, "unet")
+    left = out / "denoiser" / "checkpoints" / "0.orbax-checkpoint-tmp-123"
+    left.mkdir(parents=True)
+    (left / "half").write_text("")
+    assert run(f"--in={file}", f"--out={out}") == 0
+    assert not left.exists() and (out / "denoiser" / "complete.json").exists()
+    (tmp_path / "other" / "denoiser" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "other" / "denoiser" / "config.json").write_text("{}")
+    with pytest.raises(errors.UserError, match="exists; choose another folder"):
+        run(f"--in={file}", f"--out={tmp_path / 'other'}")
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path, capsys):
+    with (
+        holder.held(tmp_path / "run") as first,
+        pytest.raises(errors.UserError, match=f"process {first.pid} on "),
+    ):
+        run(f"--in={saved(tmp_path, 'unet')}", f"--out={tmp_path / 'run'}")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]  # It was killed.

@@ -137,3 +137,36 @@ def test_a_second_run_waits_for_the_first(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["shard", "manifest"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch, name):
+    folder = epath.Path(tmp_path)
+    part = cached_latents.list_parts("train", 3)
+    if name == "manifest":
+        cached_latents.fill(folder, part, lambda p: iter([b"a", b"b", b"c"]))
+        write = type(folder).write_bytes
+
+        def full(self, content):
+            write(self, content[:3])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(type(folder), "write_bytes", full)
+        with pytest.raises(errors.UserError, match=r"manifest.*No space left on device"):
+            cached_latents.finish(folder, part, {})
+        assert [p.name for p in tmp_path.iterdir()] == [part[0].name]
+        return
+
+    def records(p):
+        yield b"a"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(errors.UserError, match=r"train-00000.*No space left on device"):
+        cached_latents.fill(folder, part, records)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"shards": []}', '{"shards": null}', "[" * 9999])
+def test_a_damaged_manifest_is_written_anew(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    assert cached_latents.read_digests(epath.Path(tmp_path)) == {}

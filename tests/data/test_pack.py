@@ -6,12 +6,15 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from etils import epath
 
 from madad_jax.core import errors
 from madad_jax.data import registry
 from madad_jax.data.input import pipeline
 from madad_jax.data.sources import array_record, pack, png_folder, tfds_builder
+from tests import holder
 
+RECORD = {"id": "a", "subject": "s", "slice": 1, "modality": "T1"}
 _SPLITS = {"train": 5, "val": 2, "test": 3, "test_healthy": 1}
 
 
@@ -235,6 +238,15 @@ def test_a_split_that_no_file_name_could_tell_is_refused(tmp_path):
         pack.pack(tmp_path, tmp_path, ("array_record",))
 
 
+def test_a_second_packing_into_the_same_folder_is_refused(roots, tmp_path, capsys):
+    with holder.held(tmp_path / "out") as first:
+        status = pack.main([f"--in={roots['png_folder']}", f"--out={tmp_path / 'out'}"])
+        left = sorted(p.name for p in (tmp_path / "out").iterdir())
+    said = capsys.readouterr().err
+    assert status == 2 and f"process {first.pid} on '" in said and len(said.splitlines()) == 1
+    assert left == [".lock"]
+
+
 def test_command(roots, tmp_path, capsys):
     arguments = [f"--in={roots['png_folder']}", f"--out={tmp_path}", "--format=array_record"]
     assert pack.main(arguments) == 0
@@ -242,3 +254,23 @@ def test_command(roots, tmp_path, capsys):
     assert pack.main([*arguments[:2], "--format=zip"]) == 2
     message = "error: format: found 'zip', accepted: array_record, tfds\n"
     assert capsys.readouterr().err.endswith(message)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *([], None, {}, {"records": []}, {"fingerprint": "x", "records": {}}),
+        {"fingerprint": 3, "records": []},
+        {"fingerprint": "x", "records": [3]},
+        {"fingerprint": "x", "records": [{"id": "a"}]},
+        *(
+            {"fingerprint": "x", "records": [{**RECORD, key: value}]}
+            for key, value in (("id", 3), ("slice", "1"), ("subject", None), ("other", 1))
+        ),
+    ],
+)
+def test_an_index_of_another_kind_is_named(tmp_path, index):
+    (tmp_path / "train-T1.json").write_text(json.dumps(index))
+    with pytest.raises(errors.UserError, match=r"train-T1\.json") as error:
+        array_record.read_index(epath.Path(tmp_path), "train", "T1")
+    assert "\n" not in str(error.value)

@@ -51,3 +51,56 @@ def test_damage_names_the_file(tmp_path, text):
     (tmp_path / "preparation.json").write_text(text)
     with pytest.raises(errors.UserError, match=r"preparation\.json|geometry"):
         provenance.read(tmp_path / "preparation.json")
+
+
+_GOOD = {"geometry": {"image_size": 64}, "modality": "T1", "numbers": [0, 9, 3]}
+
+
+def test_numbers_come_back(tmp_path):
+    (tmp_path / "preparation.json").write_text(json.dumps(_GOOD))
+    assert provenance.read(tmp_path / "preparation.json").numbers == (0, 9, 3)
+
+
+@pytest.mark.parametrize(
+    "changes,word",
+    [
+        ({"numbers": [0, 9, 0]}, "numbers"),
+        ({"numbers": [0, 9, -1]}, "numbers"),
+        ({"numbers": [9, 0, 1]}, "numbers"),
+        ({"numbers": [0, 10**9, 1]}, "numbers"),
+        ({"numbers": [0, 99999, 1]}, "numbers"),
+        ({"numbers": [0, 10**300, 10**299]}, "numbers"),
+        ({"numbers": [0.5, 9, 1]}, "numbers"),
+        ({"numbers": [True, 9, 1]}, "numbers"),
+        ({"numbers": [1, 2]}, "numbers"),
+        ({"numbers": list(range(100000))}, "numbers"),
+        ({"numbers": "0:9:1"}, "numbers"),
+        ({"numbers": 3}, "numbers"),
+        ({"modality": 3}, "modality"),
+        ({"modality": ["T1"]}, "modality"),
+        ({"modality": "T9", "intensity": "cohort"}, "modality: found 'T9', accepted: T1"),
+        ({"intensity": "best"}, "intensity"),
+        ({"intensity": []}, "intensity"),
+        ({"registration": 3}, "registration"),
+        ({"brain_mask": {}}, "brain_mask"),
+        ({"interpolation": None}, "interpolation"),
+        ({"n4": "yes"}, "n4"),
+        ({"low": "1"}, "low"),
+        ({"low": float("nan")}, "low"),
+        ({"high": 1e400}, "high"),
+        ({"least_brain": []}, "least_brain"),
+        ({"shift": [0, 0, 1e30]}, "shift"),
+        ({"shift": [0, 0]}, "shift"),
+        ({"shift": ["a", 0, 0]}, "shift"),
+        ({"geometry": {"image_size": 10**8}}, "image_size"),
+        ({"geometry": {"image_size": 1e400}}, "preparation"),
+        ({"geometry": []}, "geometry"),
+        ({"options": 3}, "preparation"),
+    ],
+)
+def test_values_that_no_preparation_has_are_refused_in_one_line(tmp_path, changes, word):
+    (tmp_path / "preparation.json").write_text(json.dumps(_GOOD | changes))
+    with pytest.raises(errors.UserError, match=word) as error:
+        provenance.read(tmp_path / "preparation.json")
+    said = str(error.value)
+    assert "preparation.json" in said and len(said) < 400 and "\n" not in said

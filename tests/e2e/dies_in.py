@@ -1,13 +1,17 @@
-"""The real command, which kills itself (SIGKILL) at a chosen moment of the denoiser's training.
+"""The real command, to which something happens at a chosen moment of the denoiser's training.
 
-    python -m tests.e2e.dies_in step|save|commit STEP <flags of madad_jax.main>
+    python -m tests.e2e.dies_in step|save|commit|lost STEP <flags of madad_jax.main>
+
+It kills itself (SIGKILL) but for the last, where its unfinished save is taken away.
 
 step: as step STEP begins, while the others enter it. save: while the arrays of STEP are being
-written in the background. commit: when all is written and nothing renamed yet (process 0).
+written in the background. commit: when all is written and nothing renamed yet (process 0). lost:
+at the same moment.
 """
 
 import os
 import runpy
+import shutil
 import signal
 import sys
 
@@ -43,7 +47,9 @@ def _arm(moment, step):
         async def dying_finalize(self, *args, **kwargs):
             final = self.get_final()
             if final.name == str(step) and "denoiser" in str(final):
-                _die()
+                if moment == "commit":
+                    _die()
+                shutil.rmtree(self.get())
             return await finalize(self, *args, **kwargs)
 
         atomicity.AtomicRenameTemporaryPath.finalize = dying_finalize

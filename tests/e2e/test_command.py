@@ -77,9 +77,18 @@ def test_sigterm_saves_and_says_how_to_go_on(command, tmp_path, tiny):
     while not (tmp_path / "denoiser" / "checkpoints" / "4").exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
+    # A second one, of another kind too, is told who is at work and touches nothing.
+    log = tmp_path / "logs" / "process_0.log"
+    starts = log.read_text().count("process(es)")
+    second = command(f"--workdir={tmp_path}", "--mode=evaluate")
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 2 and f"process {process.pid} on '" in said
+    assert [line for line in said.splitlines() if "error" in line] == [said.splitlines()[-1]]
+    assert log.read_text().count("process(es)") == starts
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143 and "the same command continues it" in err
+    assert not (tmp_path / ".lock").exists()
     assert "denoiser: step compiled in" in err and "temporaries" in err
     assert "batches of 8 slices, of which this host reads 8" in err
 

@@ -149,6 +149,20 @@ def test_bad_input_that_one_process_sees_ends_all_with_2(flags, tmp_path):
     assert "/not/mounted" in ends[0][1] and "Traceback" not in ends[0][1] + ends[1][1]
 
 
+def test_a_second_job_in_the_folder_of_a_running_one_ends_with_2(flags, tmp_path):
+    """As a job that was submitted twice."""
+    more = ["--config.log.validate_every_steps=1000", "--config.train.steps=100000"]
+    with jobs.Job(*flags(tmp_path, *more)) as job:
+        job.until(tmp_path / "denoiser/checkpoints/4")
+        with jobs.Job(*flags(tmp_path, *more)) as second:
+            ends = second.ends()
+        assert [status for status, _ in ends] == [2, 2], ends[0][1][-3000:]
+        for _, out in ends:
+            assert f"process {job.processes[0].pid} on '" in out and "Traceback" not in out
+        job.processes[0].send_signal(signal.SIGTERM)
+        assert [status for status, _ in job.ends()] == [143, 143]
+
+
 @pytest.mark.parametrize("before,after,devices", [(2, 1, 1), (1, 2, 1), (2, 4, 1), (2, 1, 8)])
 def test_continues_on_another_number_of_processes(
     undisturbed, flags, tmp_path, before, after, devices

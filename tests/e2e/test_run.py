@@ -1,6 +1,7 @@
 """The whole job on tiny data, its resumption, and what a user does wrong."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -16,6 +17,7 @@ from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibrate, report
 from madad_jax.experiment import preflight
 from madad_jax.runtime import stop as stop_lib
+from madad_jax.runtime import watchdog
 from madad_jax.training import batch_specs
 from madad_jax.training import trainer as trainer_lib
 
@@ -175,6 +177,30 @@ def test_evaluation_options_may_change_without_training(finished, tiny, execute,
     tiny.eval.panels = 0
     execute(tiny, tmp_path / "run", "evaluate")
     assert len(report.read_results(tmp_path / "run" / "results.jsonl")) >= 6
+
+
+@pytest.mark.parametrize("where", ["mean image", "healthy validation: batch 0", "test: batch 0"])
+def test_evaluation_hears_a_signal_and_the_same_command_does_it(
+    finished, tiny, execute, tmp_path, monkeypatch, where
+):
+    shutil.copytree(finished, tmp_path / "run")
+    rows = tmp_path / "run" / "results.jsonl"
+    rows.unlink()
+    progress = watchdog.progress
+
+    def stop_there(what):
+        if what == where:
+            os.kill(os.getpid(), signal.SIGTERM)
+        progress(what)
+
+    monkeypatch.setattr(watchdog, "progress", stop_there)
+    with pytest.raises(stop_lib.Stopped, match=r"evaluation: .*: stopped") as stopped:
+        execute(tiny, tmp_path / "run", "evaluate")
+    assert stopped.value.exit_status == 143 and not rows.exists()
+    if where.startswith("test"):  # Once is enough.
+        monkeypatch.undo()
+        execute(tiny, tmp_path / "run", "evaluate")
+        assert rows.read_bytes() == (finished / "results.jsonl").read_bytes()
 
 
 def test_maps_without_truth_come_out_without_figures(finished, tiny, execute, tmp_path, png_root):

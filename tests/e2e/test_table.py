@@ -7,9 +7,11 @@ import pytest
 from ml_collections import config_dict
 
 from configs.parts import table_cells
+from madad_jax.assembly import cells
 from madad_jax.core import errors
 from madad_jax.experiment import paper_table
 from madad_jax.runtime import stop as stop_lib
+from tests import holder
 from tests.e2e import tiny_config
 
 COLUMNS = (("T1", "T1", "max_dice", ""), ("T1, pooled", "T1", "pooled_max_dice", "T1"))
@@ -61,6 +63,16 @@ def test_cells_run_once_and_the_table_holds_them(table, tmp_path):
     _execute(table, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.jsonl")} == times
     assert (tmp_path / "table3.md").read_text() == text
+
+
+def test_an_autoencoder_that_another_table_trains_is_left_alone(table, tmp_path):
+    folder = cells.assemble_table(copy.deepcopy(table), str(tmp_path)).cells[0].shared_autoencoder
+    with (
+        holder.held(folder) as first,
+        pytest.raises(errors.UserError, match=f"process {first.pid} on "),
+    ):
+        _execute(copy.deepcopy(table), tmp_path)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_missing_data_is_one_line_before_anything_runs(table, tmp_path):

@@ -110,18 +110,11 @@ def test_pictures_are_linked_relative_to_the_report(tmp_path):
 
 def test_results_are_replaced_not_doubled(tmp_path):
     path = tmp_path / "eval" / "results.jsonl"
-    report.append_result(path, _row("madad", 0.1, 0.1))
-    report.append_result(
-        path,
-        _row(
-            "madad",
-            0.2,
-            0.1,
-        )
-        | {"step": 20},
-    )
-    report.append_result(path, _row("madad", 0.3, 0.1) | {"set": "ms"})
-    report.append_result(path, _row("madad", np.float32(0.5), 0.1))
+    report.append_results(path, [_row("madad", 0.1, 0.1)])
+    later, other_set = {"step": 20}, {"set": "ms"}
+    rows = [_row("madad", 0.2, 0.1) | later, _row("madad", 0.3, 0.1) | other_set]
+    report.append_results(path, rows)
+    report.append_results(path, [_row("madad", np.float32(0.5), 0.1)])
     rows = report.read_results(path)
     assert [(r["set"], r["step"], r["ap"]) for r in rows] == [
         ("test", 20, 0.2), ("ms", 10, 0.3), ("test", 10, 0.5)
@@ -132,15 +125,15 @@ def test_results_are_replaced_not_doubled(tmp_path):
 def test_id_names_a_row_whose_method_name_changes(tmp_path):
     path = tmp_path / "results.jsonl"
     for name in ("intensity (dark)", "intensity (bright)"):
-        report.append_result(path, {"id": "intensity", "method": name, "set": "test"})
+        report.append_results(path, [{"id": "intensity", "method": name, "set": "test"}])
     assert [r["method"] for r in report.read_results(path)] == ["intensity (bright)"]
 
 
 def test_nan_never_reaches_the_file(tmp_path):
     path = tmp_path / "results.jsonl"
-    report.append_result(path, {"method": "good"})
+    report.append_results(path, [{"method": "good"}])
     with pytest.raises(ValueError):
-        report.append_result(path, {"method": "bad", "ap": float("nan")})
+        report.append_results(path, [{"method": "bad", "ap": float("nan")}])
     assert [r["method"] for r in report.read_results(path)] == ["good"]
 
 
@@ -148,7 +141,7 @@ def test_damaged_results_name_the_line(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps({"method": "a"}) + "\n[1]\n")
     with pytest.raises(errors.UserError, match=r"results\.jsonl: found line 2 that is not"):
-        report.append_result(path, {"method": "b"})
+        report.append_results(path, [{"method": "b"}])
     assert path.read_text().endswith("[1]\n")
     assert report.read_results(tmp_path / "missing.jsonl") == []
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.metrics import calibration
-from madad_jax.predict import __main__, api
+from madad_jax.predict import __main__, api, result
+from tests import holder
 from tests.predict import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -117,6 +119,39 @@ def test_a_run_that_does_not_say_where_its_slices_lie(untrained, tmp_path):
     (tmp_path / "run" / "preparation.json").unlink()
     with pytest.raises(errors.UserError, match="where its training slices lie"):
         api.load(str(tmp_path / "run"), threshold=0.5)
+
+
+def test_a_second_prediction_into_the_same_folder_is_refused(untrained, scan, tmp_path):
+    flags = [f"--checkpoint={untrained}", f"--input={scan}", f"--output={tmp_path / 'out'}"]
+    with (
+        holder.held(tmp_path / "out") as first,
+        pytest.raises(errors.UserError, match=f"--output=.*: process {first.pid} on "),
+    ):
+        _run(*flags, "--threshold=0.5")
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_sigterm_ends_after_the_scan_in_work_and_the_same_command_goes_on(
+    untrained, scan, tmp_path, monkeypatch
+):
+    (tmp_path / "in").mkdir()
+    for k in range(2):
+        shutil.copy(scan, tmp_path / "in" / f"{k}.nii.gz")
+    start_over = result.start_over
+
+    def stop_there(folder):
+        os.kill(os.getpid(), signal.SIGTERM)
+        start_over(folder)
+
+    monkeypatch.setattr(result, "start_over", stop_there)
+    flags = [f"--checkpoint={untrained}", f"--input={tmp_path / 'in'}", "--threshold=0.5"]
+    assert _run(*flags, f"--output={tmp_path / 'out'}", "--batch_size=8") == 143
+    assert len((tmp_path / "out" / "scans.csv").read_text().splitlines()) == 2
+    monkeypatch.undo()
+    assert _run(*flags, f"--output={tmp_path / 'out'}", "--batch_size=8") == 0
+    rows = (tmp_path / "out" / "scans.csv").read_text().splitlines()
+    assert len(rows) == 3 and rows[1].startswith("0,done before,")
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_status_and_line_of_the_process():

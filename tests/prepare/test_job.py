@@ -1,6 +1,7 @@
 """A folder of scans, some of them bad: the rest is prepared, nothing partial remains."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -286,3 +287,17 @@ def test_sigterm_stops_and_says_so(folder, tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
     assert b"the same command continues" in said
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(prepared, folder, tmp_path):
+    """Files that cannot grow stand in for it; the workers inherit the limit."""
+    out = tmp_path / "out"
+    words = [*COMMAND, *arguments(folder, out, "--workers=1")]
+    limited = f"ulimit -f 3; exec {shlex.join(words)}"  # KiB, by bash: less than a picture
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(said) == 1 and said[0].endswith("cannot be written: File too large")
+    assert not list(out.rglob("*.new")) and not (out / ".prepare" / "lock").exists()
+    assert command(folder, out, "--workers=1").returncode == 1
+    assert tree(out) == tree(prepared[0])

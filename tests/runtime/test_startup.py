@@ -86,3 +86,14 @@ with stop_lib.GracefulStop() as stop:
 def test_default_cache_is_the_users(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
     assert startup.default_cache_dir() == "/some/cache/madad_jax/xla"
+
+
+def test_a_stage_that_saves_nothing_ends_where_it_asks():
+    stop_lib.check("outside")  # Nobody entered: as when a library is used from a notebook.
+    with stop_lib.GracefulStop() as stop:
+        stop_lib.check("evaluation: test")
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(stop_lib.Stopped, match="evaluation: test: stopped") as stopped:
+            stop_lib.check("evaluation: test")
+        assert stopped.value.exit_status == stop.exit_status == 143
+    stop_lib.check("outside")

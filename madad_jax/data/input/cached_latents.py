@@ -12,18 +12,17 @@ still gate where noise may fall. Who fills it: `madad_jax/experiment/latent_cach
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, UInt16
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, folder_lock, json_file
 from madad_jax.data.input import augment as augment_lib
 from madad_jax.data.sources import record as record_lib
 from madad_jax.data.sources import shards
@@ -162,9 +161,10 @@ def list_parts(split: str, records: int) -> list[Part]:
 def read_digests(folder: epath.Path) -> dict[str, str]:
     """Digests by shard name of a finished cache; {} when it is not finished."""
     try:
-        return dict(json.loads((folder / "manifest.json").read_text())["shards"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json_file.read_object(folder / "manifest.json").get("shards")
+    except errors.UserError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remove_damaged(folder: epath.Path, wanted: Iterable[Part]) -> None:
@@ -212,23 +212,17 @@ def finish(folder: epath.Path, wanted: Iterable[Part], facts: dict[str, Any]) ->
     atomic_files.write_text(folder / "manifest.json", text)
 
 
-@contextlib.contextmanager
-def lock(folder: epath.Path, process: int) -> Iterator[None]:
+def lock(
+    folder: epath.Path, process: int, wait: Callable[[], None] = lambda: None
+) -> contextlib.AbstractContextManager[None]:
     """Only one run fills a shared cache; others wait here and then find it full.
 
-    The lock goes with its process, however that ends. Raises UserError when `folder` cannot be
-    written.
+    Args:
+      folder: of the cache.
+      process: of the job; each fills its own share.
+      wait: called while another run holds the lock; may raise.
+
+    Raises:
+      UserError: `folder` cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / f".lock-{process}").open("w")
-    except OSError as error:
-        raise errors.UserError(f"'{folder}': {error.strerror or error}") from error
-    with handle:
-        try:
-            # Tried without waiting, to say why nothing seems to happen.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            _LOG.info("latents: another run is writing '%s'; waiting", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return folder_lock.hold(folder, "latents", name=f".lock-{process}", wait=wait)

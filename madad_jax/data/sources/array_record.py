@@ -14,13 +14,14 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, json_file, messages
 from madad_jax.data.sources import encoded as encoded_lib
 from madad_jax.data.sources import png_folder, png_pixels, shards
 from madad_jax.data.sources import record as record_lib
 
 RECORDS_PER_SHARD = 4096  # about 150 MB of 8-bit slices of 256 px
 _LENGTHS = struct.Struct("<3I")
+_MOST_INDEX = 2**30  # A hundred bytes a slice: of ten million slices.
 
 
 def pack(encoded: encoded_lib.EncodedSlice) -> bytes:
@@ -142,13 +143,24 @@ def read_index(root: epath.Path, split: str, modality: str) -> dict[str, Any]:
         raise errors.UserError(
             f"'{path}' does not exist; '{root}' holds: {', '.join(found) or 'nothing packed'}"
         )
-    try:
-        index = json.loads(path.read_text())
-        # Made and dropped: entries of another version fail here, where the file is named.
-        [record_lib.Record(**entry) for entry in index["records"]]
-        str(index["fingerprint"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.UserError(f"'{path}' is no index of packed slices: {error}") from error
+    index = json_file.read_object(path, most_bytes=_MOST_INDEX)
+    records, kinds = (
+        index.get("records"),
+        {"id": str, "subject": str, "modality": str, "slice": int},
+    )
+    if not isinstance(records, list) or not isinstance(index.get("fingerprint"), str):
+        raise errors.UserError(f"'{path}' is no index of packed slices: no records, fingerprint")
+    for number, entry in enumerate(records):
+        try:
+            # Made and dropped: entries of another version fail here, where the file is named.
+            record = record_lib.Record(**entry)
+            odd = [key for key, kind in kinds.items() if type(getattr(record, key)) is not kind]
+        except TypeError as error:
+            odd = [messages.shorten(error)]
+        if odd:
+            raise errors.UserError(
+                f"'{path}' is no index of packed slices: entry {number}: {', '.join(odd)}"
+            )
     return index
 
 
@@ -169,7 +181,10 @@ def write(source: png_folder.PngFolder, root: epath.PathLike, split: str, modali
         return False
     path.unlink(missing_ok=True)
     # Shards of another count would be taken for a mixture of two data sets.
-    for old in root.glob(f"{name}-[0-9]*-of-[0-9]*{shards.SUFFIX}"):
+    for ending in (shards.SUFFIX, f"{shards.SUFFIX}.new"):  # The latter of a run that was killed.
+        for old in root.glob(f"{name}-[0-9]*-of-[0-9]*{ending}"):
+            old.unlink()
+    for old in root.glob(f"{name}.json.*.new"):
         old.unlink()
     for i, shard in enumerate(wanted):
         numbers = range(len(source) * i // count, len(source) * (i + 1) // count)

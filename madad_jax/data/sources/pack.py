@@ -3,18 +3,18 @@
     python -m madad_jax pack --in=data/brats --format=array_record,tfds
 
 Every split and modality of the folder is packed; the same command again does what is not done.
+Exit status: 0 done; 2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM.
 Training reads all three with `data.source=png_folder|array_record|tfds` and `data.root`: the same
 pixels in the same order.
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import atomic_files, command_line, errors, folder_lock
 from madad_jax.data.sources import array_record, png_folder
 
 FORMATS = ("array_record", "tfds")
@@ -76,24 +76,28 @@ def _state(made: bool) -> str:
 def _copy_geometry(root: epath.Path, folder: epath.Path) -> None:
     """How the slices lie in the head goes with them."""
     if root != folder and (root / "dataset.json").exists():
-        shutil.copyfile(root / "dataset.json", folder / "dataset.json")
+        content = atomic_files.read_bytes(root / "dataset.json")
+        atomic_files.write_bytes(folder / "dataset.json", content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m madad_jax pack`; 0 done, 2 bad input in one line."""
+    """Entry point of `python -m madad_jax pack`; 0 done, 2 bad input, 130 and 143 stopped."""
     parser = argparse.ArgumentParser(prog="python -m madad_jax pack", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--in", dest="root", required=True, help="folder of PNG slices")
     parser.add_argument("--out", default="", help="local folder; default: beside the slices")
     parser.add_argument("--format", default="array_record", help="array_record, tfds, or both")
     options = parser.parse_args(arguments)
-    try:
-        for line in pack(options.root, options.out or options.root, options.format.split(",")):
-            print(line)
-    except errors.UserError as error:
-        print(f"madad_jax pack: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    out = options.out or options.root
+
+    def run(argv: Sequence[str]) -> int:
+        del argv
+        with folder_lock.hold(out, "--out"):
+            for line in pack(options.root, out, options.format.split(",")):
+                print(line)
+        return 0
+
+    return command_line.status("madad_jax pack", run, ())
 
 
 if __name__ == "__main__":

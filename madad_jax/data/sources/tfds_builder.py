@@ -124,6 +124,8 @@ def write(root: epath.PathLike, out: epath.PathLike) -> bool:
     depth = png_pixels.bit_depth(first.read_encoded(0).image)
     builder = BrainSlices(data_dir=str(out), config=f"uint{depth}", file_format="array_record")
     done = epath.Path(builder.data_dir)
+    for left in done.parent.glob(f"incomplete.*_{done.name}"):
+        left.rmtree()  # Of a run that was killed; TFDS would not look at it again.
     if done.exists():
         if dict(builder.info.metadata or {}).get("fingerprint") == fingerprint(root):
             return False
