@@ -50,6 +50,9 @@ def _smooth_scan(
         if name in out:
             # A neighbour's slice may have less brain: weigh what is there.
             inside = np.tensordot(weights, brain.astype(np.float32), 1)
-            maps = np.tensordot(weights, out[name] * brain, 1) / np.maximum(inside, 1e-6)
+            # Not a product: NaN outside the brain must not reach the slices beside.
+            maps = np.tensordot(weights, np.where(brain, out[name], 0.0), 1) / np.maximum(
+                inside, 1e-6
+            )
             out[name] = np.where(brain, maps, out[name]).astype(np.float32)
     return batch, out

@@ -31,6 +31,7 @@ from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import (
     baseline_maps,
     disk_arrays,
+    finite,
     scan_figures,
     scan_stacks,
     subject_sums,
@@ -144,10 +145,17 @@ class Evaluation:
     def _row_maps(
         self, source: record_lib.Source, batch: Batch, out: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Maps in [0, 1] of every row: the baselines, then a row for each signal."""
+        """Maps in [0, 1] of every row: the baselines, then a row for each signal.
+
+        Raises UserError for NaN or infinity in one, with row and slice.
+        """
         maps = self._baselines.maps(batch, source.records)
         for signal, suffix in signals.SIGNALS.items():
             if signal in out:
+                # Before clipping, which would make a score of 1 of what is infinite.
+                for index, values in zip(batch["index"], out[signal], strict=True):
+                    row = self._scorer.name + suffix
+                    finite.check(values, f"{row}, slice {source.records[index].id}")
                 maps[self._scorer.name + suffix] = np.clip(out[signal], 0.0, 1.0)
         return maps
 

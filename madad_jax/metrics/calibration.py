@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.metrics import archives, bootstrap, intervals, scan_stacks
+from madad_jax.metrics import archives, bootstrap, calibration_checks, intervals, scan_stacks
 from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
@@ -82,10 +82,15 @@ class Healthy:
         """The lowest threshold that a share of at most `rate` of healthy voxels lies above.
 
         Raises:
-          UserError: a rate outside (0, 1).
+          UserError: a rate outside (0, 1), or no voxel that was scored.
         """
         if not 0.0 < rate < 1.0:
             raise errors.UserError(f"voxel_fpr: found {rate}, accepted: between 0 and 1")
+        if not any(s.histogram.any() for s in self.scans):
+            raise errors.UserError(
+                "voxel_fpr: found no scored voxel in the healthy scans; calibrate with scans whose "
+                "brain masks are larger than erode_mm"
+            )
         # Scans count alike whatever their size: the rate is that of a scan to come.
         shares = np.mean([s.histogram / max(1, s.histogram.sum()) for s in self.scans], axis=0)
         # The tolerance is for the sum of thousands of shares, which may pass `rate` by rounding.
@@ -222,32 +227,37 @@ def from_bytes(content: bytes, name: str) -> Calibration:
     """The inverse of `to_bytes`; `name` is the file's, for messages.
 
     Raises:
-      UserError: damaged, or of another format.
+      UserError: damaged, of another format, or with numbers that no measurement gives.
     """
     with archives.open_bytes(content, name, "a readable calibration") as (meta, arrays):
         if meta["format"] != FORMAT:
             raise errors.UserError(
                 f"{name}: calibration format {meta['format']}, this version reads {FORMAT}"
             )
-        healthy = {
-            (entry["signal"], entry["postprocess"]): _read_healthy(arrays, i, entry["subjects"])
-            for i, entry in enumerate(meta["entries"])
-        }
         options = {k: scan_stacks.Options(**v) for k, v in meta["options"].items()}
+        healthy = {}
+        for i, entry in enumerate(meta["entries"]):
+            name_of = entry["postprocess"]
+            found = _read_healthy(arrays, i, entry["subjects"], options[name_of].erode_mm > 0)
+            healthy[entry["signal"], name_of] = found
+        if not healthy:
+            raise ValueError("found no signal")
+        calibration_checks.check_facts(meta["facts"])
         return Calibration(healthy, options, meta["facts"])
 
 
-def _read_healthy(arrays: Mapping[str, np.ndarray], i: int, subjects: list[str]) -> Healthy:
+def _read_healthy(arrays: Mapping[str, Any], i: int, names: Any, eroded: bool) -> Healthy:
+    subjects = calibration_checks.check_names(names)
     # Curves differ in length: they lie end to end in one array, and `ends` cuts them.
-    ends = arrays[f"ends_{i}"].tolist()
-    starts = [0, *ends[:-1]]
-    levels, counts = arrays[f"levels_{i}"], arrays[f"counts_{i}"]
+    ends, levels, counts = (arrays[f"{name}_{i}"] for name in ("ends", "levels", "counts"))
     scores, histograms = arrays[f"scores_{i}"], arrays[f"histograms_{i}"]
-    if not len(subjects) == len(ends) == len(scores) == len(histograms) > 0:
-        raise ValueError("entries of different lengths")
+    calibration_checks.check_scores(scores, len(subjects))
+    calibration_checks.check_histograms(histograms, len(subjects), N_BINS, eroded=eroded)
+    calibration_checks.check_curves(ends, levels, counts, len(subjects))
+    cuts = [0, *ends.tolist()]
     return Healthy(
         tuple(
             Scan(subject, float(scores[k]), histograms[k], levels[a:b], counts[a:b])
-            for k, (subject, a, b) in enumerate(zip(subjects, starts, ends, strict=True))
+            for k, (subject, a, b) in enumerate(zip(subjects, cuts[:-1], cuts[1:], strict=True))
         )
     )

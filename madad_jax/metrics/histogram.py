@@ -19,7 +19,7 @@ The bounds are reported beside the values (`Pooled.*_bound`) and hold for every 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from madad_jax.metrics import pixel_pool
+from madad_jax.metrics import finite, pixel_pool
 
 # Sixteen inner bins to one of the 4,096 of a subject (`bootstrap`), so that one follows from
 # the other and each pixel is placed once.
@@ -29,7 +29,11 @@ N_BINS = _FOLD * (COARSE_BINS - 2) + 2
 
 
 def bin_of(scores: Float32[np.ndarray, "..."], n_bins: int) -> Int[np.ndarray, "..."]:
-    """The bin of each score: 0 for s <= 0, `n_bins - 1` for s >= 1, even in sqrt(s) between."""
+    """The bin of each score: 0 for s <= 0, `n_bins - 1` for s >= 1, even in sqrt(s) between.
+
+    Raises UserError for NaN.
+    """
+    finite.check(scores, "scores")
     # float64, so that edges lie where `lower_edge` says.
     root = np.sqrt(np.clip(scores, 0.0, 1.0).astype(np.float64))
     inner = 1 + np.minimum((root * (n_bins - 2)).astype(np.int64), n_bins - 3)
@@ -52,7 +56,8 @@ def fine_bins(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 def count_fine(scores: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "bins"]:
     """How many scores fall in each of `fine_bins`, in a quarter of the time of asking that first:
-    zeros, which all is outside the brain, are counted as the rest."""
+    zeros, which all is outside the brain, are counted as the rest. Raises UserError for NaN."""
+    finite.check(scores, "scores")
     some = scores[scores > 0.0]
     place = (np.sqrt(np.minimum(some, 1.0)) * np.float32(N_BINS - 2)).astype(np.int32)
     out = np.zeros(N_BINS, np.int64)

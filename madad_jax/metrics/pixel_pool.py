@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from madad_jax.metrics import finite
+
 # The official code's, kept for its last digits.
 _F1_EPS = 1e-10
 # Pixels of the first block, 4 MiB: small beside a program, and 20 doublings from any set.
@@ -55,7 +57,9 @@ class Pool:
         self._zeros = 0
 
     def add(self, positive: Float32[np.ndarray, "p"], negative: Float32[np.ndarray, "q"]) -> None:
-        """Scores of lesion pixels and of all others."""
+        """Scores of lesion pixels and of all others. Raises UserError for NaN among them."""
+        finite.check(positive, "lesion pixels")
+        finite.check(negative, "other pixels")
         self._positive.append(positive)
         some = negative[negative != 0.0]
         self._zeros += negative.size - some.size

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
 
+from madad_jax.metrics import finite
+
 # Of the false positive rate, as in MVTec's benchmark; beyond it a map marks most of the image.
 LIMIT = 0.3
 _NEIGHBOURS = np.ones((3, 3), bool)
@@ -32,6 +34,8 @@ def exact(
     limit: float = LIMIT,
 ) -> float | None:
     """AUPRO from lesion scores with their weights, and all other scores; `None` without either."""
+    finite.check(positive, "lesion pixels")
+    finite.check(negative, "other pixels")
     if not len(positive) or not len(negative):
         return None
     # Beyond the limit nothing counts: only the highest scores need an order.

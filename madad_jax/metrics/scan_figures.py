@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, histogram, scan_stacks
+from madad_jax.metrics import bootstrap, finite, histogram, scan_stacks
 
 ORACLE = ("dice_oracle", "dice_oracle_threshold")
 # A tenth: a stray voxel on a large lesion is no detection, a hit on its middle is one.
@@ -102,9 +102,10 @@ class Scans:
         """Adds slices; those that complete their scan judge it.
 
         Raises:
-          UserError: a slice of a scan that was not announced, or one too many.
+          UserError: a slice of a scan that was not announced, one too many, or NaN in a map.
         """
         for i, record in enumerate(records):
+            finite.check(maps[i], f"slice {record.id}")
             waiting = self._open.setdefault(record.subject, [])
             # Copies: a view would keep the whole batch alive.
             parts = (maps[i].copy(), segmentations[i].copy(), brain_masks[i].copy())

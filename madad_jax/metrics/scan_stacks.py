@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float32, Int
 from scipy import ndimage, sparse
 
 from madad_jax.core import errors
+from madad_jax.metrics import finite
 
 # The highest voxel alone would be noise, and the mean of all would thin a small lesion out.
 SCORE_SHARE = 0.01
@@ -72,8 +73,12 @@ def process_stack(
       brain: brain masks.
       spacing: mm between slices, rows, columns.
       options: the steps, in the order of the fields.
+
+    Raises:
+      UserError: NaN or infinity inside the brain.
     """
     maps = np.where(brain, maps, np.float32(0.0))
+    finite.check(maps, "scan")
     if options.smooth_mm:
         sigma = [options.smooth_mm / step for step in spacing]
         # Over the brain alone: the dark outside must not thin the map at the rim.

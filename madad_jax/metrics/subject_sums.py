@@ -130,6 +130,12 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, Sums], dict[str, An
                 or slices.shape != (len(names),)
             ):
                 raise ValueError("entries of different lengths")
+            for values in (scores, dice, slices):
+                if values.dtype.kind not in "iuf" or not (values >= 0).all():
+                    raise ValueError("found numbers below 0, or NaN")
+            # An infinite sum is above 0 too.
+            if not np.isfinite(dice).all():
+                raise ValueError("found an infinite sum of Dice")
             out[entry["method"]] = {
                 n: bootstrap.SubjectSums(scores[k], dice[k], int(slices[k]))
                 for k, n in enumerate(names)

@@ -20,6 +20,8 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from madad_jax.metrics import finite
+
 N_THRESHOLDS = 201
 THRESHOLDS = np.linspace(0.0, 1.0, N_THRESHOLDS)
 # Compared in float32: 0.005 * k in float64 is another threshold for a float32 score.
@@ -47,7 +49,12 @@ class ThresholdCounts:
         segmentations: Bool[np.ndarray, "n H W"],
         inside: Bool[np.ndarray, "n H W"] | None = None,
     ) -> None:
-        """Counts `n` slices; with `inside`, only the pixels where it is true."""
+        """Counts `n` slices; with `inside`, only the pixels where it is true.
+
+        Raises:
+          UserError: NaN in a map.
+        """
+        finite.check(maps, "slices")
         n = len(maps)
         step = max(1, _CHUNK_PIXELS // max(1, math.prod(maps.shape[1:])))
         for i in range(0, n, step):
@@ -153,6 +160,8 @@ def max_dice_exact(
     """
     if not maps:
         return None
+    for k, values in enumerate(maps):
+        finite.check(values, f"slice {k}")
     scores, steps, start = [], [], 0.0
     for values, truth in zip(maps, labels, strict=True):
         # Ties enter together below (`last_of_tie`), so that their order changes nothing.
