@@ -95,7 +95,8 @@ def _header(name: str, data: bytes) -> dict[str, Any]:
         header = json.loads(text, object_pairs_hook=once, parse_int=number, parse_constant=constant)
     except ValueError as error:
         raise errors.UserError(f"{name}: damaged: its header: {error}") from error
-    facts = header.pop("__metadata__", None) or {}
+    facts = header.pop("__metadata__", None)
+    facts = {} if facts is None else facts
     if not isinstance(facts, dict) or not all(type(fact) is str for fact in facts.values()):
         raise errors.UserError(f"{name}: damaged: its __metadata__ is no table of texts")
     return header
