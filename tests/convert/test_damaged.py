@@ -48,17 +48,19 @@ CHECKED = ("zip", "module", "npz")  # the others have no checksum: a changed num
 MOST_BYTES = 2**25  # memory of one try; the files have some kilobytes
 
 
-def outcome(path):
-    """{key: array}, or None for a refusal in one line."""
-    tracemalloc.start()
+def outcome(path, traced=True):
+    """{key: array}, or None for a refusal in one line; `traced`: within bounded memory, slowly."""
+    if traced:
+        tracemalloc.start()
     try:
         return containers.load(path, "unet").state
     except errors.UserError as error:
         assert str(error).isprintable() and len(str(error)) < 1500
         return None
     finally:
-        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
-        tracemalloc.stop()
+        if traced:
+            assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("form", sorted(WRITERS))
@@ -73,7 +75,7 @@ def test_damage_is_told_or_does_no_harm(tmp_path, form, tries):
     for seed in range(tries):
         _, changed = damage.damaged(data, seed)
         file.write_bytes(changed)
-        got = outcome(file)
+        got = outcome(file, traced=seed % 5 == 0)
         if got is None:
             refused += 1
         elif form in CHECKED:
