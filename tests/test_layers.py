@@ -26,11 +26,11 @@ ROOMS = {
     "prepare": "core scans data",
     "training": "core runtime devices checkpoints methods",
     "evaluation": "core runtime devices scans metrics methods data",
+    "convert": "core checkpoints models training",
     "assembly": (
         "core devices metrics diffusion synthesis anomaly_maps models methods data training "
-        "evaluation"
+        "evaluation convert"
     ),
-    "convert": "core checkpoints models training",
     "experiment": (
         "core runtime devices checkpoints models methods data training evaluation assembly"
     ),

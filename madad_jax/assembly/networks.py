@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 from etils import epath
 from ml_collections import config_dict
 
+from madad_jax.convert import containers
 from madad_jax.core import errors
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.models import interfaces, registry
@@ -105,18 +104,15 @@ def smoothing_sigma(config: config_dict.ConfigDict) -> float:
 
 
 def read_lpips_weights(path: str) -> Any:
-    """LPIPS-VGG weights from a `.npz` or `.safetensors` file (`networks/lpips.py` names keys).
+    """LPIPS-VGG weights from a `.npz`, `.safetensors` or PyTorch file.
 
-    Raises UserError when the file is missing, of another kind, or lacks a weight.
+    `networks/lpips.py` names the keys. Raises UserError when the file is missing, damaged, of
+    another kind, or lacks a weight.
     """
-    file = epath.Path(path)
-    if not file.exists():
+    if not epath.Path(path).exists():
         raise errors.UserError(f"autoencoder.lpips: no file {path}; empty turns the term off")
-    if file.suffix == ".safetensors":
-        weights = safetensors.numpy.load(file.read_bytes())
-    elif file.suffix == ".npz":
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            weights = {name: archive[name] for name in archive.files}
-    else:
-        raise errors.UserError(f"autoencoder.lpips: {path} must end in .npz or .safetensors")
-    return lpips.prepare(weights)
+    arrays = containers.read_arrays(path, "autoencoder.lpips")
+    try:
+        return lpips.prepare(arrays)
+    except errors.UserError as error:
+        raise errors.UserError(f"autoencoder.lpips: {path}: {error}") from error

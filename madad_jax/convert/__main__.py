@@ -5,8 +5,9 @@
     python -m madad_jax convert --in=sd-vae.safetensors --out=runs/sd --adapt=sum
     python -m madad_jax convert --in=runs/mine --kind=unet --to=torch --out=mine.safetensors
 
-Reads state dicts, {"model": ...}, whole pickled modules, LDM and diffusers checkpoints, as
-`.pt`, `.ckpt`, `.bin` or `.safetensors`; needs no PyTorch and runs nothing of what a file says.
+Reads state dicts, whole pickled modules, LDM and diffusers checkpoints, under any prefix or entry
+({"model": ...}, `module.`, `ema_model.`), as `.pt`, `.ckpt`, `.bin`, `.safetensors`, shards with an
+index, or a folder with one of them; needs no PyTorch and runs nothing of what a file says.
 Exit status: 0 done; 1 `--verify` found errors above the tolerance; 2 bad input, one line.
 In the last two cases nothing is written.
 """
@@ -26,8 +27,9 @@ def make_flags() -> flags.FlagValues:
     """The options, apart from absl's global ones."""
     values = flags.FlagValues()
     text = {
-        "in": "Weights file; with --to=torch the folder of a run.",
+        "in": "Weights file or folder of Diffusers; with --to=torch the folder of a run.",
         "out": "Folder to write; with --to=torch a .safetensors or .pt file.",
+        "prefix": "Of the tensors to take, where a file holds several networks; . for none.",
         "verify": ".npz with the original's inputs and outputs (NCHW).",
     }
     for name, meaning in text.items():
@@ -70,7 +72,7 @@ def _to_jax(options: flags.FlagValues) -> int:
     source, out = options["in"].value, options.out
     if options.kind:
         store.check_free(out, options.kind)
-    weights = containers.load(source, options.kind or "")
+    weights = containers.load(source, options.kind or "", options.prefix)
     print(f"{source}: {weights.kind}, {len(weights.state)} tensors")
     store.check_free(out, weights.kind)
     heads = options.num_heads or weights.settings.get("num_heads", 0)
@@ -104,7 +106,7 @@ def _verified(converted, path: str, tolerance: float) -> bool:
 
 
 def _to_torch(options: flags.FlagValues) -> int:
-    for name in ("verify", "adapt"):
+    for name in ("verify", "adapt", "prefix"):
         if options[name].value:
             raise errors.UserError(f"--{name} has no meaning with --to=torch")
     from madad_jax.convert import conversion, export

@@ -1,8 +1,8 @@
 """From whatever a weights file holds to a flat state dict of one network.
 
-Unwrapped, in this order: {"ema" | "model" | "state_dict" | ...: inside}; a pickled `nn.Module`
-(walked through `_parameters`, `_buffers`, `_modules`); prefixes that wrappers add. Each step and
-everything that is left out is told in `notes`.
+Files are told apart by content, folders by what lies in them. What the file holds is laid out
+under dotted names (`tensor_names.py`), the network is found by the names of tensors that only it
+has, and the rest is left out. Each step and everything that is left out is told in `notes`.
 """
 
 import contextlib
@@ -14,24 +14,27 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from madad_jax.convert import diffusers_keys, safetensors_file, tensors, torch_file, unpickle
-from madad_jax.core import errors
+from madad_jax.convert import (
+    diffusers_keys,
+    npz_file,
+    safetensors_file,
+    tensor_names,
+    tensors,
+    torch_file,
+    unpickle,
+    weight_files,
+)
+from madad_jax.core import errors, messages
 
-KINDS = ("unet", "autoencoder", "dit")
-WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning
-FIRST_STAGE = "first_stage_model."
+KINDS = tuple(tensor_names.MARKS)
 # Trained beside an autoencoder, not part of it.
 BESIDE_AUTOENCODER = ("loss.", "discriminator.", "model_ema.")
-# A tensor that only this kind of network has.
-_MARKS = {
-    "unet": "input_blocks.0.0.weight",
-    "autoencoder": "encoder.conv_in.weight",
-    "dit": "x_embedder.proj.weight",
-}
-MAX_KEY = 300  # characters
+# Numbers that a byte of the file may stand for: one of int8, and a matrix that is used twice.
+_NUMBERS_A_BYTE = 2
+_FEW = 1 << 20
 _MAX_MODULES = 20_000
-_MAX_DEPTH = 64
+
+walk_scripted = tensor_names.walk_scripted  # for what reads TorchScript by `torch_file` itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,118 +47,121 @@ class Weights:
     settings: dict[str, int]  # num_heads, num_groups: where the file tells them
 
 
-def load(path: epath.PathLike, kind: str = "") -> Weights:
-    """Reads a weights file of any accepted form.
+def load(path: epath.PathLike, kind: str = "", prefix: str = "") -> Weights:
+    """Reads weights of any accepted form.
 
     Args:
-        path: `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors`; told apart by content.
+        path: `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors`, told apart by content; an index of
+            shards; or a folder that holds one of them.
         kind: one of `KINDS`; guessed from the names when empty.
+        prefix: of the tensors to take, where the file holds several networks of this kind.
 
     Raises:
         UserError: no such file, damaged, not accepted, or it asks to run something.
     """
-    with _opened(epath.Path(path)) as root:
+    name = str(path)
+    files = weight_files.find(epath.Path(path), kind)
+    with _opened(files) as (root, size):
+        table = tensor_names.flat(name, root)
+        _check_any(name, root, table)
         notes: list[str] = []
-        inside = _unwrap(str(path), root, notes)
-        settings = _settings(inside) if isinstance(inside, unpickle.Inert) else {}
-        if isinstance(inside, unpickle.Inert):
-            notes.append(f"pickled module {inside.kind}: its tensors are taken, no code is run")
-            inside = dict(walk(str(path), inside))
-        state = {k: v for k, v in inside.items() if isinstance(v, tensors.Tensor)}
-        strange = [key for key in inside if not key.isprintable() or len(key) > MAX_KEY]
-        if strange:
-            raise errors.UserError(f"{path}: damaged: a tensor is called {strange[0][:MAX_KEY]!r}")
-        if len(state) < len(inside):
-            notes.append(f"{len(inside) - len(state)} entries that are no tensors dropped")
-        state = _strip(state, notes)
-        kind = kind or guess(str(path), state)
+        kind = kind or tensor_names.guess(name, table.tensors)
+        prefix, said = tensor_names.choose(name, kind, table.tensors, prefix)
+        module = _module(table, prefix)
+        if module is not None:
+            shown = messages.shorten(module.kind)
+            notes.append(f"pickled module {shown}: its tensors are taken, no code is run")
+        notes += said
+        state = tensor_names.taken(table.tensors, prefix, notes)
+        if table.others:
+            left = tensor_names.summary(table.others)
+            notes.append(f"{len(table.others)} entries that are no tensors dropped ({left})")
         state = _of_kind(kind, state, notes)
-        values = {key: _value(str(path), key, tensor) for key, tensor in state.items()}
+        values = _values(name, state, size)
+    settings = _settings(module) if module is not None else weight_files.facts(files[0])
     if kind == "autoencoder" and diffusers_keys.is_one(values):
         notes.append("diffusers' names translated to LDM's")
         values = diffusers_keys.to_ldm(values)
     return Weights(kind, values, notes, settings)
 
 
-@contextlib.contextmanager
-def _opened(path: epath.Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise errors.UserError(f"--in={path}: no such file")
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise errors.UserError(f"--in={path}: {error.strerror or error}") from error
-    with stream:
-        if safetensors_file.is_one(stream):
-            yield safetensors_file.load(str(path), stream)
-            return
-        with torch_file.opened(str(path), stream) as root:
-            yield root
+def read_arrays(path: epath.PathLike, option: str) -> dict[str, np.ndarray]:
+    """Every array of a `.npz`, `.safetensors` or PyTorch file by its name, without wrappers' words.
 
+    Args:
+        path: told apart by content.
+        option: what named the file, for complaints: "--verify", "autoencoder.lpips".
 
-def guess(name: str, keys: Any) -> str:
-    """The kind of network by the name of a tensor that only it has.
+    Returns:
+        {name: array}, of the types in the file; bfloat16 as float32.
 
     Raises:
-        UserError: none of them is there.
+        UserError: no such file, damaged, not accepted, or it asks to run something.
     """
-    for kind, mark in _MARKS.items():
-        if any(key == mark or key == f"{FIRST_STAGE}{mark}" for key in keys):
-            return kind
-    shown = ", ".join(sorted(keys)[:10])
+    file = epath.Path(path)
+    if not file.is_file():
+        raise errors.UserError(f"{option}: no file {path}")
+    try:
+        with _opened([file]) as (root, size):
+            table = tensor_names.flat(str(path), root)
+            _check_any(str(path), root, table)
+            return _read(str(path), table.tensors, size)
+    except errors.UserError as error:
+        raise errors.UserError(f"{option}: {error}") from error
+
+
+@contextlib.contextmanager
+def _opened(files: list[epath.Path]) -> Iterator[tuple[Any, int]]:
+    """(what the files hold, how many bytes they have), open while the context is."""
+    with contextlib.ExitStack() as stack:
+        roots, size = [], 0
+        for file in files:
+            try:
+                stream = stack.enter_context(file.open("rb"))
+                size += file.stat().length
+            except OSError as error:
+                raise errors.UserError(f"{file}: {error.strerror or error}") from error
+            if safetensors_file.is_one(stream):
+                roots.append(safetensors_file.load(str(file), stream))
+            elif npz_file.is_one(stream):
+                roots.append(npz_file.load(str(file), stream))
+                size += npz_file.MOST_BYTES  # its own bound, on what is compressed, holds
+            else:
+                roots.append(stack.enter_context(torch_file.opened(str(file), stream)))
+        yield (roots[0] if len(roots) == 1 else _merged(files, roots)), size
+
+
+def _merged(files: list[epath.Path], roots: list[Any]) -> dict[Any, Any]:
+    """The tables of shards as one."""
+    merged: dict[Any, Any] = {}
+    for file, root in zip(files, roots, strict=True):
+        if not isinstance(root, dict):
+            raise errors.UserError(f"{file}: a shard that is no table of tensors")
+        twice = next((key for key in root if key in merged), None)
+        if twice is not None:
+            shown = messages.shorten(twice) if isinstance(twice, str) else "a number"
+            raise errors.UserError(f"{file}: '{shown}' stands in another shard too")
+        merged |= root
+    return merged
+
+
+def _check_any(name: str, root: Any, table: tensor_names.Table) -> None:
+    """Raises `UserError` when there is no tensor at all."""
+    if table.tensors:
+        return
+    found = getattr(root, "kind", type(root).__name__)
+    if isinstance(root, dict):
+        found = tensor_names.summary(table.others) if table.others else "nothing"
     raise errors.UserError(
-        f"{name}: cannot tell the kind of network from its tensors ({shown}); accepted are "
-        f"those with {' or '.join(_MARKS.values())}"
+        f"{name}: holds no weights that can be used; found {messages.shorten(found, 200)}, "
+        "accepted are a state dict, a module, or tables of them"
     )
 
 
-def walk(name: str, module: unpickle.Inert) -> Iterator[tuple[str, Any]]:
-    """(dotted name, tensor) of a pickled module, as its `state_dict()` would list them.
-
-    Raises:
-        UserError: a module that contains itself.
-    """
-    waiting = [("", module, 0)]
-    seen = 0
-    while waiting:
-        prefix, current, depth = waiting.pop()
-        seen += 1
-        if depth > _MAX_DEPTH or seen > _MAX_MODULES:
-            raise errors.UserError(f"{name}: damaged: its modules are nested without end")
-        hidden = current.get("_non_persistent_buffers_set") or ()
-        for table in ("_parameters", "_buffers"):
-            for key, value in _dict(current.get(table)).items():
-                if isinstance(value, tensors.Tensor) and not (
-                    table == "_buffers" and isinstance(hidden, set) and key in hidden
-                ):
-                    yield f"{prefix}{key}", value
-        for key, value in _dict(current.get("_modules")).items():
-            if isinstance(value, unpickle.Inert):
-                waiting.append((f"{prefix}{key}.", value, depth + 1))
-
-
-def walk_scripted(name: str, module: unpickle.Inert) -> Iterator[tuple[str, tensors.Tensor]]:
-    """(dotted name, tensor) of a module of TorchScript, whose attributes they are.
-
-    Raises:
-        UserError: a module that contains itself.
-    """
-    waiting = [("", module, 0)]
-    seen = 0
-    while waiting:
-        prefix, current, depth = waiting.pop()
-        seen += 1
-        if depth > _MAX_DEPTH or seen > _MAX_MODULES:
-            raise errors.UserError(f"{name}: damaged: its modules are nested without end")
-        for key, value in (pair for state in current.states for pair in state.items()):
-            if isinstance(value, tensors.Tensor):
-                yield f"{prefix}{key}", value
-            elif isinstance(value, unpickle.Inert):
-                waiting.append((f"{prefix}{key}.", value, depth + 1))
-
-
-def _dict(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
+def _module(table: tensor_names.Table, prefix: str) -> unpickle.Inert | None:
+    """The pickled module that the tensors under `prefix` belong to."""
+    around = [place for place in table.modules if prefix.startswith(place)]
+    return table.modules[max(around, key=len)] if around else None
 
 
 def _settings(module: unpickle.Inert) -> dict[str, int]:
@@ -163,79 +169,57 @@ def _settings(module: unpickle.Inert) -> dict[str, int]:
     found: dict[str, int] = {}
     waiting = [module]
     for _ in range(_MAX_MODULES):
-        if not waiting or len(found) == 2:
+        if not waiting or len(found) == 2 or len(waiting) > _MAX_MODULES:
             break
         current = waiting.pop()
         for key, kind in (("num_heads", "Attention"), ("num_groups", "GroupNorm")):
             value = current.get(key)
-            if kind in current.kind and type(value) is int and value > 0:
+            if kind in current.kind and type(value) is int and 0 < value < 2**16:
                 found.setdefault(key, value)
-        children = _dict(current.get("_modules")).values()
+        children = current.get("_modules")
+        children = children.values() if isinstance(children, dict) else ()
         waiting.extend(v for v in children if isinstance(v, unpickle.Inert))
     return found
 
 
-def _unwrap(name: str, root: Any, notes: list[str]) -> Any:
-    """The module or the table of tensors inside of `root`."""
-    for _ in range(4):
-        if isinstance(root, unpickle.Inert) and root.get("_modules") is not None:
-            return root
-        if not isinstance(root, dict):
-            break
-        if any(isinstance(value, tensors.Tensor) for value in root.values()):
-            return {str(k): v for k, v in root.items()}
-        inner = next((key for key in WRAPPERS if isinstance(root.get(key), _INSIDE)), None)
-        if inner is None:
-            break
-        others = sorted(repr(key)[:40] for key in root if key != inner and isinstance(key, str))
-        left = f"; left out: {', '.join(others[:10])}" if others else ""
-        notes.append(f"entry {inner!r} is taken{left}")
-        root = root[inner]
-    found = (
-        ", ".join(sorted(repr(key)[:40] for key in root if isinstance(key, str))[:10])
-        if isinstance(root, dict)
-        else getattr(root, "kind", type(root).__name__)
-    )
-    raise errors.UserError(
-        f"{name}: holds no weights that can be used; found {found}, accepted are a state dict, "
-        f"a module, or either under {', '.join(WRAPPERS)}"
-    )
-
-
-_INSIDE = (dict, unpickle.Inert)
-
-
-def _strip(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Without the prefixes that every key bears."""
-    changed = True
-    while changed and state:
-        changed = False
-        for prefix in PREFIXES:
-            if all(key.startswith(prefix) for key in state):
-                state = {key[len(prefix) :]: value for key, value in state.items()}
-                notes.append(f"prefix {prefix!r} removed")
-                changed = True
-    return state
-
-
 def _of_kind(kind: str, state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The tensors of the network alone."""
-    if kind != "autoencoder":
-        return state
-    total = len(state)
-    if any(key.startswith(FIRST_STAGE) for key in state):
-        state = {k[len(FIRST_STAGE) :]: v for k, v in state.items() if k.startswith(FIRST_STAGE)}
-        notes.append(f"{total - len(state)} tensors outside of {FIRST_STAGE!r} dropped")
-        total = len(state)
-    state = {k: v for k, v in state.items() if not k.startswith(BESIDE_AUTOENCODER)}
-    if total > len(state):
-        beside = ", ".join(BESIDE_AUTOENCODER)
-        notes.append(f"{total - len(state)} tensors of training alone dropped ({beside})")
-    return state
+    if kind == "autoencoder":
+        beside = {key for key in state if key.startswith(BESIDE_AUTOENCODER)}
+        if beside:
+            words = ", ".join(BESIDE_AUTOENCODER)
+            notes.append(f"{len(beside)} tensors of training alone dropped ({words})")
+        state = {key: value for key, value in state.items() if key not in beside}
+    # No network here has a weight without axes: these count steps, or say whether one has begun.
+    scalars = [key for key, tensor in state.items() if not tensor.shape]
+    if scalars:
+        notes.append(f"{len(scalars)} counters dropped ({tensor_names.summary(scalars)})")
+    return {key: tensor for key, tensor in state.items() if tensor.shape}
 
 
-def _value(name: str, key: str, tensor: tensors.Tensor) -> np.ndarray:
-    """A weight as float32."""
-    if math.prod(tensor.shape) and tensor.dtype in ("bool", "uint8"):
-        raise errors.UserError(f"{name}: {key} is of {tensor.dtype}; weights are floating-point")
-    return np.asarray(tensor.read(), np.float32)
+def _values(name: str, state: dict[str, tensors.Tensor], size: int) -> dict[str, np.ndarray]:
+    """Weights as float32."""
+    for key, tensor in state.items():
+        if math.prod(tensor.shape) and tensor.dtype in ("bool", "uint8"):
+            raise errors.UserError(
+                f"{name}: {messages.shorten(key)} is of {tensor.dtype}; weights are floating-point"
+            )
+    # float64 beyond float32's range becomes infinite, in silence as for every cast of weights.
+    with np.errstate(over="ignore"):
+        return {
+            key: np.asarray(array, np.float32) for key, array in _read(name, state, size).items()
+        }
+
+
+def _read(name: str, state: dict[str, tensors.Tensor], size: int) -> dict[str, np.ndarray]:
+    """Arrays of tensors, when all of them together are no larger than the file allows."""
+    total = sum(math.prod(tensor.shape) for tensor in state.values())
+    if total > _NUMBERS_A_BYTE * size + _FEW:
+        raise errors.UserError(
+            f"{name}: its tensors unpack to {total} numbers, the file has {size} bytes; accepted "
+            f"are at most {_NUMBERS_A_BYTE} a byte"
+        )
+    # By storage, so that one that many tensors share is read once.
+    order = sorted(state, key=lambda key: (state[key].name, state[key].storage.place))
+    values = {key: state[key].read() for key in order}
+    return {key: values[key] for key in state}

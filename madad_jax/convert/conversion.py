@@ -49,7 +49,16 @@ def convert(
     Raises:
         UserError: sizes that cannot be, tensors missing, unexpected or misshapen.
     """
-    return _CONVERTERS[kind](state, num_heads, num_groups, adapt)
+    if not 0 <= num_heads < 2**16 or not 0 <= num_groups < 2**16:
+        raise errors.UserError(
+            f"found {num_heads} heads, {num_groups} groups; accepted: 1 to 65535"
+        )
+    with state_dict.sizes_checked(kind):
+        return _CONVERTERS[kind](state, num_heads, num_groups, adapt)
+
+
+def _guessed(option: str, value: int, why: str) -> str:
+    return f"guessed: {option}={value} ({why}); --{option}=N sets it"
 
 
 def _unet(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str) -> Converted:
@@ -66,7 +75,14 @@ def _unet(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str)
     if not size:
         values |= {key: settings[key] for key in ("model_channels", "num_heads")}
     values |= {key: settings[key] for key, value in usual.items() if settings[key] != value}
-    return Converted("unet", params, settings, "denoiser", values, [])
+    width, heads = settings["model_channels"], settings["num_heads"]
+    notes = []
+    if not num_heads and not size:
+        why = f"its tensors do not tell it, and {width} channels are none of the published sizes"
+        notes.append(_guessed("num_heads", heads, why))
+    if not num_groups and not size:
+        notes.append(_guessed("num_groups", 32, "as published; its tensors do not tell it"))
+    return Converted("unet", params, settings, "denoiser", values, notes)
 
 
 def _dit(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str) -> Converted:
@@ -83,9 +99,11 @@ def _dit(state: Mapping[str, Any], num_heads: int, num_groups: int, adapt: str) 
     if dit_model.SIZES[stem] != tuple(sizes.values()):
         values |= sizes
     complete = "final_layer.mask.weight" in state
-    return Converted(
-        "dit", params, settings, "denoiser", values, dit_weights.notes(state), complete
-    )
+    notes = dit_weights.notes(state)
+    if not num_heads and not settings["size"]:
+        why = "one per 64 channels; its tensors do not tell it, and its size is none of the known"
+        notes.append(_guessed("num_heads", settings["num_heads"], why))
+    return Converted("dit", params, settings, "denoiser", values, notes, complete)
 
 
 def _autoencoder(
@@ -100,6 +118,9 @@ def _autoencoder(
             f"{settings['latent_channels']}; accepted are those where both are the same"
         )
     params = autoencoder_kl_weights.to_ours(state, settings)
+    if not num_groups and settings["channels"] != 128:
+        why = "as LDM's; its tensors do not tell it, and LDM's are 128 channels wide"
+        notes = [*notes, _guessed("num_groups", 32, why)]
     values = {key: settings[key] for key in _AUTOENCODER_KEYS}
     for key in ("channels", "channel_mult", "num_res_blocks"):
         if settings[f"decoder_{key}"] != settings[key]:

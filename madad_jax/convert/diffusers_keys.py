@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from madad_jax.core import errors, messages
+
 _ATTENTION = {
     "group_norm": "norm",
     **{"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"},
@@ -37,11 +39,15 @@ def is_one(keys: Any) -> bool:
 
 
 def to_ldm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict with LDM's names and shapes. Unknown names stay, to be listed later."""
+    """A state dict with LDM's names and shapes. Unknown names stay, to be listed later.
+
+    Raises:
+        UserError: two names that stand for one tensor.
+    """
     levels = [
         int(key.split(".")[2])
         for key in state
-        if key.startswith("decoder.up_blocks.") and key.split(".")[2].isdigit()
+        if key.startswith("decoder.up_blocks.") and key.split(".")[2].isdecimal()
     ]
     top = max(levels, default=0)
     renamed = {}
@@ -49,6 +55,10 @@ def to_ldm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         new = _rename(key, top)
         if re.search(r"\.attn_1\.(q|k|v|proj_out)\.weight$", new) and np.ndim(value) == 2:
             value = value[:, :, None, None]
+        if new in renamed:
+            raise errors.UserError(
+                f"{messages.shorten(key)}: stands for {new}, as another name does"
+            )
         renamed[new] = value
     return renamed
 

@@ -49,11 +49,14 @@ def read_run(folder: epath.PathLike, kind: str = "") -> tuple[str, Any]:
     params, config = saver.restore_ema(directory, _shapes(directory))
     params = jax.tree.map(np.asarray, params)
     if wanted[0] == "autoencoder":
+        if "autoencoder" not in params:
+            raise errors.UserError(f"{directory}: its checkpoint holds no autoencoder")
         return "autoencoder", params["autoencoder"]
     found = "dit" if "x_embedder" in params else "unet"
     if kind and kind != found:
         raise errors.UserError(f"--in={folder}: the denoiser is of kind {found}, not {kind}")
-    if config.get("denoiser", {}).get("residual_x0"):
+    section = config.get("denoiser") if isinstance(config, dict) else None
+    if isinstance(section, dict) and section.get("residual_x0"):
         raise errors.UserError(
             f"--in={folder}: trained with denoiser.residual_x0, which the official network lacks"
         )
@@ -71,8 +74,15 @@ def _shapes(directory: epath.Path) -> dict[str, Any]:
             continue
     if record is None:
         raise errors.UserError(f"{directory}: no checkpoint is whole")
+    try:
+        return _tree(record["arrays"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.UserError(f"{directory}: its record of arrays is damaged") from error
+
+
+def _tree(arrays: Mapping[str, str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for path, digest in record["arrays"].items():
+    for path, digest in arrays.items():
         first, *parents, leaf = path.split("/")
         if first != "ema_params":
             continue

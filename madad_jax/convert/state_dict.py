@@ -11,18 +11,21 @@ number of trailing unit axes of its matrices; everything else is the same for al
 Only numpy; tensors come and go as float32 and no value is changed.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 # Our axes in the order that they have there, by their number.
 _AXES = {1: (0,), 2: (1, 0), 3: (1, 2, 0), 4: (3, 2, 0, 1)}
+MAX_PARTS = 512  # blocks or levels; the deepest published networks have some fifty
 LISTED = 10  # names spelt out per complaint; the rest is a count
 
 
@@ -104,13 +107,13 @@ def _check(
     missing = [key for key in shapes if key not in state]
     unexpected = [key for key in state if key not in shapes]
     misshapen = [
-        f"{key} {tuple(np.shape(state[key]))} instead of {shape}"
+        f"{key} {_shown(np.shape(state[key]))} instead of {_shown(shape)}"
         for key, shape in shapes.items()
         if key in state and tuple(np.shape(state[key])) != shape
     ]
     found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     complaints = [
-        f"{len(names)} {word} ({', '.join(sorted(names)[:LISTED])}"
+        f"{len(names)} {word} ({', '.join(map(messages.shorten, sorted(names)[:LISTED]))}"
         f"{', ...' if len(names) > LISTED else ''})"
         for word, names in found.items()
         if names
@@ -119,21 +122,54 @@ def _check(
         raise errors.UserError(f"{naming.kind} weights do not fit: {'; '.join(complaints)}")
 
 
+def _shown(shape: tuple[int, ...]) -> str:
+    return messages.shorten(tuple(shape))
+
+
 def size(state: Mapping[str, np.ndarray], key: str, axis: int, kind: str) -> int:
     """Length of one axis of a tensor that sizes are inferred from.
 
     Raises:
-        UserError: the tensor is not there or has too few axes.
+        UserError: the tensor is not there, has too few axes, or none along this one.
     """
     if key not in state or np.ndim(state[key]) <= axis:
         found = "no such tensor" if key not in state else f"shape {np.shape(state[key])}"
-        raise errors.UserError(f"not a {kind} state dict: {key}: {found}")
-    return int(np.shape(state[key])[axis])
+        raise errors.UserError(f"no {kind} state dict: {key}: {found}")
+    length = int(np.shape(state[key])[axis])
+    if length < 1:
+        raise errors.UserError(f"no {kind} state dict: {key}: shape {np.shape(state[key])}")
+    return length
 
 
 def count(state: Mapping[str, np.ndarray], pattern: str, start: int = 0) -> int:
-    """How many consecutive numbers, from `start`, make `pattern` (with {}) a key's beginning."""
+    """How many consecutive numbers, from `start`, make `pattern` (with {}) a key's beginning.
+
+    Raises:
+        UserError: more than a network has of anything.
+    """
+    before, after = pattern.split("{}")
+    begins = re.compile(rf"{re.escape(before)}(\d{{1,6}}){re.escape(after)}")
+    numbers = {int(match[1]) for key in state if (match := begins.match(key))}
     n = start
-    while any(key.startswith(pattern.format(n)) for key in state):
+    while n in numbers:
         n += 1
+    # A network of that many parts would be traced for hours before its first tensor is missed.
+    if n > MAX_PARTS:
+        raise errors.UserError(f"{pattern.format(n - 1)}: a network of more than {MAX_PARTS} parts")
     return n - start
+
+
+@contextlib.contextmanager
+def sizes_checked(kind: str) -> Iterator[None]:
+    """Sizes that make no network become one line; they are those that a file's shapes say.
+
+    Raises:
+        UserError: in place of what the network's own code raises for them.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError) as error:
+        reason = messages.shorten(" ".join(str(error).split()) or type(error).__name__)
+        raise errors.UserError(
+            f"{kind} weights do not fit: their shapes make no network ({reason})"
+        ) from error

@@ -18,7 +18,7 @@ from etils import epath
 
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.convert import conversion
-from madad_jax.core import atomic_files, errors, version
+from madad_jax.core import atomic_files, errors, json_file, version
 from madad_jax.training import state as state_lib
 
 STEP = 0
@@ -123,10 +123,8 @@ def _read_config(folder: epath.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         return {}
-    try:
-        known = json.loads(path.read_text())
-    except ValueError as error:
-        raise errors.UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(known, dict):
-        raise errors.UserError(f"{path}: no table of config values")
+    known = json_file.read_object(path)
+    for section in _SECTIONS:
+        if not isinstance(known.get(section, {}), dict):
+            raise errors.UserError(f"{path}: '{section}' is no table of config values")
     return known

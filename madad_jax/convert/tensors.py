@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 # Element type by PyTorch's name: (numpy type of the bytes, bytes per element).
 DTYPES = {
@@ -30,16 +30,21 @@ DTYPES = {
     "bool": ("u1", 1),
 }
 MAX_AXES = 32
+MAX_TENSORS = 100_000  # of one file; the largest networks that are passed around have some thousand
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """A flat run of elements in a file. `read()` returns its bytes, checked for length."""
+    """A flat run of elements in a file. `read()` returns its bytes, checked for length.
+
+    `place` says where in the file: tensors that share a storage share it.
+    """
 
     dtype: str
     numel: int
     read: Callable[[], bytes]
     big_endian: bool = False
+    place: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,17 +78,21 @@ class Tensor:
         """
         if self.dtype not in DTYPES:
             raise errors.UserError(
-                f"{self.name}: tensor of element type {self.dtype}; accepted are "
-                f"{', '.join(DTYPES)}"
+                f"{self.name}: tensor of element type {messages.shorten(self.dtype)}; accepted "
+                f"are {', '.join(DTYPES)}"
             )
-        flat = _decode(self.storage.read(), self.storage)
+        code, width = DTYPES[self.dtype]
+        kind = np.dtype((">" if self.storage.big_endian else "<") + code)
+        data = self.storage.read()
+        if len(data) < self.storage.numel * width:
+            raise errors.UserError(f"{self.name}: damaged: it ends within a tensor")
         if 0 in self.shape:
-            return np.zeros(self.shape, flat.dtype)
-        # `check` has shown that the last element lies inside.
-        view = np.lib.stride_tricks.as_strided(
-            flat[self.offset :], self.shape, [s * flat.itemsize for s in self.strides]
-        )
-        return np.array(view, order="C")
+            return _converted(np.zeros(self.shape, kind), self.dtype)
+        # `check` has shown that the last element lies inside. Of a storage that many tensors share
+        # only this one's elements are converted.
+        flat = np.frombuffer(data, kind, self.storage.numel)[self.offset :]
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, [s * width for s in self.strides])
+        return _converted(np.array(view, order="C"), self.dtype)
 
 
 def check(
@@ -103,18 +112,22 @@ def check(
     Raises:
         UserError: not whole numbers, negative, or beyond the storage.
     """
-    lists = []
+    lists: list[tuple[int, ...]] = []
     for value in ((offset,), shape, strides):
         if not isinstance(value, tuple | list) or len(value) > MAX_AXES:
             raise errors.UserError(f"{name}: damaged: a tensor's shape is no list of numbers")
         if not all(type(n) is int and 0 <= n < 2**48 for n in value):
-            raise errors.UserError(f"{name}: damaged: tensor of offset, shape, strides {value}")
+            raise errors.UserError(
+                f"{name}: damaged: a tensor's offset, shape or strides are no whole numbers"
+            )
         lists.append(tuple(value))
     (start,), sizes, steps = lists
     if len(sizes) != len(steps):
         raise errors.UserError(f"{name}: damaged: {len(sizes)} axes but {len(steps)} strides")
     last = start + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True))
-    if math.prod(sizes) > limit or (0 not in sizes and last >= numel):
+    # An empty tensor takes no memory, but numpy counts its other axes.
+    elements = math.prod(max(n, 1) for n in sizes)
+    if elements > (2**48 if 0 in sizes else limit) or (0 not in sizes and last >= numel):
         raise errors.UserError(
             f"{name}: damaged: a tensor of shape {sizes} reaches beyond its {numel} elements"
         )
@@ -126,12 +139,9 @@ def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _decode(data: bytes, storage: Storage) -> np.ndarray:
-    """Bytes -> flat array in the machine's byte order."""
-    code, _ = DTYPES[storage.dtype]
-    order = ">" if storage.big_endian else "<"
-    flat = np.frombuffer(data, np.dtype(order + code), storage.numel)
-    flat = flat.astype(np.dtype("=" + code), copy=False)
-    if storage.dtype == "bfloat16":  # the upper half of a float32
-        return (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat != 0 if storage.dtype == "bool" else flat
+def _converted(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Elements as they lie in a file -> numbers in the machine's byte order."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if dtype == "bfloat16":  # the upper half of a float32
+        return np.asarray(array.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(array != 0) if dtype == "bool" else array

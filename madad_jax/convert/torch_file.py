@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from madad_jax.convert import tensors, unpickle
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -100,7 +100,7 @@ def _zip_opened(name: str, stream: Any) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(stream)
     except _ZIP_ERRORS as error:
-        raise errors.UserError(f"{name}: damaged zip file: {error}") from error
+        raise errors.UserError(f"{name}: damaged zip file: {messages.shorten(error)}") from error
     with archive:
         yield archive
 
@@ -113,6 +113,10 @@ def _load_zip(name: str, archive: zipfile.ZipFile, size: int, scripted: bool) ->
             f"{name}: damaged, or no file of torch.save: {len(folders)} entries data.pkl among "
             f"{len(archive.infolist())}"
         )
+    # Stored entries that lie apart are together no larger than their file.
+    claimed = sum(info.file_size for info in entries.values())
+    if claimed > size:
+        raise errors.UserError(f"{name}: damaged: its entries hold {claimed} bytes of {size}")
     folder = folders[0]
     if f"{folder}constants.pkl" in entries and not scripted:
         raise errors.UserError(
@@ -120,20 +124,22 @@ def _load_zip(name: str, archive: zipfile.ZipFile, size: int, scripted: bool) ->
         )
 
     def read(entry: str, limit: int) -> bytes:
-        info = entries.get(folder + entry)
+        info, shown = entries.get(folder + entry), messages.shorten(entry)
         if info is None:
-            raise errors.UserError(f"{name}: damaged: it has no entry {entry}")
+            raise errors.UserError(f"{name}: damaged: it has no entry {shown}")
         plain = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
         if not plain or info.file_size > min(limit, size):
             raise errors.UserError(
-                f"{name}: entry {entry} has {info.file_size} bytes or is compressed; expected "
+                f"{name}: entry {shown} has {info.file_size} bytes or is compressed; expected "
                 f"at most {min(limit, size)}, stored"
             )
         try:
             with archive.open(info) as stream:
                 return stream.read()
         except _ZIP_ERRORS as error:
-            raise errors.UserError(f"{name}: damaged: entry {entry}: {error}") from error
+            raise errors.UserError(
+                f"{name}: damaged: entry {shown}: {messages.shorten(error)}"
+            ) from error
 
     order = read("byteorder", 16) if f"{folder}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
@@ -148,11 +154,12 @@ def _load_zip(name: str, archive: zipfile.ZipFile, size: int, scripted: bool) ->
             data = latest(f"data/{key}", size)
             if len(data) < nbytes:
                 raise errors.UserError(
-                    f"{name}: damaged: storage {key} has {len(data)} bytes instead of {nbytes}"
+                    f"{name}: damaged: storage {messages.shorten(key)} has {len(data)} bytes "
+                    f"instead of {nbytes}"
                 )
             return data
 
-        return tensors.Storage(dtype, numel, read_bytes, order == b"big")
+        return tensors.Storage(dtype, numel, read_bytes, order == b"big", place=key)
 
     machine = unpickle.Machine(name, _calls(name, size), storage)
     return machine.load(io.BytesIO(read("data.pkl", MAX_PICKLE)))
@@ -186,6 +193,7 @@ class _Legacy:
         self._size = size
         self._wanted: dict[str, tuple[str, int]] = {}  # key: dtype, numel
         self._places: dict[str, int] = {}  # key: position of the bytes
+        self._latest = functools.lru_cache(maxsize=1)(self._read)  # for tensors that share one
 
     def load(self) -> Any:
         """The object; raises UserError when this is no whole legacy file."""
@@ -202,7 +210,7 @@ class _Legacy:
             raise errors.UserError(f"{self._name}: a pickle, but not of torch.save; {accepted}")
         protocol, _ = self._pickle(), self._pickle()
         if protocol != PROTOCOL:
-            raise errors.UserError(f"{self._name}: protocol {protocol!r}, accepted is {PROTOCOL}")
+            raise errors.UserError(f"{self._name}: no file of protocol {PROTOCOL}")
         root = self._pickle(self._storage)
         self._find_storages(self._pickle())
         return root
@@ -221,11 +229,15 @@ class _Legacy:
             header = self._stream.read(8)
             dtype, numel = self._wanted.get(key, ("", -1))
             if len(header) != 8 or int.from_bytes(header, "little", signed=True) != numel:
-                raise errors.UserError(f"{self._name}: damaged: storage {key} is not as described")
+                raise errors.UserError(
+                    f"{self._name}: damaged: storage {messages.shorten(key)} is not as described"
+                )
             place = self._stream.tell()
             end = place + numel * _element_size(dtype)
             if end > self._size:
-                raise errors.UserError(f"{self._name}: damaged: it ends within storage {key}")
+                raise errors.UserError(
+                    f"{self._name}: damaged: it ends within storage {messages.shorten(key)}"
+                )
             self._places[key] = place
             self._stream.seek(end)
 
@@ -234,7 +246,9 @@ class _Legacy:
             return pid[1]  # a class with its source text beside it
         dtype, key, numel, view = _storage_id(self._name, pid)
         if self._wanted.setdefault(key, (dtype, numel)) != (dtype, numel):
-            raise errors.UserError(f"{self._name}: damaged: storage {key} is described twice")
+            raise errors.UserError(
+                f"{self._name}: damaged: storage {messages.shorten(key)} is described twice"
+            )
         first, count = 0, numel
         if view is not None:
             first, (count,), _ = tensors.check(
@@ -243,12 +257,17 @@ class _Legacy:
 
         def read_bytes() -> bytes:
             if key not in self._places:
-                raise errors.UserError(f"{self._name}: damaged: storage {key} is missing")
+                raise errors.UserError(
+                    f"{self._name}: damaged: storage {messages.shorten(key)} is missing"
+                )
             width = _element_size(dtype)
-            self._stream.seek(self._places[key] + first * width)
-            return self._stream.read(count * width)
+            return self._latest(self._places[key] + first * width, count * width)
 
-        return tensors.Storage(dtype, count, read_bytes)
+        return tensors.Storage(dtype, count, read_bytes, place=f"{key} {first}")
+
+    def _read(self, place: int, length: int) -> bytes:
+        self._stream.seek(place)
+        return self._stream.read(length)
 
 
 def _storage_id(name: str, pid: Any) -> tuple[str, str, int, tuple[Any, Any, Any] | None]:
@@ -288,7 +307,11 @@ def _calls(name: str, limit: int) -> dict[str, Callable[..., Any]]:
             raise TypeError("no storage or no element type")
         nbytes = storage.numel * _element_size(storage.dtype)
         typed = tensors.Storage(
-            dtype.name, nbytes // _element_size(dtype.name), storage.read, storage.big_endian
+            dtype.name,
+            nbytes // _element_size(dtype.name),
+            storage.read,
+            storage.big_endian,
+            storage.place,
         )
         return tensor(typed, offset, shape, strides)
 

@@ -18,7 +18,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 # Modules that no weights file has a reason to name. Nothing would be called all the same; a
 # file that names them is not what its owner thinks it is.
@@ -35,6 +35,9 @@ _BUILTIN_CLASSES = """
 BUILTIN_CLASSES = frozenset(_BUILTIN_CLASSES.split())
 # Modules had other names under Python 2, whose names protocol 2 keeps.
 OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy._core": "numpy.core"}
+
+
+_MAX_STATES = 16  # pickle gives an object one state
 
 
 class Name:
@@ -67,10 +70,16 @@ class Inert:
         self.elements: list[Any] = []
 
     def build(self, state: Any) -> None:
-        """Keeps a state: a dict of attributes, a pair (dict, slots), or anything else."""
+        """Keeps a state: a dict of attributes, a pair (dict, slots), or anything else.
+
+        Raises:
+            ValueError: one of very many.
+        """
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         if not all(part is None or isinstance(part, dict) for part in parts):
             parts = ({"state": state},)
+        if len(self.states) > _MAX_STATES:
+            raise ValueError("an object is given its attributes over and over")
         self.states.extend(part for part in parts if part)
 
     def get(self, attribute: str, default: Any = None) -> Any:
@@ -98,6 +107,9 @@ def key(value: Any) -> Any:
 _MARK = object()
 # Far more than a network has parameters, and a fraction of a second to copy.
 _MAX_COPIES = 1_000_000
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+# A tensor takes some fifty. A step of one byte can make an empty list of 56.
+_MAX_STEPS = 5_000_000
 
 
 class Machine:
@@ -133,12 +145,14 @@ class Machine:
             UserError: not a whole pickle, or one that asks for something not granted.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(stream):
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if count > _MAX_STEPS:
+                    raise self._damaged(f"a pickle of more than {_MAX_STEPS} steps")
                 if opcode.name == "STOP":
                     return self._pop()
                 self._step(opcode.name, argument)
         except (ValueError, OverflowError, EOFError, KeyError) as error:
-            raise self._damaged(" ".join(str(error).split())[:100]) from error
+            raise self._damaged(messages.shorten(" ".join(str(error).split()))) from error
         raise self._damaged("it ends early")
 
     def _damaged(self, reason: str) -> errors.UserError:
@@ -146,8 +160,8 @@ class Machine:
 
     def _refused(self, name: Any) -> errors.UserError:
         return errors.UserError(
-            f"{self._file}: refused: the file asks to run {name}; files with weights only need "
-            "no such thing, and nothing of it was run"
+            f"{self._file}: refused: the file asks to run {messages.shorten(name)}; files with "
+            "weights only need no such thing, and nothing of it was run"
         )
 
     def _pop(self) -> Any:
@@ -240,13 +254,15 @@ class Machine:
         if known is None or type(arguments) is not tuple:
             shown = function if isinstance(function, Name) else f"a {type(function).__name__}"
             raise self._refused(shown)
-        self._copies += sum(len(a) for a in arguments if isinstance(a, list | tuple | dict | set))
+        self._copies += sum(len(a) for a in arguments if isinstance(a, _CONTAINERS))
         if self._copies > self._max_copies:
             raise self._damaged("it copies its containers over and over")
         try:
             self._stack.append(known(*arguments))
         except (TypeError, ValueError, AttributeError) as error:
-            raise self._damaged(f"{function} with {len(arguments)} arguments") from error
+            raise self._damaged(
+                f"{messages.shorten(function)} with {len(arguments)} arguments"
+            ) from error
 
     def _reduce(self) -> None:
         arguments = self._pop()

@@ -1,6 +1,6 @@
 """Converted networks against numbers that the user computed with the original.
 
-A `.npz` file of NCHW arrays:
+A `.npz` (or `.safetensors`) file of NCHW arrays:
 
 - U-Net: `x` [b,c,h,w], `t` [b] -> `x0` [b,c,h,w], `mask` [b,1,h,w] (the probability);
 - autoencoder: `image` [b,1,H,W] -> `mean`, `logvar` [b,z,h,w]; `latent` -> `decoded`.
@@ -9,7 +9,6 @@ Each group of inputs needs at least one of its outputs. Everything runs in float
 products of the highest precision.
 """
 
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from madad_jax.convert import conversion
-from madad_jax.core import errors
+from madad_jax.convert import containers, conversion
+from madad_jax.core import errors, messages
 from madad_jax.models import registry
 
 _Outputs = dict[str, jax.Array]
@@ -30,7 +29,7 @@ def largest_errors(converted: conversion.Converted, path: epath.PathLike) -> dic
     Raises:
         UserError: no such file, arrays missing, or of another shape than the network's.
     """
-    arrays = _load(epath.Path(path))
+    arrays = containers.read_arrays(path, "--verify")
     groups = _groups(converted)
     found: dict[str, float] = {}
     with jax.default_matmul_precision("highest"):
@@ -44,7 +43,7 @@ def largest_errors(converted: conversion.Converted, path: epath.PathLike) -> dic
                 results = jax.jit(function)(converted.params, *values)
             except (TypeError, ValueError) as error:
                 shapes = ", ".join(f"{n} {arrays[n].shape}" for n in inputs)
-                reason = " ".join(str(error).split())[:120]
+                reason = messages.shorten(" ".join(str(error).split()), 120)
                 raise errors.UserError(f"{path}: {shapes}: do not fit: {reason}") from error
             for name in wanted:
                 found[name] = _difference(path, name, arrays[name], results[name])
@@ -52,7 +51,8 @@ def largest_errors(converted: conversion.Converted, path: epath.PathLike) -> dic
         needed = "; ".join(
             f"{', '.join(inputs)} with {' or '.join(outputs)}" for inputs, outputs, _ in groups
         )
-        raise errors.UserError(f"{path}: holds {', '.join(arrays) or 'nothing'}; needed: {needed}")
+        held = messages.shorten(", ".join(arrays), 200) or "nothing"
+        raise errors.UserError(f"{path}: holds {held}; needed: {needed}")
     return found
 
 
@@ -92,22 +92,13 @@ def _check_inputs(path: Any, arrays: dict[str, np.ndarray], inputs: dict[str, in
     """Raises `UserError` unless images are [b, channels, h, w] and `t` is [b]."""
     for name, channels in inputs.items():
         shape = arrays[name].shape
-        if channels and (len(shape) != 4 or shape[1] != channels):
-            raise errors.UserError(
-                f"{path}: {name} has shape {shape}, expected (batch, {channels}, height, width)"
-            )
+        found = f"{path}: {name} has shape {messages.shorten(shape)}"
+        if channels and (len(shape) != 4 or shape[1] != channels or 0 in shape):
+            raise errors.UserError(f"{found}, expected (batch, {channels}, height, width)")
         if not channels and shape != arrays["x"].shape[:1]:
-            raise errors.UserError(f"{path}: {name} has shape {shape}, expected one per image")
-
-
-def _load(path: epath.Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise errors.UserError(f"--verify={path}: no such file")
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise errors.UserError(f"--verify={path}: not a .npz file of arrays: {error}") from error
+            raise errors.UserError(
+                f"{path}: {name} has shape {messages.shorten(shape)}, expected one per image"
+            )
 
 
 def _nhwc(array: np.ndarray) -> np.ndarray:

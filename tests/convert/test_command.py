@@ -55,7 +55,7 @@ def test_there_and_back_is_bit_identical(tmp_path, capsys, kind, suffix):
     weights = containers.load(back)
     assert weights.kind == kind
     cases.same(weights.state, STATES[kind]())
-    assert ("entry 'model' is taken" in weights.notes) == (
+    assert ("prefix 'model.' removed" in weights.notes) == (
         suffix == ".pt" and kind != "autoencoder"
     )
     assert f"{kind}, " in capsys.readouterr().out
@@ -175,7 +175,7 @@ _VAE_NAMES = {"mean": "mean", "logvar": "logvar", "decoded": "decode"}
         ),
         ({"x": np.zeros((1, 3, 2, 2)), "t": [1], "x0": np.zeros(1)}, r"expected \(batch, 4"),
         ({"x": np.zeros((1, 4, 2, 2)), "t": [1, 2], "x0": np.zeros(1)}, "one per image"),
-        (None, "not a .npz file"),
+        (None, "--verify: .*no weights file"),
     ],
 )
 def test_unusable_vectors(tmp_path, arrays, message):

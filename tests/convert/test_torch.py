@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from madad_jax.convert import containers, conversion, export, tensors, torch_file
+from madad_jax.convert import containers, conversion, export, tensor_names, torch_file
 from tests.convert import cases
 from tests.convert import torch_files as files
 
@@ -15,10 +15,8 @@ FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "torch"
 
 def read(path):
     with path.open("rb") as stream, torch_file.opened(str(path), stream) as root:
-        inside = containers._unwrap(str(path), root, [])
-        if not isinstance(inside, dict):
-            inside = dict(containers.walk(str(path), inside))
-        return {k: v.read() for k, v in inside.items() if isinstance(v, tensors.Tensor)}
+        table = tensor_names.flat(str(path), root)
+        return {key: tensor.read() for key, tensor in table.tensors.items()}
 
 
 @pytest.mark.parametrize("name", ["state_zip", "state_legacy"])
