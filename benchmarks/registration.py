@@ -161,6 +161,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
         lines.append(f"  mm: median {np.median(errors):.2f}, most {max(errors):.2f}")
     for name in ("overlap", "agreement", "rival", "seconds") if found else ():
         values = np.array([row[name] for row in found])
+        values = values[~np.isnan(values)]  # No rival: every pose climbs to the same.
         lines.append(f"{name}: {values.min():.3f} to {values.max():.3f}, mean {values.mean():.3f}")
     if found or refused:
         doubted = sum(row["doubts"] > 0 for row in found)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from madad_jax.prepare import cohorts, output
+from madad_jax.prepare import cohorts, output, subject
 
 _SHOWN = 20  # Lines of warnings on the screen; all of them stand in summary.md.
 
@@ -43,6 +43,14 @@ class Summary:
                     "pictures": len(rows),
                 }
         return counts
+
+
+def kept_out(summary: Summary) -> int:
+    """Scans that give nothing to train or val because their place is in doubt."""
+    return sum(
+        any(text.startswith(subject.KEPT_OUT) for text in texts)
+        for texts in summary.warnings.values()
+    )
 
 
 def table(summary: Summary) -> str:
@@ -122,6 +130,10 @@ def readme(cohort: cohorts.Cohort, settings: dict[str, Any], summary: Summary) -
         if settings["lists"] is None
         else f"the user's lists (digest {settings['lists']})"
     )
+    doubted = kept_out(summary)
+    doubts = f" {doubted} of these are kept out of train and val: where they lie is in doubt." * (
+        doubted > 0
+    )
     side, left = geometry["image_size"], geometry["left"]
     where = options["registration"]
     return f"""# {cohort.title}, prepared as axial slices
@@ -129,7 +141,7 @@ def readme(cohort: cohorts.Cohort, settings: dict[str, Any], summary: Summary) -
 {table(summary)}
 
 Modalities: {", ".join(settings["modalities"])}. Refused scans: {len(summary.refused)}; scans with \
-warnings: {sum(bool(texts) for texts in summary.warnings.values())} (see summary.md).
+warnings: {sum(bool(texts) for texts in summary.warnings.values())} (see summary.md).{doubts}
 
 - **Licence of the scans**: {cohort.licence or "not stated in the cohort's table"}. Slices made \
 from them come under the same terms.

@@ -18,6 +18,7 @@ from madad_jax.scans import slices as slices_lib
 from madad_jax.scans import to_slices, volumes
 
 _MOST_OUTSIDE = 0.05  # Of the lesion's volume.
+KEPT_OUT = "kept out of"  # Begins the warning of a scan whose place is in doubt.
 _LEAST_LOST_ML = 0.1  # Nearest-neighbour sampling moves a small lesion's volume by about as much.
 
 
@@ -188,7 +189,7 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     # A test scan stays, marked by its warnings: a result that is missing is no better.
     kept = {k: to for k, to in chosen.items() if not located.doubts or to.startswith("test")}
     if len(kept) < len(chosen):
-        warnings.append(f"kept out of {item.split}: where its slices lie is in doubt")
+        warnings.append(f"{KEPT_OUT} {item.split}: where its slices lie is in doubt")
         chosen = kept
     elif not chosen:
         warnings.append(_why_none(item, masks, truth))

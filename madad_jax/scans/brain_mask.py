@@ -74,6 +74,11 @@ def find(
             ) from error
     else:
         mask = _find_by(volume, method, given, shift)
+        if method == "nonzero" and not skull.is_stripped(volume):
+            warnings.append(
+                "the scan does not look like a brain without its skull, of which 'nonzero' takes "
+                "all for brain"
+            )
     mask, about_pieces = _keep_largest(mask, method)
     if not mask.any():
         raise errors.UserError(f"'{volume.source}': brain mask '{method}' is empty")

@@ -14,7 +14,8 @@ from madad_jax.scans import itk, skull, volumes
 
 METHODS = ("percentile", "zscore")
 _MOST_BELOW = 0.1  # Share of the brain at or under black: fluid is darker than all else, not black.
-_BELOW = 0.02  # Of the brain's range: air that lies less under 0 than this is noise.
+_NOISE = 0.02  # Of the brain's range: air no further from 0 than this is noise.
+_LOUD_NOISE = 0.25
 _DARKEST = 0.5  # Percentile of a brain that stands for black: 0 to 0.08 of white in raw scans.
 _SPREAD = 3.0  # Standard deviations on either side of the mean that `zscore` keeps.
 
@@ -47,30 +48,26 @@ def lay_zero(
       The data minus black (the same array where that is 0), black, and what a person should know.
     """
     inside = data[brain]
+    top = float(np.percentile(inside, 98.0))
     constant = skull.find_constant(data)
-    if constant is None:
-        # A whole head: what is darkest in it is air.
-        air, top = np.percentile(data, 1.0), np.percentile(inside, 98.0)
-        if not air < -_BELOW * (top - air):
-            return data, 0.0, []
-        return data - np.float32(air), float(air), [f"air lies at {air:g}, which counts as black"]
-    below = float((inside <= constant).mean())
-    if below <= _MOST_BELOW:
-        if constant == 0.0:
-            return data, 0.0, []
-        text = f"the background is {constant:g}, which counts as black"
-        return data - np.float32(constant), constant, [text]
-    black = float(np.percentile(inside, _DARKEST))
-    text = (
-        f"{below:.0%} of the brain lie at or under the background's {constant:g}: 0 is not air "
-        f"here; the brain's darkest {_DARKEST:g} % ({black:g}) count as black"
-    )
-    # Else the rim of the brain would be mixed with a background of middle grey.
-    return (
-        np.where((data == np.float32(constant)) & ~brain, np.float32(0), data - np.float32(black)),
-        black,
-        [text],
-    )
+    # Without a constant around it, what is darkest in a whole head is air.
+    air = float(np.percentile(data, 1.0)) if constant is None else constant
+    below = float((inside <= air).mean())
+    if constant is not None and below > _MOST_BELOW:
+        black = float(np.percentile(inside, _DARKEST))
+        text = (
+            f"{below:.0%} of the brain lie at or under the background's {constant:g}: 0 is not air "
+            f"here; the brain's darkest {_DARKEST:g} % ({black:g}) count as black"
+        )
+        # Else the rim of the brain would be mixed with a background of middle grey.
+        around = (data == np.float32(constant)) & ~brain
+        return np.where(around, np.float32(0.0), data - np.float32(black)), black, [text]
+    # Next to 0 air is what scanners write; noise without a constant may lie somewhat above it.
+    most = _LOUD_NOISE if constant is None and air > 0 else _NOISE
+    if abs(air) <= most * (top - air):
+        return data, 0.0, []
+    named = "the background is" if constant is not None else "air lies at"
+    return data - np.float32(air), air, [f"{named} {air:g}, which counts as black"]
 
 
 def find_scale(

@@ -1,9 +1,9 @@
 """Scan space <-> ICBM152 space: an affine map found by SimpleITK, or the header's own.
 
-`affine` maximises the mutual information (Mattes) of the brain and the ICBM152 T1 brain, first over
-rigid, then over all twelve parameters, coarse to fine; it is the same to the bit on every run
-(one thread, a fixed seed). `none` takes the scan's mm for the template's, as for data that
-were distributed in MNI space.
+`affine` maximises the mutual information (Mattes) of the brain and the ICBM152 T1 brain, from the
+best of all poses (`pose.py`), first over rigid, then over all twelve parameters, coarse to fine; it
+is the same to the bit on every run (one thread, a fixed seed). `none` takes the scan's mm for the
+template's, as for data that were distributed in MNI space.
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.prepare import subject
+from madad_jax.prepare import card, cohorts, subject
 from madad_jax.scans import geometry, registration, to_slices, volumes
 from tests.scans import cases
 
@@ -55,6 +55,18 @@ def test_what_a_registration_found_and_doubts_is_kept_out(tmp_path, monkeypatch)
     options = cases.change(COARSE, registration="affine")
     found = subject.prepare_subject(item(tmp_path, "train"), options)
     assert found.slices == () and any("a Dice of 0.80" in text for text in found.warnings)
+
+
+def test_the_dataset_card_counts_what_is_kept_out(tmp_path):
+    found = subject.prepare_subject(item(tmp_path, "train", turned=True), COARSE)
+    warnings = {"a": list(found.warnings), "b": ["a Dice of 0.80"], "c": []}
+    summary = card.Summary(title="ours", rows=(), warnings=warnings, refused={})
+    settings = {"options": COARSE.to_dict(), "modalities": ["T1"], "version": 1, "lists": "x"}
+    cohort = cohorts.Cohort(title="ours", images={})
+    text = card.readme(cohort, settings, summary)
+    assert "warnings: 2 (see summary.md). 1 of these are kept out of train and val" in text
+    settled = dataclasses.replace(summary, warnings={"b": ["a Dice of 0.80"]})
+    assert "kept out" not in card.readme(cohort, settings, settled)
 
 
 def test_what_was_not_measured_is_no_doubt():

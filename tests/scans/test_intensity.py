@@ -62,7 +62,9 @@ def pictures(data, brain, *, high=98.0):
 
 
 @pytest.mark.parametrize("noise", [0.0, 5.0])
-@pytest.mark.parametrize(("scale", "offset"), [(1.0, -1024.0), (0.001, -0.5), (3.0, -300.0)])
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1.0, -1024.0), (0.001, -0.5), (3.0, -300.0), (2.0, 1024.0)]
+)
 def test_intensities_that_are_moved_give_the_same_pictures(scale, offset, noise):
     raw, brain = scan_of(noise=noise)
     wanted, black, about = pictures(raw, brain)
@@ -97,6 +99,13 @@ def test_a_raw_scan_is_left_as_it_is():
     raw, brain = scan_of()
     raw[brain & (np.indices(raw.shape).sum(0) % 20 == 0)] = -3.0  # N4 and splines leave such
     assert intensity.lay_zero(raw, brain)[0] is raw
+
+
+@pytest.mark.parametrize("offset", [-10.0, 10.0])
+def test_air_next_to_zero_is_left_as_it_is(offset):
+    for noise in (0.0, 5.0):
+        moved, brain = scan_of(1.0, offset, noise=noise)
+        assert intensity.lay_zero(moved, brain)[0] is moved
 
 
 @pytest.mark.slow

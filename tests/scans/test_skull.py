@@ -121,6 +121,13 @@ def test_auto_asks_the_network_about_a_slab_and_names_the_way_out(monkeypatch):
         brain_mask.find(volume)
 
 
+def test_nonzero_says_that_it_takes_a_head_for_brain():
+    data, brain = head()
+    for part, expected in ((data, True), (np.where(brain, data, 0.0), False)):
+        warnings = brain_mask.find(scan(part), "nonzero")[1]
+        assert any("all for brain" in text for text in warnings) == expected
+
+
 def test_the_sides_on_which_a_brain_is_cut_are_named():
     _, brain = head()
     sides = np.full(3, VOXEL)
