@@ -18,9 +18,9 @@ from madad_jax.core import errors
 from madad_jax.scans import brain_mask as brain_mask_lib
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import intensity as intensity_lib
+from madad_jax.scans import label_values, resample, volumes
 from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
-from madad_jax.scans import resample, volumes
 from madad_jax.scans import slices as slices_lib
 
 # Of the brain's voxels. Readers fill what is missing with 0, which looks like a dark lesion; one
@@ -153,13 +153,20 @@ def locate(
       brain_mask_file: a mask on the scan's grid, for the methods `given` and `auto`; "" = none.
 
     Raises:
-      UserError: no brain, too many of its voxels are NaN or infinite, or no registration.
+      UserError: no brain, too many of its voxels are NaN or infinite, so few values that it is a
+        segmentation, or no registration.
     """
     p = preparation
     brain, warnings = brain_mask_lib.find(
         volume, p.brain_mask, given=brain_mask_file, shift=p.shift
     )
-    _check_missing(volume, brain)  # Before the registration, which takes most of the time.
+    # Before the registration, which takes most of the time.
+    _check_missing(volume, brain)
+    if (few := label_values.count_few(volume.data[brain])) > 1:  # A constant has words of its own.
+        raise errors.UserError(
+            f"'{volume.source}' holds {few} different values inside the brain: a segmentation; "
+            "accepted: a scan"
+        )
     try:
         transform = registration_lib.register(volume, p.registration, brain=brain, shift=p.shift)
     except errors.UserError as error:

@@ -172,6 +172,15 @@ def test_one_voxel_decides_at_one_per_cent(tmp_path, hole):
         assert outcome == wanted
 
 
+def test_a_segmentation_is_no_scan(tmp_path):
+    """By its values: names say nothing of a file called `patient.nii`."""
+    grid = cases.box(VOXELS[0])
+    _, brain, _ = cases.see(grid)
+    kinds = np.where(brain, np.indices(brain.shape)[0] // 8 + 1, 0)
+    path = cases.save(tmp_path / "a.nii", kinds, grid.affine)
+    assert "different values inside the brain: a segmentation" in check_equal(path, COARSE)
+
+
 def test_holes_of_another_modality_refuse_too(tmp_path):
     item = cases.write(tmp_path, "a", voxel=VOXELS[0], lesion=False)
     grid = cases.box(VOXELS[1])
