@@ -6,18 +6,18 @@ slices but no scans.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
-from madad_jax.core import errors
+from madad_jax.core import errors, json_file, messages
 from madad_jax.data.cohort import cohort as cohort_lib
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import preparation as preparation_lib
 
 FILE = "preparation.json"
 DATASET = "dataset.json"
+_MOST_SLICES = 10_000
 # What the embedded cohort does to its intensities (`appearance.scale`), by this name.
 COHORT = "cohort"
 
@@ -62,13 +62,23 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
             given["shift"] = (float(x), float(y), float(z))
         if given.get("numbers") is not None:
             first, last, step = given["numbers"]
-            given["numbers"] = (int(first), int(last), int(step))
+            given["numbers"] = _check_numbers(int(first), int(last), int(step))
+        if not isinstance(given["modality"], str) or not given["modality"]:
+            raise TypeError("modality is no text")
         return SourcePreparation(**given)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        text = messages.shorten(f"{type(error).__name__}: {error}", 200)
         raise errors.UserError(
-            f"{where}: no description of prepared slices ({type(error).__name__}: {error}); "
+            f"{where}: no description of prepared slices ({text}); "
             "accepted: JSON with 'geometry' and 'modality'"
         ) from error
+
+
+def _check_numbers(first: int, last: int, step: int) -> tuple[int, int, int]:
+    # As many slices as they claim are sampled from a scan: a step of 0 would be no end of them.
+    if step < 1 or not first <= last < first + _MOST_SLICES * step:
+        raise ValueError(f"numbers {first}, {last}, {step}")
+    return first, last, step
 
 
 def describe_source(
@@ -96,7 +106,7 @@ def describe_source(
     path = epath.Path(root) / DATASET
     if not root or not path.exists():
         return None
-    found = from_dict(_read(path) | {"modality": modality}, str(path))
+    found = from_dict(json_file.read_object(path) | {"modality": modality}, str(path))
     # A folder of 256 px serves a run of 128 px: the same square, fewer pixels.
     geometry = dataclasses.replace(found.geometry, image_size=image_size)
     return dataclasses.replace(found, geometry=geometry)
@@ -108,16 +118,4 @@ def read(path: epath.PathLike) -> SourcePreparation:
     Raises:
       UserError: unreadable, or something else.
     """
-    return from_dict(_read(epath.Path(path)), str(path))
-
-
-def _read(path: epath.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise errors.UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise errors.UserError(f"{path}: no table of values; accepted: JSON with 'geometry'")
-    return values
+    return from_dict(json_file.read_object(path), str(path))

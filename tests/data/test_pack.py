@@ -242,3 +242,12 @@ def test_command(roots, tmp_path, capsys):
     assert pack.main([*arguments[:2], "--format=zip"]) == 2
     message = "error: format: found 'zip', accepted: array_record, tfds\n"
     assert capsys.readouterr().err.endswith(message)
+
+
+def test_packing_tells_what_it_passes_over(tmp_path):
+    _write_folder(tmp_path / "png", kinds=("T1",))
+    picture = tmp_path / "png" / "test" / "test-c0-slice_9-T1.png"
+    shutil.copy(picture, picture.with_name("test-c0-slice_9-seg.png"))
+    lines = pack.pack(tmp_path / "png", tmp_path / "out", ("array_record",))
+    assert any("1 files '-seg.png' are not taken" in line for line in lines)
+    assert not list((tmp_path / "out").glob("*-seg*"))

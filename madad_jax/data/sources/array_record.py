@@ -14,12 +14,13 @@ from typing import Any
 
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, json_file, messages
 from madad_jax.data.sources import encoded as encoded_lib
 from madad_jax.data.sources import png_folder, png_pixels, shards
 from madad_jax.data.sources import record as record_lib
 
 RECORDS_PER_SHARD = 4096  # about 150 MB of 8-bit slices of 256 px
+_MOST_INDEX = 1 << 30  # 150 bytes a slice: seven million of them.
 _LENGTHS = struct.Struct("<3I")
 
 
@@ -142,13 +143,14 @@ def read_index(root: epath.Path, split: str, modality: str) -> dict[str, Any]:
         raise errors.UserError(
             f"'{path}' does not exist; '{root}' holds: {', '.join(found) or 'nothing packed'}"
         )
+    index = json_file.read_object(path, most_bytes=_MOST_INDEX)
     try:
-        index = json.loads(path.read_text())
         # Made and dropped: entries of another version fail here, where the file is named.
         [record_lib.Record(**entry) for entry in index["records"]]
         str(index["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
-        raise errors.UserError(f"'{path}' is no index of packed slices: {error}") from error
+        text = messages.shorten(f"{type(error).__name__}: {error}")
+        raise errors.UserError(f"'{path}' is no index of packed slices: {text}") from error
     return index
 
 
