@@ -56,6 +56,8 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
         values = {**values.get("options", {}), **values}  # where `dataset.json` has them
         # Others belong to other programs, or to later versions.
         given = {key: value for key, value in values.items() if key in known}
+        if not isinstance(given["geometry"], dict):
+            raise TypeError("geometry is no table")
         given["geometry"] = geometry_lib.from_dict(dict(given["geometry"]))
         if "shift" in given:
             x, y, z = given["shift"]
