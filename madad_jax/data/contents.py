@@ -2,7 +2,7 @@
 
 Lesions where a split says healthy, lesions that hang on one pixel once they are resized, pictures
 that fill a corner of their file's range, one split scaled unlike another. All segmentations of a
-split are read (a tenth of a millisecond each), and the pixels of 64 slices; of a remote store 256
+split are read (under a millisecond each), and the pixels of 64 slices; of a remote store 256
 segmentations. Lines and no refusals: a folder may hold on purpose what these rules doubt.
 """
 

@@ -104,7 +104,7 @@ def describe_source(
     path = epath.Path(root) / DATASET
     if not root or not path.exists():
         return None
-    found = from_dict(_read(path) | {"modality": modality}, str(path))
+    found = from_dict(json_file.read_object(path) | {"modality": modality}, str(path))
     # A folder of 256 px serves a run of 128 px: the same square, fewer pixels.
     geometry = dataclasses.replace(found.geometry, image_size=image_size)
     return dataclasses.replace(found, geometry=geometry)
@@ -116,8 +116,4 @@ def read(path: epath.PathLike) -> SourcePreparation:
     Raises:
       UserError: unreadable, or something else.
     """
-    return from_dict(_read(epath.Path(path)), str(path))
-
-
-def _read(path: epath.Path) -> dict[str, Any]:
-    return json_file.read_object(path)
+    return from_dict(json_file.read_object(path), str(path))

@@ -138,6 +138,7 @@ class Evaluation:
         self, source: record_lib.Source, what: str
     ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
         pairs = scorer_lib.score_batches(self._scorer, self._batches_of(source), what)
+        pairs = _checked(pairs, source.records, self._scorer.name)
         if self._options.smooth_slices > 0:
             return across_slices.smooth(pairs, source.records, self._options.smooth_slices)
         return pairs
@@ -145,17 +146,10 @@ class Evaluation:
     def _row_maps(
         self, source: record_lib.Source, batch: Batch, out: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Maps in [0, 1] of every row: the baselines, then a row for each signal.
-
-        Raises UserError for NaN or infinity in one, with row and slice.
-        """
+        """Maps in [0, 1] of every row: the baselines, then a row for each signal."""
         maps = self._baselines.maps(batch, source.records)
         for signal, suffix in signals.SIGNALS.items():
             if signal in out:
-                # Before clipping, which would make a score of 1 of what is infinite.
-                for index, values in zip(batch["index"], out[signal], strict=True):
-                    row = self._scorer.name + suffix
-                    finite.check(values, f"{row}, slice {source.records[index].id}")
                 maps[self._scorer.name + suffix] = np.clip(out[signal], 0.0, 1.0)
         return maps
 
@@ -212,6 +206,21 @@ class Evaluation:
             row: _build_evaluator(threshold, slices_of, self._options)
             for row, threshold in self.thresholds.items()
         }
+
+
+def _checked(
+    pairs: Iterable[tuple[Batch, dict[str, np.ndarray]]],
+    records: Sequence[record_lib.Record],
+    name: str,
+) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+    """The same pairs. Raises UserError for NaN or infinity, with row and slice."""
+    # Before maps are clipped, which would make a score of 1 of what is infinite, and smoothed over
+    # slices, which would spread it.
+    for batch, out in pairs:
+        for signal, suffix in signals.SIGNALS.items():
+            for index, values in zip(batch["index"], out.get(signal, ()), strict=signal in out):
+                finite.check(values, f"{name}{suffix}, slice {records[index].id}")
+        yield batch, out
 
 
 def _choose_threshold(

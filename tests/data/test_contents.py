@@ -165,3 +165,11 @@ def test_a_healthy_cohort_without_a_test_split_says_what_to_do(tmp_path, write_s
     write_plain(write_slice, "test_healthy", "b-slice_1")
     with pytest.raises(errors.UserError, match=r"test' does not exist; found: test_healthy, train"):
         png_folder.PngFolder(str(tmp_path), split="test", modality="T1", image_size=8)
+
+
+def test_the_advice_for_a_healthy_cohort_can_be_pasted(tmp_path, write_slice):
+    write_plain(write_slice, "test_healthy", "b-slice_1")
+    with pytest.raises(errors.UserError) as error:
+        png_folder.PngFolder(str(tmp_path), split="test", modality="T1", image_size=8)
+    assert "--mode=train" in str(error.value)
+    assert "--config.eval.sets=\"('test_healthy',)\"" in str(error.value)

@@ -274,3 +274,12 @@ def test_an_index_of_another_kind_is_named(tmp_path, index):
     with pytest.raises(errors.UserError, match=r"train-T1\.json") as error:
         array_record.read_index(epath.Path(tmp_path), "train", "T1")
     assert "\n" not in str(error.value)
+
+
+def test_packing_tells_what_it_passes_over(tmp_path):
+    _write_folder(tmp_path / "png", kinds=("T1",))
+    picture = tmp_path / "png" / "test" / "test-c0-slice_9-T1.png"
+    shutil.copy(picture, picture.with_name("test-c0-slice_9-seg.png"))
+    lines = pack.pack(tmp_path / "png", tmp_path / "out", ("array_record",))
+    assert any("1 files '-seg.png' are not taken" in line for line in lines)
+    assert not list((tmp_path / "out").glob("*-seg*"))

@@ -104,3 +104,36 @@ def test_values_that_no_preparation_has_are_refused_in_one_line(tmp_path, change
         provenance.read(tmp_path / "preparation.json")
     said = str(error.value)
     assert "preparation.json" in said and len(said) < 400 and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"numbers": [0, 5, 0]},
+        {"numbers": [5, 0, 1]},
+        {"numbers": [0, 10**9, 1]},
+        {"numbers": [0, float("inf"), 1]},
+        {"numbers": "abc"},
+        {"modality": 7},
+        {"modality": ""},
+        {"shift": [1]},
+        {"options": [1]},
+        {"geometry": []},
+    ],
+)
+def test_a_preparation_that_none_made_is_refused(tmp_path, change):
+    made = provenance.describe_source(
+        name="cohort", root="", modality="T1", image_size=32, cohort=None
+    )
+    path = tmp_path / "preparation.json"
+    path.write_text(json.dumps(made.to_dict() | change))
+    with pytest.raises(errors.UserError, match=r"preparation\.json"):
+        provenance.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "[" * 100_000, "{", "\ud800"])
+def test_a_preparation_that_is_no_json_object_is_refused(tmp_path, text):
+    path = tmp_path / "preparation.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(errors.UserError, match=r"preparation\.json"):
+        provenance.read(path)

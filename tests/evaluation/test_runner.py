@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from madad_jax.core import errors
 from madad_jax.data.sources import record
 from madad_jax.evaluation import baselines, runner
 from madad_jax.evaluation import scorer as scorer_lib
@@ -108,3 +109,32 @@ def test_rows_of_a_set_stand_in_the_order_of_the_report(evaluation, tmp_path):
     assert [row["learns"] for row in rows] == [False, False, False, True]
     assert rows[-1]["difference"]["to"] in names[:3]
     assert (tmp_path / "subjects.npz").exists() and (tmp_path / "scans.csv").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("smooth_slices", [0.0, 1.0])
+def test_a_map_that_is_no_number_names_method_and_slice(value, smooth_slices):
+    class Broken(Scorer):
+        def __call__(self, number, batch):
+            maps = batch["image"][..., 0].copy()
+            maps[1, 3, 3] = value
+            return {"map": maps, "reconstruction": batch["image"]}
+
+    options = runner.Options(SIDE, 0.0, 0.05, bootstrap=0, panels=0, smooth_slices=smooth_slices)
+    out = runner.Evaluation(Broken(), options, batches_of)
+    out.fit_baselines(Source(2, 3, "t"))
+    with pytest.raises(errors.UserError, match="fake, slice v1: found NaN or infinity"):
+        out.choose_thresholds(Source(2, 3, "v"))
+
+
+def test_a_set_of_healthy_slices_has_false_alarms_and_no_figures(evaluation, tmp_path):
+    def without_lesions(source):
+        for batch in batches_of(source):
+            yield {**batch, "segmentation": np.zeros_like(batch["segmentation"])}
+
+    evaluation._batches_of = without_lesions
+    rows = evaluation.score_set("test_healthy", Source(2, 4), None, epath.Path(tmp_path), {})
+    assert {row["ap"] for row in rows} == {None} and {row["n_healthy_slices"] for row in rows} == {
+        8
+    }
+    assert all(0 <= row["false_alarm_pixels_healthy"] <= 1 for row in rows)

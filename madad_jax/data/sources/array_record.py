@@ -20,8 +20,8 @@ from madad_jax.data.sources import png_folder, png_pixels, shards
 from madad_jax.data.sources import record as record_lib
 
 RECORDS_PER_SHARD = 4096  # about 150 MB of 8-bit slices of 256 px
+_MOST_INDEX = 1 << 30  # 150 bytes a slice: seven million of them.
 _LENGTHS = struct.Struct("<3I")
-_MOST_INDEX = 2**30  # A hundred bytes a slice: of ten million slices.
 
 
 def pack(encoded: encoded_lib.EncodedSlice) -> bytes:

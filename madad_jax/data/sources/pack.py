@@ -48,6 +48,8 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
                 source = png_folder.PngFolder(
                     str(root), split=split, modality=modality, image_size=8
                 )
+                # What is passed over here is not in the shards either, where nobody can see it.
+                lines += [f"{root / split}: {note}" for note in source.notes]
                 made = array_record.write(source, out, split, modality)
                 lines.append(f"{out}/{split}-{modality}: {len(source)} slices{_state(made)}")
         _copy_geometry(root, out)

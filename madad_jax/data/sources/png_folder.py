@@ -136,7 +136,7 @@ def _explain_missing(root: epath.Path, split: str) -> str:
         # A cohort of healthy people: nothing is wrong with it, and there is nothing to find.
         advice = (
             "a cohort without lesions is trained on with --mode=train, or with "
-            "--config.eval.sets='('test_healthy',)' scored for false alarms alone"
+            "--config.eval.sets=\"('test_healthy',)\" scored for false alarms alone"
         )
     return f"data folder '{root / split}' does not exist{found}; {advice}"
 
