@@ -14,8 +14,8 @@ from madad_jax.scans import volumes
 
 # A brain alone measures no more; what measures less is a piece that nobody can judge.
 STRIPPED_ML = (200.0, 2500.0)
-# Of the range of brightness. Heads of IXI, whole, cut, or scaled to 70 %, had 0.12 and more (0.11 at
-# half size); their brains stripped in several ways, and those of MS patients, 0.07 at most.
+# Of the range of brightness. Heads of IXI, whole, cut, or scaled to 70 %, had 0.12 and more (0.11
+# at half size); their brains stripped in several ways, and MS patients' brains, 0.07 at most.
 _DIP = 0.09
 _VOXEL_MM = 2.4  # Larger voxels are taken as they are, smaller ones thinned out.
 _SHELL_MM = 2.0
