@@ -92,6 +92,14 @@ def test_stripped_brains_of_every_contrast(contrast, more):
     assert skull.is_stripped(scan(only[box]))
 
 
+def test_white_matter_as_dark_as_air_is_no_air():
+    """A stripped T2 whose fluid is so bright that most of the brain is dark."""
+    data, brain = head("T2")
+    away = ndimage.distance_transform_edt(brain) * VOXEL
+    bright = np.where(away <= 6.0, 8000.0, data)
+    assert skull.is_stripped(scan(np.where(brain, bright, 0.0)))
+
+
 @pytest.mark.parametrize("background", [0.0, -4.0, -1024.0])
 def test_a_stripped_brain_may_lie_in_any_constant(background):
     data, brain = head()
