@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.core import errors
+from madad_jax.core import errors, json_file
 
 _META = "meta"
 # What numpy, zipfile, json and a reader's own look-ups raise on damaged bytes. zipfile takes a
@@ -60,6 +60,6 @@ def open_bytes(
     try:
         # Pickles could run code, and none of our arrays needs one.
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            yield json.loads(bytes(arrays[_META])), arrays
+            yield json_file.parse_object(bytes(arrays[_META]), f"{name}: {_META}"), arrays
     except _DAMAGE as error:
         raise errors.UserError(f"{name}: not {what}: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from madad_jax.core import errors
+from madad_jax.core import errors, json_file
 from madad_jax.metrics import archives, bootstrap, intervals, scan_stacks
 from madad_jax.metrics import histogram as histogram_lib
 
@@ -234,7 +234,7 @@ def from_bytes(content: bytes, name: str) -> Calibration:
             for i, entry in enumerate(meta["entries"])
         }
         options = {k: scan_stacks.Options(**v) for k, v in meta["options"].items()}
-        return Calibration(healthy, options, meta["facts"])
+        return Calibration(healthy, options, json_file.as_object(meta["facts"], name))
 
 
 def _read_healthy(arrays: Mapping[str, np.ndarray], i: int, subjects: list[str]) -> Healthy:
