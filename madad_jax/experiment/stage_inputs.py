@@ -120,14 +120,15 @@ def _bind(
     workdir: workdir_lib.Workdir, stage: str, found: Sequence[Weights], digest_at: DigestAt
 ) -> None:
     now = {w.key: w for w in found}
-    before, begun = noted(workdir, stage), is_begun(workdir, stage)
+    known, begun = noted(workdir, stage), is_begun(workdir, stage)
+    before = known
     if begun:
         if not (workdir.trained / stage / FILE).exists():
             before = _of_older(workdir, stage, now, digest_at)
         _compare(workdir, stage, before, now)
     entries = {key: _entry(workdir, w, before.get(key, {})) for key, w in now.items()}
     # Another's folder (`eval.run`) is only read.
-    if entries != before and not (begun and workdir.trained != workdir.folder):
+    if entries != known and not (begun and workdir.trained != workdir.folder):
         _write(workdir, stage, entries)
 
 

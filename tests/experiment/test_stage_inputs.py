@@ -15,6 +15,7 @@ from madad_jax.assembly import parts
 from madad_jax.checkpoints import digests, reader
 from madad_jax.checkpoints import saver as saver_lib
 from madad_jax.core import errors
+from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import (
     frozen_weights,
     report_stage,
@@ -24,7 +25,17 @@ from madad_jax.experiment import (
     trained_weights,
     workdir,
 )
+from madad_jax.experiment import inputs as inputs_lib
+from madad_jax.runtime import stop as stop_lib
 from madad_jax.training import state as state_lib
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What our loggers say, whether or not a command has run in this process before."""
+    monkeypatch.setattr(logging.getLogger("madad_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "madad_jax")
+    return caplog
 
 
 def save(run, stage, value):
@@ -131,7 +142,7 @@ def test_two_runs_share_one_autoencoder_through_a_link(tmp_path):
         bind(tmp_path / name, **{"autoencoder.checkpoint": str(tmp_path / "ae")})
 
 
-def test_a_run_without_digests_is_taken_and_given_them(run, caplog):
+def test_a_run_without_digests_is_taken_and_given_them(run):
     (run / "denoiser" / "inputs.json").unlink()
     _, where = bind(run)
     assert len(stage_inputs.noted(where, "denoiser")["autoencoder.checkpoint"]["digest"]) == 64
@@ -140,19 +151,17 @@ def test_a_run_without_digests_is_taken_and_given_them(run, caplog):
         bind(run)
 
 
-def test_an_older_run_whose_autoencoder_moved_is_taken_with_a_line(tmp_path, caplog):
+def test_an_older_run_whose_autoencoder_moved_is_taken_with_a_line(tmp_path, log):
     save(tmp_path / "ae", "autoencoder", 1.0)
     bind(tmp_path / "run", **{"autoencoder.checkpoint": str(tmp_path / "ae")})
     save(tmp_path / "run", "denoiser", 2.0)
     (tmp_path / "run" / "denoiser" / "inputs.json").unlink()
     (tmp_path / "ae").rename(tmp_path / "moved")
-    with caplog.at_level(logging.WARNING, "madad_jax"):
-        logging.getLogger("madad_jax").addHandler(caplog.handler)
-        bind(tmp_path / "run", **{"autoencoder.checkpoint": str(tmp_path / "moved")})
-    assert "kept no digest of the autoencoder weights" in caplog.text
+    bind(tmp_path / "run", **{"autoencoder.checkpoint": str(tmp_path / "moved")})
+    assert "kept no digest of the autoencoder weights" in log.text
 
 
-def test_initial_weights_matter_until_the_training_is_finished(tmp_path, caplog):
+def test_initial_weights_matter_until_the_training_is_finished(tmp_path, log):
     save(tmp_path, "autoencoder", 1.0)
     save(tmp_path / "other", "denoiser", 5.0)
     init = {"denoiser.init": str(tmp_path / "other")}
@@ -164,9 +173,8 @@ def test_initial_weights_matter_until_the_training_is_finished(tmp_path, caplog)
     with pytest.raises(errors.UserError, match=r"trained on other initial weights.* holds none"):
         bind(tmp_path)
     (tmp_path / "denoiser" / "complete.json").write_text("{}")
-    logging.getLogger("madad_jax").addHandler(caplog.handler)
     bind(tmp_path, **init)
-    assert "needs them no more" in caplog.text
+    assert "needs them no more" in log.text
     shutil.rmtree(tmp_path / "other")
     bind(tmp_path, **init)
 
@@ -215,18 +223,17 @@ class Slices:
         return self._sizes
 
 
-def test_other_slices_are_counted_and_the_same_ones_elsewhere_are_no_change(run, caplog):
+def test_other_slices_are_counted_and_the_same_ones_elsewhere_are_no_change(run, log):
     where = workdir.Workdir(run)
     first = Slices({"a": "1+1", "b": "2+2", "c": "3+3"})
     assert slice_changes.compare(where, "denoiser", {"train": first}) == []  # noted
-    logging.getLogger("madad_jax").addHandler(caplog.handler)
-    assert slice_changes.compare(where, "denoiser", {"train": first}) == [] and not caplog.text
+    assert slice_changes.compare(where, "denoiser", {"train": first}) == [] and not log.text
     other = Slices({"a": "1+1", "b": "2+9", "d": "4+4", "e": "5+5"})
     found = slice_changes.compare(where, "denoiser", {"train": other})
     assert found == ["train: 2 added, 1 removed, 1 changed of 3, as d"]
-    assert found[0] in caplog.text and caplog.text.count("denoiser: the slices are not") == 1
+    assert found[0] in log.text and log.text.count("denoiser: the slices are not") == 1
     slice_changes.compare(where, "denoiser", {"train": other})
-    assert caplog.text.count("denoiser: the slices are not") == 1, "said twice"
+    assert log.text.count("denoiser: the slices are not") == 1, "said twice"
 
 
 def test_a_stage_without_weights_notes_the_slices_of_today(tmp_path):
@@ -249,28 +256,28 @@ def test_numbers_of_a_finished_stage_are_numbers(tmp_path):
 
 @pytest.mark.parametrize("start,said", [(10, True), (9, False)])
 def test_a_discriminator_that_never_acts_is_said_before_training(
-    tmp_path, monkeypatch, caplog, start, said
+    tmp_path, monkeypatch, log, start, said
 ):
     config = default.get_config()
     config.autoencoder.train.steps = 10
     config.autoencoder.loss.disc_start = start
     made = parts.assemble(config)
-    inputs = types.SimpleNamespace(source=lambda split: Slices({"a": "1+1"}))
-    logging.getLogger("madad_jax").addHandler(caplog.handler)
+    inputs = inputs_lib.Inputs(made.data, mesh_lib.make_mesh(), 1)
+    monkeypatch.setattr(inputs, "source", lambda split: Slices({"a": "1+1"}))
     trained = []
 
     def train(*args, **kwargs):
-        trained.append(caplog.text)
+        trained.append(log.text)
         return 10
 
     monkeypatch.setattr(stages.training_stage, "train", train)
-    stages.train_autoencoder(made, workdir.of_parts(made, tmp_path), inputs, None)
+    stop = stop_lib.GracefulStop()
+    stages.train_autoencoder(made, workdir.of_parts(made, tmp_path), inputs, stop)
     found = "the discriminator never acts: autoencoder.loss.disc_start=10" in trained[0]
     assert found == said
 
 
-def test_rows_of_other_weights_are_said(run, caplog):
-    logging.getLogger("madad_jax").addHandler(caplog.handler)
+def test_rows_of_other_weights_are_said(run, log):
     known = next(iter(reader.weights_digests(run / "denoiser" / "checkpoints").values()))
     rows = [
         {"method": "mean image", "learns": False, "weights": "0" * 16},
@@ -278,9 +285,7 @@ def test_rows_of_other_weights_are_said(run, caplog):
         {"method": "madad", "set": "test", "learns": True, "weights": known[:16]},
     ]
     report_stage._warn_of_other_weights(workdir.Workdir(run), rows)
-    assert not caplog.text
+    assert not log.text
     rows[2]["weights"] = "f" * 16
     report_stage._warn_of_other_weights(workdir.Workdir(run), rows)
-    assert (
-        "1 rows of results.jsonl are of other weights than those of today, as madad" in caplog.text
-    )
+    assert "1 rows of results.jsonl are of other weights than those of today, as madad" in log.text

@@ -10,6 +10,14 @@ from madad_jax.core import errors
 from madad_jax.experiment import workdir
 
 
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What our loggers say, whether or not a command has run in this process before."""
+    monkeypatch.setattr(logging.getLogger("madad_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "madad_jax")
+    return caplog
+
+
 def begin(folder, **keys):
     config = default.get_config()
     config.update_from_flattened_dict(keys)
@@ -51,16 +59,14 @@ def test_a_loss_that_is_not_finite_is_answered_in_the_same_words(tmp_path, stage
     assert (f"--config.denoiser.init={tmp_path}" in advice) == (stage == "denoiser")
 
 
-def test_how_a_network_is_computed_may_change_with_a_line(tmp_path, caplog):
+def test_how_a_network_is_computed_may_change_with_a_line(tmp_path, log):
     begin(tmp_path)
-    logging.getLogger("madad_jax").addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO, "madad_jax"):
-        changed = {key: value for key, value in config_record.EXECUTION.items()}
-        begin(tmp_path, **changed)
-        assert not caplog.text
-        begin(tmp_path, **{"denoiser.attention": "xla", "denoiser.remat": True})
-    assert "denoiser.attention: 'chunked' -> 'xla'" in caplog.text
-    assert "denoiser.remat: False -> True" in caplog.text
+    changed = {key: value for key, value in config_record.EXECUTION.items()}
+    begin(tmp_path, **changed)
+    assert not log.text
+    begin(tmp_path, **{"denoiser.attention": "xla", "denoiser.remat": True})
+    assert "denoiser.attention: 'chunked' -> 'xla'" in log.text
+    assert "denoiser.remat: False -> True" in log.text
 
 
 def test_defaults_of_execution_are_those_of_the_config():
