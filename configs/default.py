@@ -201,7 +201,7 @@ def _eval():
         spacing_mm=(0.0, 0.0, 0.0),  # between slices, rows, columns; 0: as slices were prepared
         postprocess="none",  # of whole scans, before they are judged: none | pddpm | dae
         batch_size=16,  # global
-        checkpoint="best",  # best (by validation loss) | latest
+        checkpoint="best",  # best (by validation loss; an autoencoder's by reconstruction) | latest
         false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold
         mean_image_band=0,  # mean training image per so many slice numbers; 0: one for all
         bootstrap=200,  # subject-level draws for the intervals

@@ -51,6 +51,12 @@ class Cell:
         """The run's parts. Raises UserError for a value that cannot be."""
         return parts_lib.assemble(self.config)
 
+    def scored_runs(self) -> tuple[epath.Path, epath.Path | None]:
+        """(folder whose denoiser is scored, folder of its autoencoder; None where it has none)."""
+        autoencoder = self.config.autoencoder.checkpoint
+        trained = epath.Path(self.config.eval.run or self.folder)
+        return trained, epath.Path(autoencoder) if autoencoder else None
+
     def autoencoder_config(self) -> Any:
         """The config that trains the shared autoencoder in its own folder."""
         alone = copy.deepcopy(self.config)
@@ -60,7 +66,7 @@ class Cell:
 
     def digest(self, *, seed: bool = True) -> str:
         """Of everything that decides the cell's figures; where files lie does not."""
-        plain = config_record.plain(self.config)
+        plain = config_record.plain_execution(config_record.plain(self.config))
         # Where things lie and how fast they are read changes no figure.
         for key in ("root", "cache_dir", "latents_dir", "num_threads"):
             plain["data"].pop(key)
@@ -170,12 +176,19 @@ def _share_autoencoder(c: Any, root: epath.Path) -> epath.Path | None:
     """
     if not methods.stands_on_latents(c) or c.autoencoder.checkpoint:
         return None
-    keys = config_record.flatten(config_record.plain(c), config_record.AUTOENCODER_KEYS)
-    # Not `json_digest`, whose text differs: folders of tables that were begun keep their names.
-    digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
-    folder = root / _AUTOENCODERS / digest[:16]
+    record = config_record.plain(c)
+    folder = _autoencoder_folder(root, record)
+    if not folder.exists():  # how it is computed makes no other one
+        folder = _autoencoder_folder(root, config_record.plain_execution(record))
     c.autoencoder.checkpoint = os.fspath(folder)
     return folder
+
+
+def _autoencoder_folder(root: epath.Path, record: dict[str, Any]) -> epath.Path:
+    keys = config_record.flatten(record, config_record.AUTOENCODER_KEYS)
+    # Not `json_digest`, whose text differs: folders of tables that were begun keep their names.
+    digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+    return root / _AUTOENCODERS / digest[:16]
 
 
 def _override(c: Any, text: str) -> None:

@@ -38,6 +38,23 @@ _FREE = (
     "denoiser.convolution",
 )
 
+# How a network is computed and not what: {key: what runs anywhere}. The weights are those of any
+# other choice, so that a run may go on, or be evaluated, with another.
+EXECUTION = {
+    "autoencoder.attention": "chunked",
+    "autoencoder.chunk": 0,
+    "autoencoder.convolution": "auto",
+    "autoencoder.remat": False,
+    "denoiser.attention": "chunked",
+    "denoiser.convolution": "auto",
+    "denoiser.remat": False,
+    "denoiser.scan": False,
+}
+# Where weights lie. A stage is bound to what they are (`experiment.stage_inputs`).
+WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init")
+# Attention that needs a library, or a device, that not every machine has.
+_NOT_EVERYWHERE = ("cudnn",)
+
 # Keys that had another name in earlier versions, the longer ones first: {old: new}. A name
 # stands for itself and for all that lies under it.
 RENAMED = {
@@ -89,6 +106,36 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     for key in keys:
         section, *leaf = key.split(".")
         walk(key, record[section][leaf[0]] if leaf else record[section])
+    return out
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(keys that make another result, keys of execution) whose values differ in two records.
+
+    Keys that only the older record has were dropped since, and change nothing.
+    """
+    differ = [k for k in now if (k not in then or then[k] != now[k]) and k not in WEIGHTS]
+    execution = [k for k in differ if k in EXECUTION and k in then]
+    return [k for k in differ if k not in EXECUTION], execution
+
+
+def runs_anywhere(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole config whose networks need nothing that a machine may lack."""
+    out = dict(record)
+    for name in ("autoencoder", "denoiser"):
+        section = out.get(name)
+        if isinstance(section, Mapping) and section.get("attention") in _NOT_EVERYWHERE:
+            out[name] = {**section, "attention": EXECUTION[f"{name}.attention"]}
+    return out
+
+
+def plain_execution(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole config with every key of execution at one value: for digests of what is computed."""
+    out = dict(record)
+    for key, value in EXECUTION.items():
+        section, name = key.split(".")
+        if name in out.get(section, {}):
+            out[section] = {**out[section], name: value}
     return out
 
 

@@ -59,6 +59,11 @@ class StagePlan:
     checkpoint_minutes: float
     keep_latest: int
 
+    @property
+    def optim_key(self) -> str:
+        """The config's section of its optimiser, for messages."""
+        return f"{self.key.removesuffix('train')}optim"
+
     def budget(self, num_slices: int) -> Budget:
         """`steps` when positive, else `epochs` passes over `num_slices`.
 
@@ -87,8 +92,8 @@ class StagePlan:
             **settings,
         )
 
-    def options(self, planned: Budget) -> trainer.Options:
-        """How long the trainer runs and how often it logs, validates and saves."""
+    def options(self, planned: Budget, selected_by: str = "loss") -> trainer.Options:
+        """How long the trainer runs, how often it logs, validates and saves, and what is best."""
         return trainer.Options(
             stage=self.stage,
             steps=planned.steps,
@@ -100,6 +105,7 @@ class StagePlan:
             checkpoint_every=self.checkpoint_every,
             checkpoint_minutes=self.checkpoint_minutes,
             keep_latest=self.keep_latest,
+            selected_by=selected_by,
         )
 
 

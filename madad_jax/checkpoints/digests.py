@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from madad_jax.core import trees
+from madad_jax.core import json_digest, trees
 from madad_jax.core.types import UInt32
 
 # Odd constants with well spread bits; lanes differ in the index keys and in the multipliers.
@@ -104,3 +104,8 @@ def tree_digests(tree: Any) -> dict[str, str]:
         path: f"{trees.signature(leaf)}:{lanes[path][0]:08x}{lanes[path][1]:08x}"
         for path, leaf in flat.items()
     }
+
+
+def weights_digest(tree: Any) -> str:
+    """One digest of a whole tree: sha256 of the JSON text of `tree_digests`."""
+    return json_digest.json_digest(tree_digests(tree))

@@ -8,7 +8,6 @@ tries, then all agree on the outcome.
 import contextlib
 import errno
 import functools
-import json
 import logging
 import math
 import sys
@@ -23,7 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from madad_jax.checkpoints import digests
-from madad_jax.core import errors, json_digest, trees
+from madad_jax.core import errors, json_digest, json_file, trees
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,14 +86,20 @@ def read_record(directory: epath.PathLike, step: int) -> dict[str, Any]:
 
 
 def best(records: Mapping[int, Mapping[str, Any]]) -> int | None:
-    """The step with the best metric among `records` by step; the latest of equals."""
-    scores = {}
-    for step, record in sorted(records.items()):
-        rule = record["best"]
-        if rule and rule["metric"] in record["metrics"]:
-            sign = 1 if rule["mode"] == "max" else -1
-            scores[step] = (sign * record["metrics"][rule["metric"]], step)
-    return max(scores, key=scores.__getitem__) if scores else None
+    """The step with the best metric among `records` by step; the latest of equals.
+
+    By the newest step's rule: a run that a later version continues may have steps of two, whose
+    figures do not compare. The rule of steps that are there is not exchanged, since what was
+    trained on the best of them would then meet other weights.
+    """
+    for rule in (records[step]["best"] for step in sorted(records, reverse=True)):
+        if not rule:
+            continue
+        name, sign = rule["metric"], 1 if rule["mode"] == "max" else -1
+        known = {s: r["metrics"][name] for s, r in records.items() if name in r["metrics"]}
+        if known:
+            return max(known, key=lambda step: (sign * known[step], step))
+    return None
 
 
 def steps_of(directory: epath.PathLike) -> list[int]:
@@ -112,8 +117,8 @@ def steps_of(directory: epath.PathLike) -> list[int]:
     return steps
 
 
-def candidates(directory: epath.PathLike, step: str | int) -> list[int]:
-    """Steps to try, in this order, for "best", "latest" or a number.
+def candidates(directory: epath.PathLike, step: str | int, *, quiet: bool = False) -> list[int]:
+    """Steps to try, in this order, for "best", "latest" or a number; `quiet` logs nothing.
 
     Raises:
       UserError: no checkpoint, or none of that number.
@@ -134,14 +139,36 @@ def candidates(directory: epath.PathLike, step: str | int) -> list[int]:
         try:
             records[number] = read_record(directory, number)
         except DamagedError as error:
-            _LOG.warning("checkpoint %s/%d is damaged: %s", directory, number, error)
+            if not quiet:
+                _LOG.warning("checkpoint %s/%d is damaged: %s", directory, number, error)
     order = []
     while (number := best(records)) is not None:
         order.append(number)
         del records[number]
-    if not order:
+    if not order and not quiet:
         _LOG.info("%s: no checkpoint has a metric, taking the newest", directory)
     return order + [number for number in newest_first if number not in order]
+
+
+def weights_digests(directory: epath.PathLike, part: str = "") -> dict[int, str]:
+    """{step: digest of its averaged weights}, in the order in which "best" tries them.
+
+    Read from the records alone. Equal to `digests.weights_digest` of what `saver.restore_ema`
+    gives; `part` is a name at the top of that tree. Damage of the arrays shows only when they
+    are read.
+
+    Raises:
+      UserError: no checkpoint, or none with a whole record.
+    """
+    prefix, found = "ema_params/" + (f"{part}/" if part else ""), {}
+    for number in candidates(directory, "best", quiet=True):
+        with contextlib.suppress(DamagedError):
+            arrays = read_record(directory, number)["arrays"]
+            mine = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            found[number] = json_digest.json_digest(mine)
+    if not found:
+        raise errors.UserError(f"{directory}: no checkpoint has a whole record; train it again")
+    return found
 
 
 def read_step(
@@ -222,10 +249,10 @@ def _check_model(folder: epath.Path, targets: Mapping[str, Any], arrays: Mapping
 def _read_json(folder: epath.Path) -> Any:
     path = folder / _JSON_FILE
     try:
-        return json.loads(path.read_bytes())
+        return json_file.parse(path.read_bytes(), f"{folder.name}/{path.name}")
     except FileNotFoundError as error:
         raise DamagedError(f"{folder.name}: file {path.name} is missing") from error
-    except ValueError as error:  # Also what is not UTF-8.
+    except errors.UserError as error:
         raise DamagedError(f"{folder.name}: not JSON: {error}") from error
 
 

@@ -5,7 +5,6 @@ does. Every file is one atomic write.
 """
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from matplotlib import ticker
 from matplotlib.backends import backend_agg
 from matplotlib.figure import Figure
 
-from madad_jax.core import atomic_files
+from madad_jax.core import atomic_files, errors, json_file
 
 _GROUND, _TEXT, _FAINT = "#0e1116", "#e8eaed", "#5f6670"
 # Apart for the colour-blind too: amber, blue, red.
@@ -224,11 +223,11 @@ def _read_curves(
     """stage -> metric -> split -> {step: value}, in order of first appearance."""
     path = epath.Path(path)
     curves: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in atomic_files.read_bytes(path).splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = json_file.parse_object(line, "a line")
             stage, split, step = str(row["stage"]), str(row["split"]), int(row["step"])
-        except (ValueError, KeyError, TypeError):
+        except (errors.UserError, ValueError, KeyError, TypeError, OverflowError):
             continue  # The torn tail of a killed run.
         for name, value in row.items():
             if name in _RESERVED or isinstance(value, bool | str):

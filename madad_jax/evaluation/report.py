@@ -5,14 +5,15 @@ whether the detector beats the baselines, and which figures looked at the truth.
 Every file is one atomic write.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, json_file, messages
 from madad_jax.evaluation import tables
 from madad_jax.metrics import scan_figures, threshold_counts
 
@@ -58,20 +59,33 @@ def read_results(path: epath.PathLike) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(atomic_files.read_bytes(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict):
+            row = json_file.parse_object(line, f"line {number}")
+        except errors.UserError as error:
             raise errors.UserError(
-                f"{path}: found line {number} that is not a JSON object, "
+                f"{path}: found line {number} that is not a JSON object ({error}), "
                 "accepted: one result row a line"
-            )
+            ) from error
         rows.append(row)
     return rows
+
+
+@contextlib.contextmanager
+def explain_rows(path: epath.PathLike) -> Iterator[None]:
+    """Names the file where a row of it is not as the program writes it, whatever is odd there.
+
+    Raises UserError in place of what the look-ups and formats inside raise.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = messages.shorten(f"{type(error).__name__}: {error}")
+        raise errors.UserError(
+            f"{path}: a row is not as this program writes it ({reason}); evaluate the run again"
+        ) from error
 
 
 def write_report(

@@ -1,17 +1,18 @@
 """What a method reads and does not train: shapes, trained weights, or random ones."""
 
 import dataclasses
-import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from madad_jax.assembly import parts as parts_lib
+from madad_jax.checkpoints import digests
 from madad_jax.core import errors, random_keys
 from madad_jax.core.types import Params
-from madad_jax.experiment import trained_weights
+from madad_jax.experiment import stage_inputs, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
 
 _ENCODER = "autoencoder"
@@ -24,9 +25,11 @@ class FrozenWeights:
     Attributes:
       values: what methods take as `frozen`. On latents `autoencoder` (weights) and
         `scaling_factor` (a scalar); what else the method reads, by name.
+      autoencoder: digest of its weights; "": there is none, or it was not restored.
     """
 
     values: Params
+    autoencoder: str = ""
 
     @classmethod
     def abstract(cls, parts: parts_lib.Parts) -> "FrozenWeights":
@@ -46,7 +49,7 @@ class FrozenWeights:
         parts: parts_lib.Parts,
         workdir: workdir_lib.Workdir,
         mesh: jax.sharding.Mesh,
-        measure: Callable[[Params], float] | None = None,
+        measure: Callable[[Params, str], float] | None = None,
     ) -> "FrozenWeights":
         """Trained weights.
 
@@ -54,21 +57,26 @@ class FrozenWeights:
           parts: of the run.
           workdir: its folder.
           mesh: that the weights are copied over, whole on every device.
-          measure: autoencoder weights -> scaling factor, where the config gives none; None: what
-            the run recorded.
+          measure: (autoencoder weights, their digest) -> scaling factor, where the config gives
+            none; None: what the run recorded.
 
         Raises:
-          UserError: no checkpoint, one of another model, or no recorded factor.
+          UserError: no checkpoint, one of another model, an autoencoder other than the one that
+            the run's denoiser was trained on, or no recorded factor.
         """
-        values = dict(parts.method_weights())
+        values, digest = dict(parts.method_weights()), ""
         if parts.autoencoder is not None:
             weights = trained_weights.restore_autoencoder(parts, workdir, mesh)
+            digest = digests.weights_digest(weights)
+            place = str(trained_weights.autoencoder_checkpoints(parts, workdir).parent.parent)
+            key = stage_inputs.AUTOENCODER
+            stage_inputs.check_read(workdir, "denoiser", key, digest, place)
             factor = parts.autoencoder.scaling_factor
             # 0 asks the run to measure the factor on its own training latents.
             if factor <= 0:
-                factor = measure(weights) if measure else recorded_factor(workdir)
+                factor = measure(weights, digest) if measure else recorded_factor(workdir, digest)
             values |= {_ENCODER: weights, "scaling_factor": np.float32(factor)}
-        return cls(values)
+        return cls(values, digest)
 
     @classmethod
     def random(cls, parts: parts_lib.Parts) -> "FrozenWeights":
@@ -81,17 +89,44 @@ class FrozenWeights:
             values["scaling_factor"] = np.float32(parts.autoencoder.scaling_factor or 1.0)
         return cls(values)
 
+    def digests(self) -> dict[str, Any]:
+        """What of these weights decides the maps: digests by name, and the scaling factor."""
+        found: dict[str, Any] = {}
+        for name, value in self.values.items():
+            if name == "scaling_factor":
+                found[name] = float(value)
+            else:
+                known = name == _ENCODER and self.autoencoder
+                found[name] = known or digests.weights_digest(value)
+        return found
+
     def without_autoencoder(self) -> "FrozenWeights":
         """What is left where latents come from a cache: devices keep its memory for the rest."""
-        return FrozenWeights({k: v for k, v in self.values.items() if k != _ENCODER})
+        values = {k: v for k, v in self.values.items() if k != _ENCODER}
+        return FrozenWeights(values, self.autoencoder)
 
 
-def recorded_factor(workdir: workdir_lib.Workdir) -> float:
-    """The scaling factor that the run measured. Raises UserError where it has not."""
-    path = workdir.trained / "latents" / "complete.json"
-    try:
-        return float(json.loads(path.read_text())["scaling_factor"])
-    except (OSError, ValueError, KeyError) as error:
+def recorded_factor(workdir: workdir_lib.Workdir, digest: str) -> float:
+    """The scaling factor that the run measured.
+
+    Raises:
+      UserError: it has measured none, or on an autoencoder other than that of `digest`.
+    """
+    if not (workdir.trained / "latents" / "complete.json").exists():
         raise errors.UserError(
-            f"{path}: no measured scaling factor; run --mode=train on the run to its end"
-        ) from error
+            f"{workdir.trained}/latents: no measured scaling factor; run --mode=train on the run "
+            "to its end"
+        )
+    factor = workdir.number_here("latents", "scaling_factor")
+    if not measured_on(workdir, digest):
+        raise errors.UserError(
+            f"{workdir.trained}/latents: the scaling factor was measured on other autoencoder "
+            f"weights than those of today (digest {digest[:12]}); give autoencoder.checkpoint the "
+            "weights of before, or train anew in another --workdir"
+        )
+    return factor
+
+
+def measured_on(workdir: workdir_lib.Workdir, digest: str) -> bool:
+    """Whether the recorded factor is of these weights; older records do not say, and are taken."""
+    return workdir.facts_here("latents").get("autoencoder", digest) == digest

@@ -16,7 +16,8 @@ from etils import epath
 from ml_collections import config_dict
 
 from madad_jax.assembly import cells
-from madad_jax.core import atomic_files, errors, signals
+from madad_jax.checkpoints import reader
+from madad_jax.core import atomic_files, errors, json_digest, json_file, signals
 from madad_jax.evaluation import paper_tables, report
 from madad_jax.experiment import preflight, report_stage, stages
 from madad_jax.runtime import agreement
@@ -72,9 +73,8 @@ def _check(table: cells.Table) -> None:
 
 
 def _run(cell: cells.Cell, table: cells.Table, stop: stop_lib.GracefulStop) -> None:
-    marker = cell.folder / _DONE
     digest = cell.digest()
-    if marker.exists() and json.loads(marker.read_text())["digest"] == digest:
+    if _is_done(cell, digest):
         _LOG.info("%s: complete", cell.folder)
         return
     same = _same_figures(cell, table)
@@ -91,6 +91,32 @@ def _run(cell: cells.Cell, table: cells.Table, stop: stop_lib.GracefulStop) -> N
     with agreement.lock(os.fspath(cell.folder), "--workdir"):
         stages.execute(cell.config, os.fspath(cell.folder), mode, stop)
     _store(cell, None, digest)
+
+
+def _is_done(cell: cells.Cell, digest: str) -> bool:
+    """Whether the cell was scored by this config, with the weights that are there today.
+
+    Cells of older versions say nothing of their weights.
+    """
+    marker = cell.folder / _DONE
+    if not marker.exists():
+        return False
+    done = json_file.read_object(marker)
+    return done.get("digest") == digest and done.get("weights", "") in ("", _weights(cell))
+
+
+def _weights(cell: cells.Cell) -> str:
+    """Digest of the weights that the cell scores: its denoiser's and its autoencoder's; "" where
+    some are not there."""
+    trained, autoencoder = cell.scored_runs()
+    folders = [(trained / "denoiser" / "checkpoints", "")]
+    if autoencoder is not None:
+        folders.append((autoencoder / "autoencoder" / "checkpoints", "autoencoder"))
+    try:
+        found = [list(reader.weights_digests(*folder).values())[:1] for folder in folders]
+    except errors.UserError:
+        return ""
+    return json_digest.json_digest(found)
 
 
 def _same_figures(cell: cells.Cell, table: cells.Table) -> cells.Cell | None:
@@ -110,7 +136,8 @@ def _store(cell: cells.Cell, rows: list[dict[str, Any]] | None, digest: str) -> 
         return
     if rows:
         report.append_results(cell.folder / "results.jsonl", rows)
-    atomic_files.write_text(cell.folder / _DONE, json.dumps({"digest": digest}) + "\n")
+    done = {"digest": digest, "weights": _weights(cell)}
+    atomic_files.write_text(cell.folder / _DONE, json.dumps(done) + "\n")
 
 
 # The table.

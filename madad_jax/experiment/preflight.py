@@ -9,7 +9,13 @@ from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches
-from madad_jax.experiment import frozen_weights, latent_cache, score_stage, trained_weights
+from madad_jax.experiment import (
+    frozen_weights,
+    latent_cache,
+    score_stage,
+    stage_inputs,
+    trained_weights,
+)
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.methods import base
@@ -59,7 +65,8 @@ def _identity(parts: parts_lib.Parts) -> str:
     states = [(path, path.stat()) for path in sorted(root.rglob("*.py"))]
     code = [[str(p.relative_to(root)), s.st_size, s.st_mtime_ns] for p, s in states]
     packages = [startup.package_version(name) for name in startup.PACKAGES]
-    return json_digest.json_digest([parts.record, code, packages])
+    # Attention of a library may be there on one machine and missing on the next.
+    return json_digest.json_digest([parts.record, code, packages, jax.default_backend()])
 
 
 def check_programs(parts: parts_lib.Parts) -> None:
@@ -103,12 +110,12 @@ def check_inputs(
         )
     _check_stages(parts, inputs, mode)
     if parts.autoencoder is not None and parts.autoencoder.run:
-        run = parts.autoencoder.run
-        trained_weights.checkpoints_of(run, "autoencoder", "autoencoder.checkpoint")
+        trained_weights.autoencoder_checkpoints(parts, workdir)
     if mode != "train_autoencoder":
         if parts.data.cached_latents:
             latent_cache.folder_of(parts, workdir)
-        if parts.initial_run:
+        # What is begun has weights of its own.
+        if parts.initial_run and not stage_inputs.is_begun(workdir, "denoiser"):
             trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
     if mode == "run":
         if not plan.sets:

@@ -1,12 +1,14 @@
 """`report.md` of a run, and its main table on standard output."""
 
 import logging
+from typing import Any
 
 import jax
 from etils import epath
 
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.core import errors
+from madad_jax.checkpoints import reader
+from madad_jax.core import errors, messages
 from madad_jax.evaluation import report, tables
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.runtime import startup
@@ -30,6 +32,7 @@ def write_report(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> None:
     rows = report.read_results(folder / "results.jsonl")
     if not rows:
         raise errors.UserError(f"{folder} has no results.jsonl; run --mode=evaluate first")
+    _warn_of_other_weights(workdir, rows)
     # Imported late: matplotlib takes a second that a training job need not wait for.
     from madad_jax.evaluation import pictures
 
@@ -37,33 +40,68 @@ def write_report(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> None:
     drawn = pictures.training_curves(curves, workdir.trained / "metrics.jsonl")
     names = ("dice_over_thresholds.png", "froc.png")
     of_sets = [p for name in names for p in sorted((folder / "eval").glob(f"*/{name}"))]
+    with report.explain_rows(folder / "results.jsonl"):
+        _write(parts, workdir, rows, [*([curves] if drawn else []), *of_sets])
+    _LOG.info("report: %s", folder / "report.md")
+
+
+def _warn_of_other_weights(workdir: workdir_lib.Workdir, rows: list[dict[str, Any]]) -> None:
+    """Says which rows were scored with weights that are not there any more."""
+    try:
+        known = reader.weights_digests(workdir.checkpoints("denoiser")).values()
+    except errors.UserError:
+        return  # weights may be elsewhere by now; the rows stand
+    today = {digest[:16] for digest in known}
+    old = [row for row in rows if row.get("learns") and row.get("weights", "") not in ("", *today)]
+    if old:
+        _LOG.warning(
+            "report: %d rows of results.jsonl are of other weights than those of today, as %s on "
+            "%s; evaluate that set again, or remove the rows",
+            len(old),
+            messages.shorten(old[0].get("method")),
+            messages.shorten(old[0].get("set")),
+        )
+
+
+def _write(
+    parts: parts_lib.Parts,
+    workdir: workdir_lib.Workdir,
+    rows: list[dict[str, Any]],
+    curves: list[epath.Path],
+) -> None:
+    folder = workdir.folder
     report.write_report(
         folder / "report.md",
         title=parts.title,
         rows=rows,
         panels=sorted((folder / "eval").glob("*/panels/*.png")),
-        curves=[*([curves] if drawn else []), *of_sets],
+        curves=curves,
         config_summary={
             "preset": parts.preset,
             "changed (the preset says)": "; ".join(parts.preset_changes) or "nothing",
             **parts.summary,
-            "denoiser steps": workdir.facts_here("denoiser")["steps"],
+            "denoiser steps": int(workdir.number_here("denoiser", "steps")),
             "machine": startup.device_line(),
         },
         cohort_note=SYNTHETIC if parts.data.synthetic else "",
         notes=[parts.note] if parts.note else [],
     )
-    _LOG.info("report: %s", folder / "report.md")
 
 
 def print_table(folder: str) -> None:
     """The main table of every set on standard output."""
     if jax.process_index():
         return
-    rows = report.read_results(epath.Path(folder) / "results.jsonl")
+    path = epath.Path(folder) / "results.jsonl"
+    rows = report.read_results(path)
+    with report.explain_rows(path):
+        _print_rows(rows)
+    print(f"report: {epath.Path(folder) / 'report.md'}")
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(str(row["set"]) for row in rows):
         part = [row for row in rows if row["set"] == name]
         kind = "synthetic, embedded cohort" if part[0].get("synthetic") else "slices from disk"
         print(f"\nset {name} ({kind}), preset {part[0]['preset']}, seed {part[0]['run_seed']}")
         print(tables.markdown(report.put_baselines_first(part), tables.MAIN))
-    print(f"report: {epath.Path(folder) / 'report.md'}")

@@ -9,8 +9,7 @@ import numpy as np
 
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests
-from madad_jax.core import atomic_files, json_digest, version
-from madad_jax.core.types import Params
+from madad_jax.core import atomic_files, version
 from madad_jax.data import provenance
 from madad_jax.evaluation import calibrate, report, runner
 from madad_jax.evaluation import scorer as scorer_lib
@@ -44,7 +43,9 @@ def score_sets(
     # Thresholds come from healthy validation slices, before any test slice is scored.
     evaluation.fit_baselines(inputs.source("train"))
     maps, brain = evaluation.choose_thresholds(inputs.source("val"))
-    calibrate_run(parts, workdir, inputs, preparation, maps, brain, params)
+    weights = digests.weights_digest(params)
+    made_with = {"weights": weights, "frozen": frozen.digests()}
+    calibrate_run(parts, workdir, inputs, preparation, maps, brain, made_with)
     facts = {
         "preset": parts.preset,
         "name": parts.name,
@@ -52,6 +53,7 @@ def score_sets(
         "modality": parts.data.modality,
         "synthetic": parts.data.synthetic,
         "run_seed": parts.seed,
+        "weights": weights[:16],
         "version": version.VERSION,
     }
     rows = []
@@ -70,7 +72,7 @@ def calibrate_run(
     preparation: provenance.SourcePreparation | None,
     maps: dict[str, np.ndarray],
     brain: np.ndarray,
-    params: Params,
+    made_with: dict[str, Any],
 ) -> None:
     """Keeps what healthy validation scans score, for operating points on new scans.
 
@@ -79,7 +81,7 @@ def calibrate_run(
       preparation: how its slices were made.
       maps: of the healthy validation slices, by signal [n, H, W].
       brain: their brain masks [n, H, W].
-      params: the weights that made the maps.
+      made_with: `weights` and `frozen`, digests of what made the maps.
     """
     if parts.evaluation.smooth_slices_mm > 0:
         _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
@@ -89,7 +91,7 @@ def calibrate_run(
         return
     facts = {
         "config": parts.record,
-        "weights": json_digest.json_digest(digests.tree_digests(params)),
+        **made_with,
         "preparation": preparation.to_dict(),
         "source": "healthy validation subjects of the run",
         "version": version.VERSION,

@@ -15,6 +15,7 @@ from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.data.input import cached_latents
+from madad_jax.data.sources import labelled
 from madad_jax.devices import batches
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import (
@@ -23,12 +24,15 @@ from madad_jax.experiment import (
     preflight,
     report_stage,
     score_stage,
+    slice_changes,
+    stage_inputs,
     trained_weights,
     training_stage,
 )
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.models import interfaces
+from madad_jax.runtime import agreement
 from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
@@ -67,16 +71,36 @@ def execute(
         if stage == "autoencoder":
             train_autoencoder(parts, workdir, inputs, stop)
         elif stage == "denoiser":
+            # First of all: latents of other weights than the denoiser's would cost hours.
+            open_stage(parts, workdir, inputs, "denoiser")
             latents = cache_latents(parts, workdir, inputs, stop)
             train_denoiser(parts, workdir, inputs, stop, latents)
         elif stage == "evaluate":
             # A run of other training options is refused before its weights are read.
             workdir.is_complete("denoiser")
-            steps = workdir.facts("denoiser")["steps"]
+            steps = int(workdir.number("denoiser", "steps"))
+            open_stage(parts, workdir, inputs, "denoiser")
             frozen = load_frozen(parts, workdir, inputs)
             score_stage.score_sets(parts, workdir, inputs, frozen, steps)
         else:
             report_stage.write_report(parts, workdir)
+
+
+def open_stage(
+    parts: parts_lib.Parts, workdir: workdir_lib.Workdir, inputs: inputs_lib.Inputs, stage: str
+) -> bool:
+    """Whether a stage is finished, after all that it was made from was compared: the config, the
+    weights that it reads, and its slices.
+
+    Raises UserError for another config or other weights; other slices are said in a line.
+    """
+    complete = workdir.is_complete(stage)
+    trained_weights.bind(parts, workdir, stage)
+    splits = ["train", "val"]
+    if stage == "denoiser" and parts.learns_from_labels:
+        splits.append(labelled.ABNORMAL_SPLIT)
+    slice_changes.compare(workdir, stage, {split: inputs.source(split) for split in splits})
+    return complete
 
 
 def train_autoencoder(
@@ -90,11 +114,27 @@ def train_autoencoder(
     if made is None:
         return
     # A named run comes first: its weights are used even where this folder has some of its own.
-    if made.run or workdir.is_complete("autoencoder"):
+    if made.run or open_stage(parts, workdir, inputs, "autoencoder"):
         _LOG.info("autoencoder: complete")
         return
     if not made.lpips:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
+    begun = [s for s in ("autoencoder", "denoiser") if stage_inputs.is_begun(workdir, s)]
+    if begun == ["denoiser"]:
+        _LOG.warning(
+            "autoencoder: gone from %s, where a denoiser stands on it; trained again, and the "
+            "denoiser is refused if the weights differ",
+            workdir.trained,
+        )
+    budget = made.plan.budget(len(inputs.source("train"))).steps
+    if not made.method.acts_within(budget):
+        _LOG.warning(
+            "autoencoder: the discriminator never acts: autoencoder.loss.disc_start=%d, and the "
+            "training ends after step %d; lower disc_start, or set autoencoder.discriminator="
+            "False, which saves the time that it takes in every step",
+            made.method.loss_options.disc_start,
+            budget,
+        )
     steps = training_stage.train(
         made.plan,
         made.method,
@@ -114,8 +154,8 @@ def load_frozen(
 ) -> frozen_weights.FrozenWeights:
     """What the method reads and does not train; a scaling factor of 0 is measured once."""
 
-    def measure(weights: Params) -> float:
-        return scaling_factor(parts, workdir, inputs, weights)
+    def measure(weights: Params, digest: str) -> float:
+        return scaling_factor(parts, workdir, inputs, weights, digest)
 
     return frozen_weights.FrozenWeights.restore(parts, workdir, inputs.mesh, measure)
 
@@ -125,13 +165,27 @@ def scaling_factor(
     workdir: workdir_lib.Workdir,
     inputs: inputs_lib.Inputs,
     weights: Params,
+    digest: str,
 ) -> float:
-    """The measured scaling factor of a run, from its folder where it was measured before."""
-    if workdir.is_complete("latents"):
-        factor = workdir.facts("latents")["scaling_factor"]
-    else:
+    """The measured scaling factor of a run, from its folder where it was measured before on
+    weights of this digest.
+
+    Raises UserError where a denoiser was trained with the factor of others.
+    """
+
+    def known() -> float | None:
+        # Nothing stands on a factor before the denoiser has weights.
+        if frozen_weights.measured_on(workdir, digest) or stage_inputs.is_begun(
+            workdir, "denoiser"
+        ):
+            return frozen_weights.recorded_factor(workdir, digest)
+        _LOG.info("latents: the factor is that of other autoencoder weights; measured again")
+        return None
+
+    factor = agreement.from_first(known) if workdir.is_complete("latents") else None
+    if factor is None:
         factor = measure_scaling_factor(parts.autoencoder.network, weights, inputs)
-        workdir.mark("latents", scaling_factor=factor)
+        workdir.mark("latents", scaling_factor=factor, autoencoder=digest)
     _LOG.info("latents: scaling factor %.5f (measured)", factor)
     return factor
 
@@ -199,7 +253,13 @@ def train_denoiser(
         _LOG.info("denoiser: complete")
         return
     frozen, first = load_frozen(parts, workdir, inputs), None
-    if parts.initial_run:
+    if frozen.autoencoder:
+        key = stage_inputs.AUTOENCODER
+        stage_inputs.renew(workdir, "denoiser", key, frozen.autoencoder)
+    # What is begun has weights of its own, and the run that it started from may be gone.
+    if parts.initial_run and not agreement.from_first(
+        lambda: stage_inputs.is_begun(workdir, "denoiser")
+    ):
         folder = trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
         first = trained_weights.restore_denoiser(parts, folder, inputs.mesh)
     if latents:

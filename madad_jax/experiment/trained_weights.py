@@ -1,16 +1,22 @@
-"""Restoring the trained weights of a run."""
+"""The trained weights of a run: where they lie, what they are, and restoring them."""
+
+import logging
 
 import jax
 from etils import epath
 
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.checkpoints import saver
-from madad_jax.core import errors
+from madad_jax.checkpoints import reader, saver
+from madad_jax.core import atomic_files, errors
 from madad_jax.core.types import Params
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.devices import parameter_rules
+from madad_jax.experiment import stage_inputs
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.methods import base
+
+_LOG = logging.getLogger(__name__)
+_READER = "denoiser"  # the stage that reads the autoencoder
 
 
 def checkpoints_of(run: str, stage: str, key: str) -> epath.Path:
@@ -27,6 +33,96 @@ def checkpoints_of(run: str, stage: str, key: str) -> epath.Path:
     return folder
 
 
+def autoencoder_checkpoints(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> epath.Path:
+    """Checkpoints of the autoencoder: of this run, or of `autoencoder.checkpoint`.
+
+    A folder that moved together with the run, or that a relative path does not reach from here,
+    is found where the run noted it.
+
+    Raises:
+      UserError: there are none.
+    """
+    run, key = parts.autoencoder.run, stage_inputs.AUTOENCODER
+    if not run:
+        return workdir.checkpoints("autoencoder")
+    if (epath.Path(run) / "autoencoder" / "checkpoints").is_dir():
+        return checkpoints_of(run, "autoencoder", key)
+    for place in stage_inputs.places(workdir, _READER, key, run):
+        folder = epath.Path(place) / "autoencoder" / "checkpoints"
+        if folder.is_dir():
+            _LOG.info("%s: nothing at %s; taken from %s", key, run, place)
+            return folder
+    return checkpoints_of(run, "autoencoder", key)
+
+
+def weights_read_by(
+    parts: parts_lib.Parts, workdir: workdir_lib.Workdir, stage: str
+) -> list[stage_inputs.Weights]:
+    """The weights of other stages and files that a stage reads, as they are today.
+
+    Raises:
+      UserError: the autoencoder is missing, or has no whole checkpoint.
+    """
+    made, found = parts.autoencoder, []
+    if stage == "autoencoder":
+        if made.lpips:
+            digest = _digest_at(workdir, stage_inputs.LPIPS, made.lpips)
+            found.append(stage_inputs.Weights(stage_inputs.LPIPS, made.lpips, made.lpips, digest))
+        return found
+    if made is not None:
+        folder = autoencoder_checkpoints(parts, workdir)
+        _, digest = _same_step(workdir, folder)
+        place = str(folder.parent.parent)
+        found.append(stage_inputs.Weights(stage_inputs.AUTOENCODER, made.run, place, digest))
+    if parts.initial_run:
+        run = parts.initial_run
+        digest = _digest_at(workdir, stage_inputs.INITIAL, run)
+        found.append(stage_inputs.Weights(stage_inputs.INITIAL, run, run, digest))
+    return found
+
+
+def bind(parts: parts_lib.Parts, workdir: workdir_lib.Workdir, stage: str) -> None:
+    """Binds a stage to the weights that it reads. Every process must call it.
+
+    Raises:
+      UserError: the stage was begun with others, or some are missing.
+    """
+    stage_inputs.bind(
+        workdir,
+        stage,
+        weights_read_by(parts, workdir, stage),
+        lambda key, path: _digest_at(workdir, key, path),
+    )
+
+
+def _digest_at(workdir: workdir_lib.Workdir, key: str, path: str) -> str | None:
+    """Digest of what lies at a path that the config has under `key`; None: nothing whole."""
+    try:
+        if key == stage_inputs.LPIPS:
+            return atomic_files.sha256(path)
+        if key == stage_inputs.INITIAL:
+            folder, part = checkpoints_of(path, "denoiser", key), ""
+        else:
+            folder, part = workdir.checkpoints("autoencoder"), "autoencoder"
+            if path:
+                folder = checkpoints_of(path, "autoencoder", key)
+        return next(iter(reader.weights_digests(folder, part).values()))
+    except errors.UserError:
+        return None
+
+
+def _same_step(workdir: workdir_lib.Workdir, folder: epath.Path) -> tuple[str | int, str]:
+    """(step, digest) of the autoencoder that the denoiser was begun with, if it is still there,
+    though another may be the best by now; else of the best."""
+    known = reader.weights_digests(folder, "autoencoder")
+    before = stage_inputs.noted(workdir, _READER).get(stage_inputs.AUTOENCODER, {}).get("digest")
+    if stage_inputs.is_begun(workdir, _READER):
+        for step, digest in known.items():
+            if digest == before:
+                return step, digest
+    return "best", next(iter(known.values()))
+
+
 def restore_autoencoder(
     parts: parts_lib.Parts, workdir: workdir_lib.Workdir, mesh: jax.sharding.Mesh
 ) -> Params:
@@ -39,12 +135,11 @@ def restore_autoencoder(
     if made is None:
         raise ValueError(f"method {parts.method.name} has no autoencoder")
     abstract = _abstract(parts, mesh, made.method)
-    folder = workdir.checkpoints("autoencoder")
-    if made.run:
-        folder = checkpoints_of(made.run, "autoencoder", "autoencoder.checkpoint")
+    folder = autoencoder_checkpoints(parts, workdir)
     if "converted_from" in saver.read_config(folder):  # files of others hold no discriminator
         abstract = {"autoencoder": abstract["autoencoder"]}
-    return saver.restore_ema(folder, abstract)[0]["autoencoder"]
+    step, _ = _same_step(workdir, folder)
+    return saver.restore_ema(folder, abstract, step)[0]["autoencoder"]
 
 
 def restore_denoiser(

@@ -49,12 +49,13 @@ def train(
     trainer = trainer_lib.Trainer(
         method,
         tx,
-        plan.options(planned),
+        plan.options(planned, getattr(method, "selected_by", "loss")),
         batch_spec=spec,
         mesh=inputs.mesh,
         seed=inputs.data.seed,
     )
     iterator = inputs.data.train_iterator(train_source, plan.batch_size, inputs.mesh)
+    advice = workdir.advise_not_finite(plan.stage, plan.optim_key)
     with metric_log.MetricWriter(workdir.trained, workdir.primary) as writer:
         loop.train(
             trainer,
@@ -63,7 +64,7 @@ def train(
             lambda: inputs.validation_batches(
                 val_source, plan.batch_size, tuple(spec), plan.validate_batches
             ),
-            loop.Outputs(workdir.trained / plan.stage, record, writer),
+            loop.Outputs(workdir.trained / plan.stage, record, writer, advice),
             lr_fn=learning_rate,
             stop=stop,
             first=first,

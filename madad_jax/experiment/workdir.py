@@ -3,10 +3,13 @@
 Each stage leaves `<workdir>/<stage>/config.json` (the config keys that its result depends on)
 and, when finished, `complete.json`. The same command again finds them. A config that would have
 made something else is refused, by the names of the keys that differ; nothing is overwritten.
+Which weights and slices a stage read is the matter of `stage_inputs.py`.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +17,14 @@ from etils import epath
 
 from madad_jax.assembly import config_record
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.core import atomic_files, errors, version
+from madad_jax.core import atomic_files, errors, json_file, messages, version
 from madad_jax.core import json_digest as json_digest_lib
 from madad_jax.runtime import agreement
 
+_LOG = logging.getLogger(__name__)
+
 _MARKER, _COMPLETE = "config.json", "complete.json"
+_SCHEDULE = ("train.", "optim.")  # what may change while weights are carried on
 
 
 class Workdir:
@@ -40,10 +46,17 @@ class Workdir:
         self.trained = epath.Path(trained or folder)
         self.primary = jax.process_index() == 0
         self._records = dict(records or {})
+        self._told: set[str] = set()
 
     def checkpoints(self, stage: str) -> epath.Path:
         """The folder of a stage's checkpoints."""
         return self.trained / stage / "checkpoints"
+
+    def tell_once(self, line: str) -> bool:
+        """Whether this line was not asked about before: stages meet the same change twice."""
+        new = line not in self._told
+        self._told.add(line)
+        return new
 
     def create(self) -> None:
         """Makes the folder. Raises UserError where it cannot be written."""
@@ -69,20 +82,60 @@ class Workdir:
     def _is_complete(self, stage: str) -> bool:
         marker, now = self.trained / stage / _MARKER, self._records[stage]
         if marker.exists():
-            then = config_record.rename_flat(json.loads(marker.read_text()))
-            # Keys that only the older record has were dropped since, and change nothing.
-            differ = [k for k in now if k not in then or then[k] != now[k]]
+            then = self.record_of(stage)
+            differ, execution = config_record.differences(then, now)
             if differ:
-                shown = ", ".join(f"{k}: {then.get(k)!r} -> {now[k]!r}" for k in differ[:5])
                 raise errors.UserError(
-                    f"{self.trained / stage} was made with another config ({shown}); "
-                    "choose another --workdir, or remove that folder"
+                    f"{self.trained / stage} was made with another config "
+                    f"({_show(then, now, differ)}); {self._advise(stage, differ)}"
                 )
+            shown = _show(then, now, execution)
+            if execution and self.tell_once(f"{stage}: {shown}"):
+                _LOG.info("%s: %s; the weights are those of any way to compute them", stage, shown)
         else:
             # Written before the stage begins, so that a stopped one is not resumed with another
             # config either.
             atomic_files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
         return (self.trained / stage / _COMPLETE).exists()
+
+    def record_of(self, stage: str) -> dict[str, Any]:
+        """The record that the folder holds of a stage, in the keys of today; {} without any.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        marker = self.trained / stage / _MARKER
+        if not marker.exists():
+            return {}
+        return config_record.rename_flat(json_file.read_object(marker))
+
+    def advise_not_finite(self, stage: str, section: str) -> str:
+        """What to change when a loss of the stage is not finite; `section` is its optimiser's."""
+        advice = f"lower {section}.lr, set {section}.grad_clip_norm, or look at the data"
+        if stage != "denoiser":
+            return f"{advice}, in another --workdir"
+        return f"{advice}: another --workdir with {self._carry(stage)} goes on from there"
+
+    def _carry(self, stage: str) -> str:
+        """The flags with which another run starts from the weights of this one."""
+        words = f"--config.denoiser.init={self.trained}"
+        own = self._records.get(stage, {}).get("autoencoder.checkpoint")
+        if own is not None:
+            # Without it the new run would train an autoencoder of its own, with other latents.
+            words += f" --config.autoencoder.checkpoint={own or self.trained}"
+        return words
+
+    def _advise(self, stage: str, differ: Sequence[str]) -> str:
+        """What to do instead. The trained weights stay where they are, whatever is done."""
+        carry = self._carry(stage)
+        if stage != "denoiser" or any(key.startswith("autoencoder.") for key in differ):
+            return "choose another --workdir, which trains anew, or go on with the values of before"
+        if all(key.startswith(_SCHEDULE) for key in differ):
+            return f"to carry its weights on, as for more steps: another --workdir with {carry}"
+        return (
+            f"choose another --workdir ({carry} starts there from its weights, if the network is "
+            "the same), or go on with the values of before"
+        )
 
     def mark(self, stage: str, **facts: Any) -> None:
         """Records that a stage is finished."""
@@ -109,7 +162,37 @@ class Workdir:
             raise errors.UserError(
                 f"{self.trained} has no finished stage '{stage}'; run --mode=run on it first"
             )
-        return json.loads(path.read_text())
+        return json_file.read_object(path)
+
+    def number(self, stage: str, name: str) -> float:
+        """A number among the facts of a finished stage. Every process must call it.
+
+        Raises UserError when the stage is not finished, or says something else there.
+        """
+        return agreement.from_first(lambda: self.number_here(stage, name))
+
+    def number_here(self, stage: str, name: str) -> float:
+        """`number` as this process alone sees it."""
+        found = self.facts_here(stage).get(name)
+        if (
+            isinstance(found, bool)
+            or not isinstance(found, int | float)
+            or not math.isfinite(found)
+        ):
+            raise errors.UserError(
+                f"{self.trained / stage / _COMPLETE}: {name}: found {messages.shorten(found)}, "
+                "accepted: a number"
+            )
+        return float(found)
+
+
+def _show(then: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The keys with their values of before and of now."""
+    shown = [
+        f"{k}: {messages.shorten(repr(then.get(k)))} -> {messages.shorten(repr(now[k]))}"
+        for k in keys[:5]
+    ]
+    return ", ".join(shown)
 
 
 def of_parts(parts: parts_lib.Parts, folder: epath.PathLike) -> Workdir:

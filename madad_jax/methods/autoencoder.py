@@ -53,6 +53,8 @@ class KLAutoencoder:
     gamma: float = 0.25
     sigma: float = 5.0
     name: str = "autoencoder"
+    # The loss means something else from `disc_start` on; this means the same at every step.
+    selected_by: str = "reconstruction"
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the autoencoder and, when there is one, the discriminator."""
@@ -72,7 +74,10 @@ class KLAutoencoder:
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
-        """The scalar above and its parts; crops are drawn while training alone."""
+        """The scalar above and its parts; crops are drawn while training alone.
+
+        `reconstruction` is L_nll per pixel, which no switch of the discriminator changes.
+        """
         k_crop, k_sample = jax.random.split(key)
         x = batch["image"]
         if self.crop and train:
@@ -89,12 +94,16 @@ class KLAutoencoder:
         pixels = x[0].size
         nll = self._nll(frozen, x, x_hat)
         total = (nll + self.loss_options.kl_weight * kl) / pixels
-        metrics = {"l1": jnp.abs(x - x_hat).mean(), "kl": kl}
+        metrics = {"l1": jnp.abs(x - x_hat).mean(), "kl": kl, "reconstruction": nll / pixels}
         if self.discriminator is not None:
             adversarial, more = self._adversarial(params, frozen, x, x_hat, features, batch)
             total = total + adversarial
             metrics |= more
         return total, {"loss": total, **metrics}
+
+    def acts_within(self, steps: int) -> bool:
+        """Whether a discriminator that is there says anything in a training of `steps`."""
+        return self.discriminator is None or self.loss_options.disc_start < steps
 
     def _nll(self, frozen: Params, x: jax.Array, x_hat: jax.Array) -> jax.Array:
         error = jnp.abs(x - x_hat)

@@ -31,6 +31,8 @@ class Method(Protocol):
         `batch` has `image` [b,H,W,1] in [-1,1], `brain_mask` [b,H,W] and `step` (the
         optimiser step, a scalar, for terms that switch on later). `train=False` is the
         validation loss: no dropout and whole images, all other draws as in training.
+        The best checkpoint is the one with the lowest validation loss. A method whose loss gains
+        or loses terms with the step names another of its metrics as `selected_by`.
         With a network whose blocks have a loss of their own, the metrics hold their mean as
         `penalty` (`report_penalty`); `wrappers/penalised.py` adds it to the loss.
         """

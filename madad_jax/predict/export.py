@@ -7,9 +7,11 @@
                                                safetensors
 
 The function is (weights, image [b,H,W,1] in [-1,1], brain_mask [b,H,W], number) -> maps; b is free,
-`number` counts batches (the sampler's noise follows it, where there is any).
+`number` counts batches (the sampler's noise follows it, where there is any). An older JAX than the
+one that wrote the files cannot read them.
 """
 
+import hashlib
 import importlib.resources
 import json
 from typing import Any
@@ -20,7 +22,7 @@ import safetensors.numpy
 from etils import epath
 from jax import export as jax_export
 
-from madad_jax.core import atomic_files, errors, random_keys, signals, trees
+from madad_jax.core import atomic_files, errors, messages, random_keys, signals, trees
 from madad_jax.predict import model as model_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -41,9 +43,13 @@ def write(model: model_lib.Model, out: str) -> str:
         atomic_files.write_bytes(
             folder / names[platform], export_function(model, weights, platform)
         )
-    atomic_files.write_bytes(folder / "weights.safetensors", safetensors.numpy.save(weights))
+    content = safetensors.numpy.save(weights)
+    atomic_files.write_bytes(folder / "weights.safetensors", content)
+    about = _description(model, names)
+    # Files are copied one by one: weights of another export fit the function as well.
+    about["weights_sha256"] = hashlib.sha256(content).hexdigest()
     # NaN is no JSON, and other programs read this.
-    text = json.dumps(_description(model, names), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(about, indent=1, allow_nan=False) + "\n"
     atomic_files.write_bytes(folder / "model.json", text.encode())
     script = importlib.resources.files("madad_jax.predict").joinpath("assets", "run_exported.py")
     atomic_files.write_bytes(folder / "run.py", script.read_bytes())
@@ -85,13 +91,10 @@ def export_function(model: model_lib.Model, weights: dict[str, np.ndarray], plat
         exported = jax_export.export(jax.jit(detect), platforms=[platform])(
             shapes, *model_lib.abstract_inputs(model, batch), number
         )
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise errors.UserError(
-            f"export for {platform}: {reason} (attention=cudnn exports for cuda alone; use "
-            "chunked or xla)"
-        ) from error
-    return bytes(exported.serialize())
+        return bytes(exported.serialize())
+    except (ValueError, NotImplementedError) as error:
+        reason = messages.shorten(str(error).strip() or type(error).__name__, 200)
+        raise errors.UserError(f"export for {platform}: {reason}") from error
 
 
 def _outputs(model: model_lib.Model) -> dict[str, str]:
@@ -127,5 +130,7 @@ def _description(model: model_lib.Model, names: dict[str, str]) -> dict[str, Any
         "thresholds": thresholds,
         "model": model.facts,
         "jax": jax.__version__,
+        "readers": f"jax {jax.__version__} or newer",
+        "calling_convention": jax_export.maximum_supported_calling_convention_version,
         "note": "Research software: not a medical device.",
     }

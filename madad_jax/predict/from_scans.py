@@ -84,6 +84,7 @@ def _facts(model: model_lib.Model, detector: detector_lib.Detector, scans: int) 
     return {
         "config": model.parts.record,
         "weights": model.weights,
+        "frozen": model.frozen_digests,
         "preparation": detector.preparation.to_dict(),
         "source": f"{scans} healthy scans given by the user",
         "version": model.facts["version"],

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 from madad_jax.assembly import config_record
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests, saver
-from madad_jax.core import errors, json_digest, version
+from madad_jax.core import errors, json_file, messages, version
 from madad_jax.core.types import Params
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
@@ -37,6 +37,7 @@ class Model:
       calibration: None: it has none.
       shards: that a batch is divided over.
       weights: digest of `params`.
+      frozen_digests: of `frozen`, as a calibration keeps them.
       facts: for summaries.
     """
 
@@ -49,11 +50,15 @@ class Model:
     calibration: calibration_lib.Calibration | None
     shards: int
     weights: str
+    frozen_digests: dict[str, Any]
     facts: dict[str, Any]
 
 
 def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | None) -> dict:
     """The config that the run was calibrated with, else the one that it was trained with.
+
+    Its attention is one that any machine computes: a run that was trained with "cudnn" is read
+    and exported everywhere.
 
     Raises:
       UserError: no run there.
@@ -67,14 +72,15 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
         )
     # The evaluation's options (sampling steps, smoothing) made the maps that thresholds stand on.
     if calibration is not None and "config" in calibration.facts:
-        return config_record.rename(calibration.facts["config"])
+        config = json_file.as_object(calibration.facts["config"], f"{workdir}: calibration: config")
+        return config_record.runs_anywhere(config_record.rename(config))
     config = saver.read_config(workdir / "denoiser" / "checkpoints")
     if "data" not in config:
         raise errors.UserError(
             f"--checkpoint={workdir}: converted weights carry no config; run python -m "
             "madad_jax.main --mode=evaluate on them first, which keeps it"
         )
-    return config_record.rename(config)
+    return config_record.runs_anywhere(config_record.rename(config))
 
 
 def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
@@ -111,19 +117,17 @@ def load(
             "evaluate it with this one"
         ) from error
     run = workdir_lib.Workdir(workdir)
-    frozen = frozen_weights.FrozenWeights.restore(parts, run, mesh).values
+    restored = frozen_weights.FrozenWeights.restore(parts, run, mesh)
+    frozen, frozen_digests = restored.values, restored.digests()
     preparation = _read_preparation(workdir, parts)
     step = parts.evaluation.checkpoint
     params = trained_weights.restore_denoiser(parts, run.checkpoints("denoiser"), mesh, step)
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = mesh_lib.make_mesh(devices=jax.local_devices())
         params, frozen = _copy_to_host((params, frozen))
-    weights = json_digest.json_digest(digests.tree_digests(params))
-    if calibration is not None and calibration.facts.get("weights") != weights:
-        raise errors.UserError(
-            f"{workdir}: its calibration was made with other weights (trained on since?); "
-            "evaluate it again"
-        )
+    weights = digests.weights_digest(params)
+    if calibration is not None:
+        _check_calibrated(workdir, calibration.facts, weights, frozen_digests)
     _check_prepared_alike(workdir, preparation, calibration)
     facts = {
         "run": os.fspath(workdir),
@@ -148,6 +152,7 @@ def load(
         calibration=calibration,
         shards=mesh_lib.batch_shards(mesh),
         weights=weights,
+        frozen_digests=frozen_digests,
         facts=facts,
     )
 
@@ -165,6 +170,31 @@ def _read_preparation(
     # The run's own file first: its data may have moved or changed since.
     path = workdir / provenance.FILE
     return provenance.read(path) if path.exists() else parts.data.preparation()
+
+
+def _check_calibrated(
+    workdir: epath.PathLike, facts: dict[str, Any], weights: str, frozen: dict[str, Any]
+) -> None:
+    """A threshold holds for the weights that it was chosen with, read-only ones among them.
+
+    Raises UserError for others. Older calibrations do not know those that are only read.
+    """
+    if facts.get("weights") != weights:
+        raise errors.UserError(
+            f"{workdir}: its calibration was made with other weights (trained on since?); "
+            "evaluate it again"
+        )
+    then = facts.get("frozen", frozen)
+    differ = sorted(k for k in {*then, *frozen} if then.get(k) != frozen.get(k))
+    if differ:
+        shown = ", ".join(
+            f"{k} {messages.shorten(then.get(k), 12)} -> {messages.shorten(frozen.get(k), 12)}"
+            for k in differ
+        )
+        raise errors.UserError(
+            f"{workdir}: its calibration was made with other weights beside the denoiser's "
+            f"({shown}); give it those of before, or evaluate it again"
+        )
 
 
 def _check_prepared_alike(workdir, preparation, calibration) -> None:
@@ -185,7 +215,6 @@ def compiled_batch_size(model: Model, batch_size: int) -> int:
     """`batch_size` rounded up to what the devices divide evenly."""
     if batch_size < 1:
         raise errors.UserError(f"batch_size: found {batch_size}, accepted: 1 or more")
-    # Rounded up and not down: 1 slice on 8 devices must not become 0.
     # Rounded up and not down: 1 slice on 8 devices must not become 0.
     return -(-batch_size // model.shards) * model.shards
 

@@ -99,12 +99,13 @@ class Outputs:
     """Where a stage leaves its results.
 
     `directory` takes the checkpoints; `config` is JSON-able and stands in each of them; `writer`
-    takes the metrics.
+    takes the metrics; `advice` says what to change when a loss is not finite.
     """
 
     directory: epath.Path
     config: dict[str, Any]
     writer: metric_log.MetricWriter
+    advice: str = "lower the learning rate, or look at the data"
 
 
 def train(
@@ -139,7 +140,7 @@ def train(
     with saver_lib.Checkpointer(
         outputs.directory / "checkpoints",
         keep_latest=options.keep_latest,
-        best_metric="val/loss",
+        best_metric=f"val/{options.selected_by}",
     ) as saver:
         watchdog.progress(f"{options.stage}: restoring")
         state, start = _restore(trainer, iterator, saver, first)
@@ -152,7 +153,7 @@ def train(
             dynamic_ncols=True,
             disable=jax.process_index() != 0,
         )
-        metrics = _LateMetrics(options.stage, saver)
+        metrics = _LateMetrics(options.stage, saver, outputs.advice)
         clock = _Clock(start)
         lr_fn = jax.jit(lr_fn)  # one program in place of a dozen small ones
         log = _Log(options, outputs.writer, metrics, clock, bar, lr_fn)
@@ -207,9 +208,10 @@ def _take_step(
 class _LateMetrics:
     """Metrics of the newest step; those of the step before are checked when it is added."""
 
-    def __init__(self, stage: str, saver: saver_lib.Checkpointer):
+    def __init__(self, stage: str, saver: saver_lib.Checkpointer, advice: str):
         self._stage = stage
         self._saver = saver
+        self._advice = advice
         self._newest: tuple[int, Metrics] | None = None
 
     def add(self, moment: Moment) -> None:
@@ -232,8 +234,7 @@ class _LateMetrics:
             what = wrong.replace("_", " ")
             raise errors.UserError(
                 f"{self._stage}: the {what} of step {step} is {row[wrong]}; the newest checkpoint "
-                f"is step {self._saver.latest_step()}. Lower optim.lr, set optim.grad_clip_norm, "
-                "or look at the data"
+                f"is step {self._saver.latest_step()}; {self._advice}"
             )
         return row
 

@@ -21,7 +21,7 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, json_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,16 +30,20 @@ _RESERVED = ("stage", "split", "step", "time")
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics file, oldest first; empty when there is none."""
+    """The whole lines of a run's metrics file, oldest first; empty when there is none.
+
+    Lines that are none of ours are left out: the torn tail of a killed run, or what a disk or
+    another program made of them. They are curves alone, and no reason to lose a training.
+    """
     path = epath.Path(workdir) / FILE_NAME
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # The torn tail of a killed run.
+    for line in atomic_files.read_bytes(path).splitlines():
+        with contextlib.suppress(errors.UserError):
+            row = json_file.parse_object(line, FILE_NAME)
+            if isinstance(row.get("step", 0), int | float):
+                rows.append(row)
     return rows
 
 
@@ -63,7 +67,7 @@ class MetricWriter:
         if is_primary:
             with self._explain():
                 self.workdir.mkdir(parents=True, exist_ok=True)
-                if self._path.exists() and not self._path.read_text().endswith("\n"):
+                if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
                     # The torn tail goes now: a line appended to it would be lost with it.
                     self._rewrite(read(self.workdir))
 

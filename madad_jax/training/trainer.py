@@ -25,7 +25,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How long and how often; every count is in optimiser steps."""
+    """How long and how often; every count is in optimiser steps.
+
+    `selected_by` is the validation metric whose lowest value makes the best checkpoint.
+    """
 
     stage: str
     steps: int
@@ -37,6 +40,7 @@ class Options:
     checkpoint_every: int = 500
     checkpoint_minutes: float = 0.0
     keep_latest: int = 2
+    selected_by: str = "loss"
 
 
 class Trainer:

@@ -76,6 +76,20 @@ def test_the_best_may_be_the_highest(tmp_path):
         assert saver.all_steps() == [1, 3, 4] and _best_step(saver) == 1
 
 
+def _record(step, rule, **metrics):
+    return reader.make_record(step, {}, {}, {}, metrics, {"metric": rule, "mode": "min"})
+
+
+def test_steps_of_two_versions_are_chosen_from_by_the_newer_rule():
+    old = {1: _record(1, "loss", loss=0.1), 2: _record(2, "loss", loss=0.2)}
+    assert reader.best(old) == 1
+    # Saved without validation: nothing but the older rule can tell.
+    unknown = old | {3: _record(3, "other")}
+    assert reader.best(unknown) == 1
+    mixed = old | {4: _record(4, "other", loss=9.0, other=0.6), 5: _record(5, "other", other=0.5)}
+    assert reader.best(mixed) == 5
+
+
 def test_a_step_on_disk_is_not_written_over(folder):
     with saver_lib.Checkpointer(folder, keep_latest=5) as saver:
         assert not saver.save(2, cases.make_state(9), {}, {}, force=True)

@@ -150,3 +150,21 @@ def test_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match=r"report\.md. cannot be written"):
         report.write_report(tmp_path / "file" / "report.md", title="t", rows=[])
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"null", b"[" * 9999, b"{"])
+def test_a_line_of_results_that_is_no_row_is_named(tmp_path, line):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"method": "a"}\n' + line + b"\n")
+    with pytest.raises(errors.UserError, match="found line 2 that is not a JSON object") as caught:
+        report.read_results(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_of_another_kind_names_its_file(tmp_path):
+    row = {"method": "a", "set": "test", "learns": True, "ap": "high"}
+    with (
+        pytest.raises(errors.UserError, match=r"results\.jsonl: a row is not as .* writes it"),
+        report.explain_rows(tmp_path / "results.jsonl"),
+    ):
+        report.write_report(tmp_path / "report.md", title="x", rows=[row])

@@ -137,6 +137,21 @@ def test_before_its_start_the_discriminator_neither_learns_nor_teaches():
     assert any(g.any() for g in jax.tree.leaves(expected))
 
 
+def test_what_the_best_checkpoint_is_chosen_by_does_not_jump_when_the_discriminator_starts():
+    params, key = parameters(), jax.random.key(1)
+    before, after = (metrics_of(METHOD, params, batch(step), key) for step in (9, 10))
+    assert after["loss"] - before["loss"] > 0.1
+    name = METHOD.selected_by
+    expected = nll(params, batch()["image"]) / PIXELS
+    np.testing.assert_allclose([before[name], after[name]], [expected, expected], rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps,acts", [(10, False), (11, True)])
+def test_a_discriminator_acts_from_its_start_on(steps, acts):
+    assert METHOD.acts_within(steps) is acts
+    assert dataclasses.replace(METHOD, discriminator=None).acts_within(steps)
+
+
 def test_the_perceptual_term_adds_to_every_pixel_as_published(monkeypatch):
     """LDM adds w LPIPS to each pixel's error before summing: its share of the mean is w d."""
     monkeypatch.setattr(

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,15 @@ def test_what_the_reader_finds_wrong_is_damage_and_its_own_message_is_kept():
         archives.open_bytes(content, "f.npz", "a good file"),
     ):
         raise errors.UserError("another format")
+
+
+@pytest.mark.parametrize("meta", [b"", b"[]", b"null", b"\xff", b"[" * 9999])
+def test_facts_that_are_no_table_name_the_file(meta):
+    content = io.BytesIO()
+    np.savez(content, meta=np.frombuffer(meta, np.uint8))
+    with (
+        pytest.raises(errors.UserError, match=r"file\.npz") as caught,
+        archives.open_bytes(content.getvalue(), "file.npz", "a table"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)

@@ -97,6 +97,14 @@ def test_unknown_implementation():
         attention.attend(*qkv(4), "flash")
 
 
+def test_cudnn_where_there_is_none_is_one_line():
+    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(4))
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is cuDNN here")
+    with pytest.raises(errors.UserError, match=r'"cudnn" cannot run here: .*"chunked" or "xla"'):
+        attention.attend(q, k, v, "cudnn")
+
+
 def test_cudnn_refuses_float32_by_name():
     with pytest.raises(errors.UserError, match=r"cudnn.*float32"):
         attention.attend(*qkv(4), "cudnn")

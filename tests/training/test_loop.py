@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
+from madad_jax.checkpoints import reader
 from madad_jax.core import errors
 from madad_jax.devices import mesh
 from madad_jax.runtime import stop as stop_lib
@@ -125,6 +126,19 @@ def test_a_stage_logs_validates_and_saves_when_due(tmp_path):
     assert _saved(tmp_path) == [3, 4, 6]  # validated, due, and the last
     row = metric_log.read(tmp_path)[0]
     assert row["lr"] == 0.5 and row["loss"] == 0.5 and row["samples_per_second"] > 0
+
+
+def test_the_best_checkpoint_is_that_of_the_metric_that_selects(tmp_path, monkeypatch):
+    """The loss rises with the step, as when an adversary is switched on; the other one falls."""
+
+    def validate(self, state, frozen, batches):
+        return {"loss": float(state.step), "reconstruction": 1.0 / float(state.step)}
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    for name, best in (("loss", 2), ("reconstruction", 6)):
+        folder = tmp_path / name
+        _train(folder, validate_every=2, checkpoint_every=50, keep_latest=9, selected_by=name)
+        assert reader.candidates(folder / "toy" / "checkpoints", "best")[0] == best
 
 
 def test_a_signal_saves_and_the_same_call_continues(tmp_path):

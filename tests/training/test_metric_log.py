@@ -93,3 +93,17 @@ def test_full_disk_names_the_folder(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(errors.UserError, match="cannot write here: No space left on device"):
         writer.write("denoiser", "train", 1, {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"[]", b"null", b"\0" * 40, b"[" * 9999, b'{"step": "x"}']
+)
+def test_lines_that_are_none_of_ours_are_left_out(tmp_path, line):
+    with metric_log.MetricWriter(tmp_path) as writer:
+        writer.write("toy", "train", 1, {"loss": 0.5})
+    path = tmp_path / metric_log.FILE_NAME
+    path.write_bytes(path.read_bytes() + line + b"\n" + line)
+    with metric_log.MetricWriter(tmp_path) as writer:
+        writer.truncate_after("toy", 5)
+        writer.write("toy", "train", 2, {"loss": 0.4})
+    assert [row["step"] for row in metric_log.read(tmp_path)] == [1, 2]

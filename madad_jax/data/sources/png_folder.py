@@ -14,6 +14,7 @@ are not resized as pictures are (`encoded`).
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,15 @@ class PngFolder:
             f"{self._root / self._split}: {len(self)} {self._modality} slices of {subjects} "
             f"subjects, {truth} with a segmentation{'; also there: ' if others else ''}{others}"
         )
+
+    def file_sizes(self) -> list[str]:
+        """Sizes of each slice's image and brain mask in bytes, as text; "" on a remote store."""
+        sizes = []
+        for f in self._files:
+            local = "://" not in str(f.image)
+            pair = [os.stat(path).st_size for path in (f.image, f.brain_mask)] if local else []
+            sizes.append("+".join(map(str, pair)))
+        return sizes
 
     def fingerprint(self) -> str:
         """Of names, sizes and times of the files; of the names alone on a remote store."""

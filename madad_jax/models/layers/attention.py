@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 
 IMPLEMENTATIONS = ("chunked", "xla", "cudnn")
 WHOLE_LIMIT = 256  # tokens up to which all queries go at once
@@ -51,7 +51,17 @@ def attend(
             'attention: "cudnn" does not compute in float32; set dtype="bfloat16", or use '
             '"chunked" or "xla"'
         )
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    try:
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        if implementation != "cudnn":
+            raise
+        # Found while tracing: no cuDNN, another kind of device, a head size without a kernel.
+        reason = messages.shorten(str(error).strip() or type(error).__name__)
+        raise errors.UserError(
+            f'attention: "cudnn" cannot run here: {reason}; use "chunked" or "xla", with which '
+            "the weights are the same"
+        ) from error
 
 
 def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
