@@ -170,7 +170,9 @@ def _choose_numbers(
         return first, last, step
     # Before the training's own: thresholds hold for the slices that were calibrated.
     if facts is not None:
-        return tuple(facts["numbers"])
+        from madad_jax.scans import preparation as preparation_lib
+
+        return preparation_lib.check_numbers(facts["numbers"])
     if preparation.numbers is not None:
         return preparation.numbers
     from madad_jax.scans import slices as slices_lib

@@ -16,7 +16,7 @@ from etils import epath
 from jaxtyping import Bool, Float64
 from scipy import ndimage
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, json_file
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import itk, pose, resample, volumes
 
@@ -111,18 +111,18 @@ def load(path: epath.PathLike) -> Transform:
     Raises:
       UserError: no such file, or it holds something else.
     """
-    path = epath.Path(path)
+    values = json_file.read_object(path)
     try:
-        values = json.loads(atomic_files.read_bytes(path))
         matrix = np.array(values["matrix"], np.float64)
-        usable = matrix.shape == (4, 4) and abs(np.linalg.det(matrix)) > 1e-6
-    except (ValueError, KeyError, TypeError):
+        usable = matrix.shape == (4, 4) and np.isfinite(matrix).all()
+        usable = usable and abs(np.linalg.det(matrix)) > 1e-6
+        found = {name: values.get(name) for name in _CHECKS}
+        # Files of older versions have the overlap alone.
+        checks = {name: float("nan") if x is None else float(x) for name, x in found.items()}
+    except (ValueError, KeyError, TypeError, OverflowError):
         usable = False
     if not usable:
         raise errors.UserError(f"'{path}' is no transform; accepted: JSON with a 4 x 4 'matrix'")
-    found = {name: values.get(name) for name in _CHECKS}
-    # Files of older versions have the overlap alone.
-    checks = {name: float("nan") if x is None else float(x) for name, x in found.items()}
     return Transform(matrix, str(values.get("method", "")), **checks)
 
 

@@ -94,7 +94,7 @@ def test_says_which_jax_reads_it(exported):
     assert about["calling_convention"] >= 10
 
 
-@pytest.mark.parametrize("damage", ["function", "weights", "model", "shape", "no slices"])
+@pytest.mark.parametrize("damage", ["function", "weights", "model", "names", "shape", "no slices"])
 def test_the_script_ends_in_one_line(exported, tmp_path, damage):
     _, out, _ = exported
     folder = tmp_path / "copy"
@@ -118,6 +118,10 @@ def test_the_script_ends_in_one_line(exported, tmp_path, damage):
     elif damage == "model":
         (folder / "model.json").write_text("[]")
         said = "no description of an exported detector"
+    elif damage == "names":
+        about = json.loads((folder / "model.json").read_text()) | {"weights": "../weights"}
+        (folder / "model.json").write_text(json.dumps(about))
+        said = "accepted: names of files beside it"
     elif damage == "shape":
         said = "image: found shape (2, 16, 16), accepted: (n, 32, 32)"
     else:

@@ -48,8 +48,19 @@ def test_kept_on_disk(tmp_path):
         del values[key]
     (tmp_path / "t.json").write_text(json.dumps(values))
     assert np.isnan(registration.load(tmp_path / "t.json").agreement)
-    (tmp_path / "t.json").write_text('{"matrix": [[1, 2], [3, 4]]}')
-    with pytest.raises(errors.UserError, match="4 x 4"):
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"matrix": [[1, 2], [3, 4]]}', "{}", "[]", "null", "[" * 90_000, '{"matrix": "x"}',
+        '{"matrix": [[NaN,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]}',
+        '{"matrix": [[1,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]], "overlap": "good"}',
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_transform_is_named(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(errors.UserError, match=r"t\.json"):
         registration.load(tmp_path / "t.json")
 
 

@@ -54,6 +54,10 @@ def _description() -> dict:
         str(about["jax"]), str(about["weights"]), dict(about["files"]), int(about["image_size"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path}: no description of an exported detector: {error!r}") from error
+    for name in (about["weights"], *about["files"].values()):
+        # A description from elsewhere may not reach outside its folder.
+        if name != pathlib.Path(str(name)).name:
+            raise Refused(f"{path}: found {str(name)[:80]!r}, accepted: names of files beside it")
     return about
 
 
