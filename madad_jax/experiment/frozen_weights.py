@@ -117,7 +117,10 @@ def recorded_factor(workdir: workdir_lib.Workdir, digest: str) -> float:
             f"{workdir.trained}/latents: no measured scaling factor; run --mode=train on the run "
             "to its end"
         )
-    factor = workdir.number_here("latents", "scaling_factor")
+    try:
+        factor = workdir.number_here("latents", "scaling_factor")
+    except errors.UserError as error:
+        raise errors.UserError(f"no measured scaling factor: {error}") from error
     if not measured_on(workdir, digest):
         raise errors.UserError(
             f"{workdir.trained}/latents: the scaling factor was measured on other autoencoder "
