@@ -23,12 +23,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pydicom
 
 from madad_jax.convert import containers
 from madad_jax.core import errors, json_file, version
+from madad_jax.data import provenance
+from madad_jax.metrics import calibration, scan_stacks
 from madad_jax.scans import volumes
 from tests import damage
 from tests.convert import torch_files
+from tests.scans import dicom_writer
 
 MEMORY = 1 << 30  # bytes beyond what the process has at its start
 SECONDS = 20
@@ -69,6 +73,39 @@ def _json() -> bytes:
     return json.dumps({"version": 1, "scans": scans, "step": 1.5}, indent=1).encode()
 
 
+def _preparation() -> bytes:
+    made = provenance.describe_source(
+        name="cohort", root="", modality="T1", image_size=64, cohort=None
+    )
+    return json.dumps(made.to_dict(), indent=1).encode()
+
+
+def _calibration() -> bytes:
+    maps = np.linspace(0, 0.9, 3 * 16 * 16, dtype=np.float32).reshape(3, 16, 16)
+    options = scan_stacks.PRESETS["none"]
+    measured = [
+        calibration.measure(name, maps, np.ones(maps.shape, bool), (1.0, 1.0, 1.0), options)
+        for name in ("a", "b", "c")
+    ]
+    facts = {"numbers": [0, 2, 1]}
+    healthy = {("map", "none"): calibration.Healthy(tuple(measured))}
+    return calibration.to_bytes(calibration.Calibration(healthy, {"none": options}, facts))
+
+
+def _dicom() -> bytes:
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dicom_writer.image(4), enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _series(path: pathlib.Path) -> dict[str, Any]:
+    """The slice at `path` among its neighbours, which are whole."""
+    for number in (0, 1, 2, 3, 5, 6, 7, 8):
+        if not (other := path.with_name(f"{number}.dcm")).exists():
+            pydicom.dcmwrite(other, dicom_writer.image(number), enforce_file_format=True)
+    return _volume(path.parent)
+
+
 def _volume(path: pathlib.Path) -> dict[str, Any]:
     volume = volumes.read(path)
     return {"data": volume.data, "affine": volume.affine}
@@ -87,6 +124,14 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[pathlib.Path], Any], 
     "torch-legacy": ("weights.pt", lambda: torch_files.legacy_bytes(_tensors()), _weights, False),
     "npz": ("arrays.npz", _npz, lambda path: containers.read_arrays(path, "--verify"), True),
     "json": ("state.json", _json, json_file.read_object, False),
+    "preparation": ("preparation.json", _preparation, provenance.read, False),
+    "calibration": (
+        "calibration.npz",
+        _calibration,
+        lambda path: calibration.to_bytes(calibration.from_bytes(path.read_bytes(), path.name)),
+        True,
+    ),
+    "dicom": ("series/4.dcm", _dicom, _series, False),
 }
 
 
@@ -111,6 +156,7 @@ def attempt(kind: str, tries: int, folder: pathlib.Path) -> dict[str, Any]:
     """What came of the damages of one kind, in this process."""
     name, make, read, checked = KINDS[kind]
     data, path = make(), folder / name
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     whole = read(path)
     found: dict[str, Any] = dict.fromkeys(COLUMNS, 0) | {"longest": 0.0, "first": ""}

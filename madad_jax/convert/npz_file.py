@@ -7,15 +7,13 @@ checksum. Nothing is unpickled.
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 
 from madad_jax.convert import tensors
-from madad_jax.core import errors, messages
+from madad_jax.core import errors, messages, npz_errors
 
 MOST_TIMES = 32  # an archive's arrays over its own bytes; trained weights hardly compress
 MOST_BYTES = 64 << 20  # that any archive may unpack to
@@ -24,10 +22,6 @@ _TYPES = {
     for name, (code, _) in tensors.DTYPES.items()
     if name != "bfloat16"  # numpy has no name for it
 }
-_ERRORS = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, KeyError),
-    *(NotImplementedError, RuntimeError, EOFError, OSError, ValueError, OverflowError, TypeError),
-)
 
 
 def is_one(stream: Any) -> bool:
@@ -37,7 +31,7 @@ def is_one(stream: Any) -> bool:
     try:
         with zipfile.ZipFile(stream) as archive:
             names = archive.namelist()
-    except _ERRORS:
+    except npz_errors.READING:
         names = []
     stream.seek(0)
     return start == b"PK" and bool(names) and all(name.endswith(".npy") for name in names)
@@ -53,7 +47,7 @@ def load(name: str, stream: Any) -> dict[str, tensors.Tensor]:
     try:
         archive = zipfile.ZipFile(stream)
         entries = archive.infolist()
-    except _ERRORS as error:
+    except npz_errors.READING as error:
         raise errors.UserError(f"{name}: damaged: {messages.shorten(error)}") from error
     claimed = sum(entry.file_size for entry in entries)
     bound = max(MOST_BYTES, MOST_TIMES * size)
@@ -76,7 +70,7 @@ def _tensor(name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tens
             reads[2, 0] = np.lib.format.read_array_header_2_0
             shape, fortran, kind = reads[version](stream)
             start = stream.tell()
-    except _ERRORS as error:
+    except npz_errors.READING as error:
         raise errors.UserError(f"{name}: damaged: {shown}: {messages.shorten(error)}") from error
     dtype = _TYPES.get(kind.newbyteorder("="))
     if dtype is None:
@@ -94,7 +88,7 @@ def _tensor(name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tens
             with archive.open(entry) as stream:
                 # To the end, where the checksum is compared.
                 return stream.read()[start:]
-        except _ERRORS as error:
+        except npz_errors.READING as error:
             raise errors.UserError(
                 f"{name}: damaged: {shown}: {messages.shorten(error)}"
             ) from error

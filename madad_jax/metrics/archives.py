@@ -7,34 +7,17 @@ import contextlib
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from madad_jax.core import errors, json_file, messages
+from madad_jax.core import errors, json_file, messages, npz_errors
 
 _META, _DIGEST = "meta", "digest"
 _MOST_BYTES = 8 * 2**30  # Unpacked: a calibration on some thousand scans.
 # What numpy, zipfile, json and a reader's own look-ups raise on damaged bytes. zipfile takes a
 # flipped bit in its headers for a compression that it does not know: NotImplementedError.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-)
 
 
 class _Arrays(dict):
@@ -85,7 +68,7 @@ def open_bytes(
         if digest is not None and digest != _digest(meta, arrays):
             raise ValueError("its content is not that of its digest")
         yield meta, arrays
-    except _DAMAGE as error:
+    except npz_errors.READING as error:
         raise errors.UserError(f"{name}: not {what}: {messages.shorten(error, 200)}") from error
 
 

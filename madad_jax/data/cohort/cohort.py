@@ -16,7 +16,6 @@ import difflib
 import hashlib
 import io
 import json
-import zipfile
 import zlib
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, npz_errors
 from madad_jax.data.cohort import anatomy as anatomy_lib
 from madad_jax.data.cohort import appearance, lesions, random_fields
 from madad_jax.data.sources import record as record_lib
@@ -323,7 +322,7 @@ def _read_cached(folder: epath.Path | None, split: str, index: int) -> Subject |
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return Subject(arrays["image"], arrays["brain_mask"], arrays["segmentation"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+    except npz_errors.READING:
         return None
 
 
