@@ -5,8 +5,8 @@ import tokenize
 import zipfile
 import zlib
 
-# The header of an array is read as Python's literal: numpy takes it to the tokenizer and the parser,
-# whose own errors come through (a MemoryError for brackets in brackets).
+# numpy reads the header of an array as a literal of Python: errors of the tokenizer and the parser
+# come through (a MemoryError for brackets in brackets).
 READING = (
     *(OSError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError),
     *(OverflowError, NotImplementedError, RuntimeError, RecursionError, MemoryError),
