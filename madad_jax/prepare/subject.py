@@ -176,12 +176,13 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     located = to_slices.locate(volume, preparation, brain_mask_file=item.brain_mask)
     warnings += [*located.warnings, *_check_inside(marked.lesion, located.brain)]
 
-    def sample(mask):
-        if mask is None:
+    def sample(lesion):
+        if lesion is None:
             return None
-        return to_slices.sample_mask(mask, located, preparation, numbers)
+        return to_slices.sample_lesions(lesion, located, preparation, numbers)
 
-    masks, truth = sample(located.brain), sample(marked.lesion)
+    masks = to_slices.sample_mask(located.brain, located, preparation, numbers)
+    truth = sample(marked.lesion)
     # Known health is as good as a segmentation without a lesion.
     if truth is None and item.healthy:
         truth = np.zeros_like(masks)

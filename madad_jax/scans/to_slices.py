@@ -216,9 +216,21 @@ def sample_mask(
     preparation: preparation_lib.Preparation,
     numbers: Sequence[int],
 ) -> Bool[np.ndarray, "k H W"]:
-    """A mask on the located scan's grid (its brain, a lesion), seen on the slices."""
+    """A mask on the located scan's grid (its brain), seen on the slices."""
     return slices_lib.sample_masks(
         mask, located.volume, located.transform, preparation.geometry, numbers
+    )
+
+
+def sample_lesions(
+    lesion: Bool[np.ndarray, "X Y Z"],
+    located: Located,
+    preparation: preparation_lib.Preparation,
+    numbers: Sequence[int],
+) -> Bool[np.ndarray, "k H W"]:
+    """A lesion on the located scan's grid, seen on the slices; none on a slice vanishes."""
+    return slices_lib.sample_lesions(
+        lesion, located.volume, located.transform, preparation.geometry, numbers
     )
 
 

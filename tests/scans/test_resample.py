@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from madad_jax.scans import geometry, registration, resample, slices
 from tests.scans import cases
@@ -63,6 +64,24 @@ def test_a_lesion_in_the_outermost_thick_slice_keeps_its_volume():
     inside = slices.sample_masks(data > 0, volume, IDENTITY, g, range(60, 100))
     np.testing.assert_allclose(images[inside], 1.0, atol=1e-5)
     assert not images[~inside].any()
+
+
+def test_no_lesion_of_a_voxel_vanishes_on_coarse_slices():
+    """64 lesions of 1 mm3, seen on pixels of 4 mm: one pixel each, where most were lost."""
+    lesion = np.zeros((64, 64, 9), bool)
+    lesion[3::8, 5::8, 4] = True
+    affine = np.eye(4)
+    affine[:3, 3] = -31.5, -49.5, -4.0
+    volume = cases.volume(np.ones(lesion.shape, np.float32), affine)
+    g = geometry.Geometry(image_size=32, field_of_view=128.0)
+    seen = slices.sample_lesions(lesion, volume, IDENTITY, g, [72])
+    assert ndimage.label(seen[0], structure=np.ones((3, 3)))[1] == seen.sum() == 64
+    assert slices.sample_masks(lesion, volume, IDENTITY, g, [72]).sum() < 32
+    # On pixels of the voxels' size both are the same.
+    fine = geometry.Geometry(image_size=128, field_of_view=128.0)
+    both = [f(lesion, volume, IDENTITY, fine, [72]) for f in
+            (slices.sample_lesions, slices.sample_masks)]  # fmt: skip
+    np.testing.assert_array_equal(*both)
 
 
 @pytest.mark.parametrize("numbers", [[80], [80, 84, 88]], ids=["one slice", "three with gaps"])
