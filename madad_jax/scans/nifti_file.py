@@ -179,6 +179,8 @@ def _parse_header(start: bytes, path: epath.Path) -> _Layout:
     # A header begins with its own size, in the byte order of the machine that wrote it.
     orders = {int.from_bytes(start[:4], order): order for order in ("big", "little")}
     length = 540 if 540 in orders else 348
+    if start[128:132] == b"DICM":
+        raise errors.UserError(f"'{path}' is a DICOM file; accepted: the folder of its series")
     if len(start) < length or length not in orders:
         raise errors.UserError(f"'{path}' is no NIfTI file (no header); {_ACCEPTED}")
     kind = nib.Nifti2Header if length == 540 else nib.Nifti1Header

@@ -314,3 +314,10 @@ def test_images_without_numbers_or_matrix_are_refused():
 
 def test_the_bounds_are_those_of_the_docs():
     assert (nifti_file._MOST_AFTER, nifti_file._MOST_BEFORE) == (64 * 2**10, 64 * 2**20)
+
+
+def test_a_dicom_file_is_told_to_come_with_its_folder(tmp_path):
+    path = tmp_path / "one.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + bytes(600))
+    with pytest.raises(errors.UserError, match="is a DICOM file; accepted: the folder"):
+        volumes.read(path)
