@@ -73,6 +73,7 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
         ("run", "--workdir"),
         ("predict", "--checkpoint"),
         ("prepare", "--cohort"),
+        ("check", "--locate"),
         ("pack", "--format"),
         ("convert", "--out"),
         ("compare", "--run"),

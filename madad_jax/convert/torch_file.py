@@ -113,8 +113,8 @@ def _load_zip(name: str, archive: zipfile.ZipFile, size: int, scripted: bool) ->
             f"{name}: damaged, or no file of torch.save: {len(folders)} entries data.pkl among "
             f"{len(archive.infolist())}"
         )
-    # Stored entries that lie apart are together no larger than their file.
-    claimed = sum(info.file_size for info in entries.values())
+    # Entries that lie apart are together no larger than their file (packed code is not read).
+    claimed = sum(info.compress_size for info in entries.values())
     if claimed > size:
         raise errors.UserError(f"{name}: damaged: its entries hold {claimed} bytes of {size}")
     folder = folders[0]

@@ -119,8 +119,8 @@ def run(argv: Sequence[str]) -> int:
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
 
+    from madad_jax.data import discovery
     from madad_jax.runtime import agreement
-    from madad_jax.scans import discovery
 
     found, single = discovery.discover(options.input, options.include)
     if single and jax.process_count() > 1:
@@ -213,8 +213,8 @@ def _postprocess_changes(options: flags.FlagValues) -> dict[str, float]:
 
 def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     """Healthy scans -> a calibration file, under every post-processing and the one asked for."""
+    from madad_jax.data import discovery
     from madad_jax.predict import from_scans
-    from madad_jax.scans import discovery
 
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")

@@ -14,13 +14,13 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import errors, signals
-from madad_jax.data import provenance
+from madad_jax.data import provenance, scan_names
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
-from madad_jax.scans import scan_names, slices, to_slices, volumes
+from madad_jax.scans import slices, to_slices, volumes
 
 Score = Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from madad_jax.core import errors
+from madad_jax.data import discovery
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_stacks
 from madad_jax.predict import detector as detector_lib
 from madad_jax.predict import model as model_lib
 from madad_jax.predict import operating, scan_folder
-from madad_jax.scans import discovery
 
 # One scan has no spread: neither percentile nor interval would mean anything.
 FEWEST = 2

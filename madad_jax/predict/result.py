@@ -10,9 +10,10 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import atomic_files
+from madad_jax.data import discovery
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.predict import page
-from madad_jax.scans import discovery, registration, volumes
+from madad_jax.scans import registration, volumes
 
 NOT_A_DEVICE = (
     "Research software: not a medical device. Not for diagnosis or treatment; a map that shows "

@@ -17,9 +17,10 @@ import tqdm
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_digest, json_file, messages
+from madad_jax.data import discovery, scan_names
 from madad_jax.predict import detector as detector_lib
 from madad_jax.predict import result as result_lib
-from madad_jax.scans import discovery, scan_names, volumes
+from madad_jax.scans import volumes
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import errors
+from madad_jax.data import discovery
 from madad_jax.prepare import check_report, cohorts, panels, subject
-from madad_jax.scans import brain_mask, discovery, label_values, skull, to_slices, volumes
+from madad_jax.scans import brain_mask, label_values, skull, to_slices, volumes
 from madad_jax.scans import preparation as preparation_lib
 
 _COLUMNS = ("scan", "voxels", "mm", "axes", "shows")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from etils import epath
 
+from madad_jax.data import discovery
 from madad_jax.predict import scan_folder
-from madad_jax.scans import discovery
 from tests.predict import conftest, test_fuzz
 from tests.predict.test_dicom import write_series
 

@@ -10,8 +10,8 @@ from etils import epath
 from pydicom import fileset
 
 from madad_jax.core import errors
+from madad_jax.data import discovery
 from madad_jax.predict import scan_folder
-from madad_jax.scans import discovery
 from tests.predict import conftest
 from tests.scans import dicom_writer
 

@@ -6,8 +6,8 @@ import io
 import pytest
 from etils import epath
 
+from madad_jax.data import name_rules, scan_names
 from madad_jax.predict import scan_folder
-from madad_jax.scans import name_rules, scan_names
 
 HOSTILE = (
     "=1+1", "+1", "-1", "@sum", "\tx", "a\nb", "a\x1b[31mred", "../up", ".hidden", "..", ".", "",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from madad_jax.core import errors, messages
-from madad_jax.scans import name_rules, scan_names
+from madad_jax.data import name_rules, scan_names
 
 _LOG = logging.getLogger(__name__)
 # In the folder of every scan that this program has scored.
