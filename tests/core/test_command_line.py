@@ -34,7 +34,12 @@ def _signal(number):
 )
 def test_status_and_line(run, status, said, capsys):
     before = signal.getsignal(signal.SIGTERM)
-    assert command_line.status("madad_jax x", run, ["x"]) == status
+    # A shell starts what it sends to the background with ctrl-C ignored.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert command_line.status("madad_jax x", run, ["x"]) == status
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert capsys.readouterr().err == said
     assert signal.getsignal(signal.SIGTERM) is before
 
