@@ -58,6 +58,17 @@ def test_probabilities_in_whole_numbers_are_refused(tmp_path, scan, ball, kind):
             volumes.read_labels(put(tmp_path, np.round(ball * min(scale, 255)).astype(kind)), scan)
 
 
+@pytest.mark.parametrize(("radius", "top"), [(1.5, 255), (3, 255), (6, 10)])
+def test_probabilities_of_a_small_lesion_in_a_few_whole_numbers_are_refused(
+    tmp_path, scan, radius, top
+):
+    lesion = np.linalg.norm(np.indices((24, 24, 24)) - 12.0, axis=0) <= radius
+    soft = np.rint(ndimage.gaussian_filter(lesion * float(top), 1.0)).astype(np.uint8)
+    assert len(np.unique(soft)) < 40
+    with pytest.raises(errors.UserError, match="from voxel to voxel"):
+        volumes.read_labels(put(tmp_path, soft), scan)
+
+
 def test_a_picture_is_no_mask(tmp_path, scan):
     picture = np.random.default_rng(0).integers(0, 900, (24, 24, 24)).astype(np.int16)
     with pytest.raises(errors.UserError, match="a picture"):
