@@ -129,8 +129,11 @@ def _find_scans(
     if fits and not scans and _holds_series(entries):
         yield folder
     for path in entries:
-        # A folder with a summary is output of ours, of a run into its own input.
-        if not path.is_dir() or (path / RESULT).exists():
+        if not path.is_dir():
+            continue
+        # Output of ours, of a run into its own input; other programs use the name as well.
+        if (path / RESULT).exists():
+            left.setdefault(f"folders with a {RESULT}", []).append(_below(path, root))
             continue
         if not include and name_rules.is_folder_of_results(path.name):
             left.setdefault("folders of results or labels", []).append(_below(path, root))

@@ -121,7 +121,8 @@ def _check_item(item: subject.Item, table, locate: bool) -> _Seen:
         preparation = preparation_lib.Preparation()
         try:
             located = to_slices.locate(volume, preparation, brain_mask_file=item.brain_mask)
-            problems += [w for w in located.warnings if w not in problems]
+            told = (*problems, brain_mask.STRIPPED_BEFORE)  # The table shows what is a brain.
+            problems += [w for w in located.warnings if not w.startswith(told)]
         except errors.UserError as error:
             problems.append(str(error))
             usable = False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from madad_jax.core import atomic_files
+from madad_jax.core import atomic_files, errors, messages
 from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
 from madad_jax.scans import slices as slices_lib
@@ -172,7 +172,7 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
         if other:
             digests[other] = atomic_files.sha256(other)
     # Before `locate`: a bad segmentation is found without waiting for a registration.
-    marked = _read_truth(item, options, volume)
+    marked = _read_truth(item, options, volume, warnings)
     located = to_slices.locate(volume, preparation, brain_mask_file=item.brain_mask)
     warnings += [*located.warnings, *_check_inside(marked.lesion, located.brain)]
 
@@ -220,15 +220,32 @@ def _read(path: str, warnings: list[str], digests: dict[str, str]) -> volumes.Vo
     return volume
 
 
-def _read_truth(item: Item, options: Options, volume: volumes.Volume) -> _Truth:
+def _read_truth(
+    item: Item, options: Options, volume: volumes.Volume, warnings: list[str]
+) -> _Truth:
     """Lesion and doubtful places of the item's segmentation."""
     if not item.segmentation:
         return _Truth()
     labels = volumes.read_labels(item.segmentation, volume)
+    _check_named(labels, options, item.segmentation, warnings)
     return _Truth(
         lesion=np.isin(labels, options.labels) if options.labels else labels > 0,
         unjudged=np.isin(labels, options.unjudged) if options.unjudged else None,
     )
+
+
+def _check_named(labels: np.ndarray, options: Options, path: str, warnings: list[str]) -> None:
+    """Refuses a mask of one value that is not the table's: its lesions would count as healthy."""
+    named = (*options.labels, *options.unjudged)
+    found = np.unique(labels[labels > 0])
+    if not options.labels or not found.size or np.isin(found, named).any():
+        return
+    values = ", ".join(f"{value:g}" for value in found[:5]) + ", ..." * (found.size > 5)
+    text = f"'{path}' holds {values} and none of the table's labels ({messages.shorten(named)})"
+    # Of several values some may well stand for healthy tissue; 255 alone is how masks are stored.
+    if found.size == 1 and (len(named) == 1 or found[0] == 255):
+        raise errors.UserError(f"{text}; accepted: labels: [{values}], or a mask of the label")
+    warnings.append(f"{text}: nothing in it counts as lesion")
 
 
 def _check_inside(lesion: np.ndarray | None, brain: np.ndarray) -> list[str]:

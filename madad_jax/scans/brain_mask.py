@@ -24,6 +24,7 @@ from madad_jax.scans import brain_tools, registration, skull, volumes
 METHODS = ("auto", "given", "nonzero", "template", "builtin", *brain_tools.TOOLS)
 # Adult brains with their fluid measure about 0.9 to 2.0 l; a child's or a partial scan less.
 PLAUSIBLE_ML = (600.0, 2300.0)
+STRIPPED_BEFORE = "the skull is gone already"  # Begins a sentence that names no fault.
 _PIECE = 0.01  # A second component of less than this share is a speck, dropped in silence.
 # Share of a brain's largest cross-section that it reaches within 5 mm of its end where it is cut;
 # of whole brains none has more than 0.25.
@@ -60,9 +61,7 @@ def find(
         method = _choose(volume, given)
         if method == "nonzero":
             value = skull.find_background(volume.data)
-            warnings.append(
-                f"the skull is gone already: the brain is where the scan is not {value:g}"
-            )
+            warnings.append(f"{STRIPPED_BEFORE}: the brain is where the scan is not {value:g}")
         try:
             mask = _find_by(volume, method, given, shift)
         except errors.UserError as error:

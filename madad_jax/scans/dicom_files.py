@@ -187,11 +187,19 @@ def _has_preamble(start: bytes) -> bool:
 
 def _is_dicom(start: bytes) -> bool:
     # Some archives hand out files without the preamble: they begin with an element of group 8.
-    return _has_preamble(start) or (start[:2] == b"\x08\x00" and start[3:4] == b"\x00")
+    bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
+    return _has_preamble(start) or _begins_with_meta(start) or bare
+
+
+def _begins_with_meta(start: bytes) -> bool:
+    """Whether the preamble alone is missing, as scripts that take names out leave it."""
+    return start[:2] == b"\x02\x00" and start[3:6] in (b"\x00UL", b"\x00OB", b"\x00UI")
 
 
 def _parse(content: bytes) -> pydicom.Dataset:
     """The elements of a file; deflated ones are unpacked here, within bounds."""
+    if not _has_preamble(content) and _begins_with_meta(content):
+        content = bytes(_PREAMBLE) + _MAGIC + content
     file = io.BytesIO(content)
     if not _has_preamble(content):
         dataset = pydicom.dcmread(file, force=True)
@@ -250,10 +258,12 @@ def _kind(dataset: pydicom.Dataset) -> str:
     if _known_as_other(sop):
         return uid.UID(sop).name.removesuffix(" Storage")
     if "PixelData" not in dataset:
+        if sop and sop not in _SCANS:
+            return "object of a class of its maker's"
         if not dataset.get("SeriesInstanceUID"):
             raise ValueError("no pixels")  # What a file cut short has become.
         return BARE
-    modality = str(dataset.get("Modality") or "")
+    modality = str(dataset.get("Modality") or "").strip().upper()
     if modality and modality not in _MODALITIES:
         return f"object of Modality {messages.shorten(modality, 16)}"
     image_type = dataset.get("ImageType") or ()

@@ -44,9 +44,13 @@ def read_layout(file: dicom_files.File) -> Layout:
     rows, columns = _whole(file, "Rows"), _whole(file, "Columns")
     frames, samples = _whole(file, "NumberOfFrames", 1), _whole(file, "SamplesPerPixel")
     photometric = str(data.get("PhotometricInterpretation") or "")
+    if not photometric:
+        raise errors.UserError(
+            f"'{path}' lacks PhotometricInterpretation; accepted: {' and '.join(_GREY)}"
+        )
     if samples != 1 or photometric not in _GREY:
         raise errors.UserError(
-            f"'{path}' holds colour images ({messages.shorten(photometric) or 'no photometric'}, "
+            f"'{path}' holds colour images ({messages.shorten(photometric)}, "
             f"{samples} samples a pixel); accepted: {' and '.join(_GREY)}"
         )
     allocated, stored = _whole(file, "BitsAllocated"), _whole(file, "BitsStored")
@@ -159,4 +163,5 @@ def to_values(
         np.subtract(sum(layout.limits), values, out=values)
     values *= slope
     values += intercept
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):  # Infinite then, which readers of scans report.
+        return values.astype(np.float32)

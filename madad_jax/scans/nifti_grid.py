@@ -5,6 +5,8 @@ as nibabel reads it; ITK takes the qform at some codes. What other readers may s
 masks that they wrote (`placements`) and for maps that they will read (`copy_geometry`).
 """
 
+import math
+
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float64
@@ -167,6 +169,11 @@ def _mend(header: nib.Nifti1Header) -> nib.Nifti1Header:
     sides = np.abs(known["pixdim"][1:4])
     known["pixdim"][1:4] = np.where(sides == 0, 1, sides)
     known["pixdim"][0] = -1 if known["pixdim"][0] == -1 else 1
+    # Numbers of few digits: longer than 1 it is a half turn, to the format's own reader and ITK.
+    quaternion = [float(known[f"quatern_{name}"]) for name in "bcd"]
+    if (length := math.hypot(*quaternion)) > 1 and math.isfinite(length):
+        for name, value in zip("bcd", quaternion, strict=True):
+            known[f"quatern_{name}"] = value / length
     for name in ("sform_code", "qform_code"):
         if int(known[name]) not in nib.nifti1.xform_codes.value_set():
             known[name] = 0

@@ -284,3 +284,12 @@ def test_mood_interface(scans, setting, tmp_path, task):
         values = np.asarray(image.dataobj)
         assert image.shape == nib.load(scans / "b" / "scan.nii").shape
         assert values.min() == 0 and 0.5 < values.max() <= 1
+
+
+def test_a_folder_with_a_summary_is_left_out_with_a_line(tmp_path, caplog):
+    for name in ("a_T1w.nii.gz", "pred/a_T1w.nii.gz", "pred/summary.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found, _ = discovery.discover(str(tmp_path))
+    assert [scan.name for scan in found] == ["a_T1w"]
+    assert "folders with a summary.json: 1 ('pred')" in caplog.text

@@ -9,6 +9,7 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.prepare import check
+from tests.scans import cases
 
 
 def _head(shape=(40, 48, 36), seed=0):
@@ -50,6 +51,14 @@ def test_scans_without_a_fault(scans, tmp_path, capsys):
     assert "4 of 4 scans without a problem" in said and "4 whole heads" in said
     assert "40 x 48 x 36  4.00 x 4.00 x 4.00  RAS   head   0" in said
     assert cv2.imread(str(sheet)).mean() > 5
+
+
+def test_brains_without_skull_are_no_fault_where_they_are_located(tmp_path, capsys):
+    grid = cases.box((4.0, 4.0, 4.0))
+    cases.save(tmp_path / "a.nii", cases.see(grid)[0], grid.affine)
+    status, said = _run(capsys, f"--input={tmp_path}", "--sheet=", "--locate")
+    assert status == 0
+    assert "RAS   brain  0" in said and "1 of 1 scans without a problem" in said
 
 
 def test_each_fault_of_a_scan_is_a_line(scans, capsys):

@@ -191,6 +191,34 @@ def test_warnings_for_what_a_person_should_see(tmp_path):
     assert any("100% of the lesion lies outside the brain" in text for text in prepared.warnings)
 
 
+@pytest.mark.parametrize(
+    ("values", "labels", "unjudged", "text"),
+    [
+        ([255], (1,), (), "holds 255 and none of the table's labels .*accepted: labels: .255"),
+        ([255], (1,), (2,), "holds 255 and none"),
+        ([1], (255,), (), "holds 1 and none"),
+        ([3, 4], (77,), (), ""),
+    ],
+)
+def test_a_lesion_of_a_value_that_no_label_names_is_not_healthy(
+    tmp_path, values, labels, unjudged, text
+):
+    grid = cases.box((4.0, 4.0, 4.0))
+    image, _, lesion = cases.see(grid)
+    path = cases.save(tmp_path / "a_T1.nii", image, grid.affine)
+    mask = np.where(lesion, values[0], 0)
+    mask[tuple(np.argwhere(lesion)[0])] = values[-1]
+    seg = cases.save(tmp_path / "a_seg.nii", mask, grid.affine, kind=np.int16)
+    item = subject.Item("a", "a", "train", {"T1": path}, segmentation=seg)
+    options = cases.change(OPTIONS, labels=labels, unjudged=unjudged)
+    if text:
+        with pytest.raises(errors.UserError, match=text):
+            subject.prepare_subject(item, options)
+    else:
+        warnings = subject.prepare_subject(item, options).warnings
+        assert any("holds 3, 4 and none of the table's labels" in text for text in warnings)
+
+
 def test_nan_inside_the_brain_refuses_outside_does_not(tmp_path):
     grid = cases.box()
     image, brain, _ = cases.see(grid)

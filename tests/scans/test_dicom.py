@@ -110,6 +110,26 @@ def test_positions_of_few_digits_are_read(tmp_path):
     volumes.read(series(tmp_path / "s", change=change))
 
 
+@pytest.mark.parametrize(("mm", "digits"), [(0.45, 1), (0.55, 1), (3.3, 0)])
+def test_fine_steps_that_were_rounded_are_read(tmp_path, mm, digits):
+    def change(k, d):
+        d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        d.ImagePositionPatient = [0, 0, round(10.07 + mm * k, digits)]
+
+    volume = volumes.read(series(tmp_path / "s", count=60, change=change))
+    np.testing.assert_allclose(volume.voxel_mm[2], mm, rtol=0.01)
+
+
+@pytest.mark.parametrize("gone", [1, 30, 58])
+def test_a_slice_missing_among_rounded_steps_is_refused(tmp_path, gone):
+    def change(k, d):
+        d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        d.ImagePositionPatient = [0, 0, round(10.07 + 0.45 * (k + (k >= gone)), 1)]
+
+    with pytest.raises(errors.UserError, match="a slice is missing"):
+        volumes.read(series(tmp_path / "s", count=59, change=change))
+
+
 def _keep(folder, kept):
     """Slices of 24 at 3 mm that are left."""
     images = {}

@@ -225,6 +225,41 @@ def test_files_without_the_preamble_are_read(tmp_path):
     check(volumes.read(path))
 
 
+@pytest.mark.parametrize(
+    "syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless]
+)
+def test_files_whose_preamble_alone_is_missing_are_read(tmp_path, syntax):
+    path = series(tmp_path / "s")
+    for file in (tmp_path / "s").iterdir():
+        d = pydicom.dcmread(file)
+        if syntax.is_compressed:
+            d.compress(syntax, generate_instance_uid=False)
+        d.file_meta.TransferSyntaxUID, d.preamble = syntax, None
+        pydicom.dcmwrite(file, d)
+        assert file.read_bytes()[:2] == b"\x02\x00"
+    check(volumes.read(path))
+    assert all(dicom_files.may_hold_scan(file) for file in epath.Path(path).iterdir())
+
+
+def test_an_object_of_the_makers_own_in_the_series_is_left_out(tmp_path):
+    path = series(tmp_path / "s")
+    own = report(uid.UID("1.3.12.2.1107.5.9.1"), Modality="MR", SeriesInstanceUID="1.2.3")
+    save(tmp_path / "s", {"own.dcm": own})
+    volume = volumes.read(path)
+    check(volume)
+    assert "own.dcm" in volume.warnings[0]
+
+
+def test_a_modality_in_small_letters(tmp_path):
+    check(volumes.read(series(tmp_path / "s", Modality="mr ")))
+
+
+def test_pixels_of_no_stated_kind_are_not_called_colour(tmp_path):
+    path = series(tmp_path / "s", PhotometricInterpretation="")
+    with pytest.raises(errors.UserError, match="lacks PhotometricInterpretation"):
+        volumes.read(path)
+
+
 def _deflated(tmp_path, change=lambda stream: stream):
     path = series(tmp_path / "s")
     for file in (tmp_path / "s").iterdir():

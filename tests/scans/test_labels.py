@@ -58,6 +58,17 @@ def test_probabilities_in_whole_numbers_are_refused(tmp_path, scan, ball, kind):
             volumes.read_labels(put(tmp_path, np.round(ball * min(scale, 255)).astype(kind)), scan)
 
 
+@pytest.mark.parametrize(("radius", "top"), [(1.5, 255), (3, 255), (6, 10)])
+def test_probabilities_of_a_small_lesion_in_a_few_whole_numbers_are_refused(
+    tmp_path, scan, radius, top
+):
+    lesion = np.linalg.norm(np.indices((24, 24, 24)) - 12.0, axis=0) <= radius
+    soft = np.rint(ndimage.gaussian_filter(lesion * float(top), 1.0)).astype(np.uint8)
+    assert len(np.unique(soft)) < 40
+    with pytest.raises(errors.UserError, match="from voxel to voxel"):
+        volumes.read_labels(put(tmp_path, soft), scan)
+
+
 def test_a_picture_is_no_mask(tmp_path, scan):
     picture = np.random.default_rng(0).integers(0, 900, (24, 24, 24)).astype(np.int16)
     with pytest.raises(errors.UserError, match="a picture"):
@@ -94,6 +105,28 @@ def test_labels_with_a_slope_are_whole_again(tmp_path, scan):
     nib.save(image, tmp_path / "m.nii")
     found = volumes.read_labels(tmp_path / "m.nii", scan)
     assert np.unique(found).tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("slope", [0.0039, 0.00392, 0.004])
+def test_255_with_a_slope_of_three_digits_is_1(tmp_path, scan, slope):
+    expected = parcels([0, 1])
+    image = nib.Nifti1Image((expected * 255).astype(np.uint8), np.eye(4)).to_bytes()
+    header = nib.Nifti1Header(image[:348], check=False)
+    header["scl_slope"], header["scl_inter"] = slope, 0
+    (tmp_path / "m.nii").write_bytes(header.binaryblock + image[348:])
+    if abs(255 * slope - 1) > 0.01:
+        with pytest.raises(errors.UserError, match="between whole numbers"):
+            volumes.read_labels(tmp_path / "m.nii", scan)
+    else:
+        found = volumes.read_labels(tmp_path / "m.nii", scan)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_single_voxels_each_numbered_are_labels(tmp_path, scan):
+    expected = np.zeros(scan.data.shape, np.int16)
+    expected[2:22:4, 2:22:4, 2:22:4] = np.arange(1, 126).reshape(5, 5, 5)
+    np.testing.assert_array_equal(volumes.read_labels(put(tmp_path, expected), scan), expected)
 
 
 def test_nan_lies_outside_and_infinity_is_refused(tmp_path, scan):

@@ -195,3 +195,23 @@ def test_other_programs_get_one_matrix_in_mm(tmp_path):
     np.testing.assert_allclose(header.get_sform(), AFFINE, atol=1e-5)
     np.testing.assert_allclose(header.get_qform(), AFFINE, atol=1e-5)
     assert header.get_xyzt_units()[0] == "mm"
+
+
+@pytest.mark.parametrize("longer", [1.0000003, 1.0003, 1.01])
+def test_a_quaternion_longer_than_1_is_made_1_as_itk_does(tmp_path, longer):
+    """Written with few digits: a scan that lies turned about z by half a turn."""
+    path = save(tmp_path / "scan.nii", (0, 1), turn(180) @ AFFINE)
+    made = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(made[:348]), check=False)
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = 0, 0, longer
+    made[:348] = header.binaryblock
+    path.write_bytes(bytes(made))
+    volume = volumes.read(path)
+    assert volume.warnings == ()
+    np.testing.assert_allclose(volume.native.affine, turn(180) @ AFFINE, atol=1e-4)
+    seen = sitk.ReadImage(str(path))
+    last = np.array(seen.TransformIndexToPhysicalPoint([n - 1 for n in forms.SHAPE]))
+    index = volume.native.affine @ [*(n - 1 for n in forms.SHAPE), 1]
+    np.testing.assert_allclose(last * (-1, -1, 1), index[:3], atol=1e-3)
+    volumes.write_nifti(tmp_path / "map.nii.gz", volume.data, like=volume)
+    np.testing.assert_array_equal(see(tmp_path / "map.nii.gz"), see(path))

@@ -80,6 +80,16 @@ def test_noisy_air_in_a_frame_of_zeros_is_not_a_stripped_brain():
     assert not skull.is_stripped(scan(np.pad(part, 8), 0.9))
 
 
+@pytest.mark.parametrize("voxels", [7, 8])
+def test_a_small_blurred_head_with_some_of_its_air_is_not_a_stripped_brain(voxels):
+    """A newborn's, whose bone the blur has filled; air is noise near by and 0 further off."""
+    data, _ = head()
+    near = ndimage.distance_transform_edt(data == 0) <= voxels
+    noise = np.random.default_rng(0).random(data.shape) * 20 + 1
+    part = np.where(near, ndimage.gaussian_filter(data, 2.5) + noise, 0.0)
+    assert not skull.is_stripped(scan(part, 0.6))
+
+
 @pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("more", [0, 1])
 def test_stripped_brains_of_every_contrast(contrast, more):
