@@ -109,7 +109,7 @@ def check_inputs(
             f"--mode={mode}: method={parts.method_name} works on images and needs no autoencoder"
         )
     _check_stages(parts, inputs, mode)
-    if parts.autoencoder is not None and parts.autoencoder.run:
+    if parts.autoencoder is not None:
         trained_weights.autoencoder_checkpoints(parts, workdir)
     if mode != "train_autoencoder":
         if parts.data.cached_latents:

@@ -93,6 +93,16 @@ def places(workdir: workdir_lib.Workdir, stage: str, key: str, path: str) -> lis
     return found
 
 
+def named_before(workdir: workdir_lib.Workdir, stage: str, key: str) -> str:
+    """Where a stage that has weights of its own found those that the config named under `key`;
+    "" where it named none."""
+    if not is_begun(workdir, stage):
+        return ""
+    entry = noted(workdir, stage).get(key, {})
+    places = entry.get("place"), entry.get("path"), workdir.record_of(stage).get(key)
+    return next((place for place in places if isinstance(place, str) and place), "")
+
+
 def is_begun(workdir: workdir_lib.Workdir, stage: str) -> bool:
     """Whether the stage has weights of its own."""
     folder = workdir.checkpoints(stage)
@@ -205,8 +215,10 @@ def _explain(
         return f"digest {messages.shorten(digest[:12])}" if digest else "none"
 
     where = f" ({place})" if place else ""
+    known = "" if place else named_before(workdir, stage, key)
+    known = f", as {key}={messages.shorten(known, 200)}" if known else ""
     return (
         f"{stage} was trained on other {_WHAT[key]}: {workdir.trained / stage} knows "
-        f"{shown(then)}, {key}{where} holds {shown(now)}; give {key} the weights of before, or "
-        "train anew in another --workdir"
+        f"{shown(then)}, {key}{where} holds {shown(now)}; give {key} the weights of before{known}, "
+        "or train anew in another --workdir"
     )

@@ -18,6 +18,7 @@ from madad_jax.core import errors
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import (
     frozen_weights,
+    preflight,
     report_stage,
     slice_changes,
     stage_inputs,
@@ -131,6 +132,29 @@ def test_folders_that_move_together_still_find_each_other(tmp_path, monkeypatch)
     made, where = bind(tmp_path / "second" / "run", **{"autoencoder.checkpoint": "ae"})
     found = trained_weights.autoencoder_checkpoints(made, where)
     assert os.path.samefile(found, tmp_path / "second" / "ae" / "autoencoder" / "checkpoints")
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["today", "older"])
+def test_a_forgotten_autoencoder_is_asked_for_before_another_is_trained(
+    tmp_path, monkeypatch, noted
+):
+    shared, run = tmp_path / "shared", tmp_path / "run"
+    save(shared, "autoencoder", 1.0)
+    bind(run, **{"autoencoder.checkpoint": str(shared)})
+    save(run, "denoiser", 2.0)
+    if not noted:
+        (run / "denoiser" / "inputs.json").unlink()
+    made = parts.assemble(default.get_config())
+    where = workdir.of_parts(made, run)
+    match = rf"autoencoder\.checkpoint: found none, .* give --config\.autoencoder.*={shared}$"
+    inputs = inputs_lib.Inputs(made.data, mesh_lib.make_mesh(), made.evaluation.batch_size)
+    monkeypatch.setattr(preflight, "_check_stages", lambda *_: None)  # there are no slices
+    for mode in ("run", "train", "train_autoencoder"):
+        with pytest.raises(errors.UserError, match=match):
+            preflight.check_inputs(made, where, inputs, mode)
+    with pytest.raises(errors.UserError, match=match):
+        trained_weights.autoencoder_checkpoints(made, where)
+    bind(run, **{"autoencoder.checkpoint": str(shared)})
 
 
 def test_two_runs_share_one_autoencoder_through_a_link(tmp_path):
