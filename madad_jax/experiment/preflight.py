@@ -13,7 +13,6 @@ from madad_jax.experiment import (
     frozen_weights,
     latent_cache,
     score_stage,
-    stage_inputs,
     trained_weights,
 )
 from madad_jax.experiment import inputs as inputs_lib
@@ -115,7 +114,7 @@ def check_inputs(
         if parts.data.cached_latents:
             latent_cache.folder_of(parts, workdir)
         # What is begun has weights of its own.
-        if parts.initial_run and not stage_inputs.is_begun(workdir, "denoiser"):
+        if parts.initial_run and not workdir.is_begun("denoiser"):
             trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
     if mode == "run":
         if not plan.sets:

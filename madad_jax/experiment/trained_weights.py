@@ -124,7 +124,7 @@ def _same_step(workdir: workdir_lib.Workdir, folder: epath.Path) -> tuple[str | 
     though another may be the best by now; else of the best."""
     known = reader.weights_digests(folder, "autoencoder")
     before = stage_inputs.noted(workdir, _READER).get(stage_inputs.AUTOENCODER, {}).get("digest")
-    if stage_inputs.is_begun(workdir, _READER):
+    if workdir.is_begun(_READER):
         for step, digest in known.items():
             if digest == before:
                 return step, digest

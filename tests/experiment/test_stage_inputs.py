@@ -203,6 +203,17 @@ def test_initial_weights_matter_until_the_training_is_finished(tmp_path, log):
     bind(tmp_path, **init)
 
 
+def test_initial_weights_of_other_latents_are_said(run, log):
+    known = stage_inputs.noted(workdir.Workdir(run), "denoiser")["autoencoder.checkpoint"]["digest"]
+    stage_inputs.warn_of_other_latents(str(run), known)
+    stage_inputs.warn_of_other_latents(str(run), "")
+    (run / "older").mkdir()
+    stage_inputs.warn_of_other_latents(str(run / "older"), known)
+    assert "latents of another autoencoder" not in log.text
+    stage_inputs.warn_of_other_latents(str(run), "0" * 64)
+    assert f"denoiser.init: the weights of {run} were trained on the latents of another" in log.text
+
+
 def test_lpips_weights_are_a_part_of_the_autoencoder(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"one")
     shutil.copy(tmp_path / "a.npz", tmp_path / "b.npz")
