@@ -59,8 +59,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     kinds = {
         "added": [name for name in now if name not in then],
         "removed": [name for name in then if name not in now],
-        # An empty mark is of a slice that was not looked at.
-        "changed": [n for n in now if then.get(n) and now[n] and then[n] != now[n]],
+        "changed": [n for n in now if n in then and slice_marks.differ(str(then[n]), now[n])],
     }
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
     if not counts:

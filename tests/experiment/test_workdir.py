@@ -88,6 +88,15 @@ def test_a_loss_that_is_not_finite_is_answered_in_the_same_words(tmp_path, stage
     assert (f"--config.denoiser.init={tmp_path}" in advice) == (stage == "denoiser")
 
 
+def test_packed_slices_go_on_with_a_run_and_drawn_ones_do_not(tmp_path):
+    slices = {"data.root": "data/ours"}
+    begin(tmp_path, **slices, **{"data.source": "png_folder"})
+    for source in ("array_record", "tfds"):
+        begin(tmp_path, **slices, **{"data.source": source})
+    with pytest.raises(errors.UserError, match=r"data\.source: 'png_folder' -> 'cohort'"):
+        begin(tmp_path, **{"data.source": "cohort"})
+
+
 def test_how_a_network_is_computed_may_change_with_a_line(tmp_path, log):
     begin(tmp_path)
     changed = {key: value for key, value in config_record.EXECUTION.items()}
