@@ -52,6 +52,8 @@ EXECUTION = {
 }
 # Where weights lie. A stage is bound to what they are (`experiment.stage_inputs`).
 WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init")
+# Sources that hand out the same slices in the same order, one packed from the other.
+_SAME_SLICES = ("png_folder", "array_record", "tfds")
 # Attention that needs a library, or a device, that not every machine has.
 _NOT_EVERYWHERE = ("cudnn",)
 
@@ -115,6 +117,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[s
     Keys that only the older record has were dropped since, and change nothing.
     """
     differ = [k for k in now if (k not in then or then[k] != now[k]) and k not in WEIGHTS]
+    if {then.get("data.source"), now.get("data.source")} <= set(_SAME_SLICES):
+        differ = [k for k in differ if k != "data.source"]
     execution = [k for k in differ if k in EXECUTION and k in then]
     return [k for k in differ if k not in EXECUTION], execution
 

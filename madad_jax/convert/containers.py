@@ -78,6 +78,9 @@ def load(path: epath.PathLike, kind: str = "", prefix: str = "") -> Weights:
             notes.append(f"{len(table.others)} entries that are no tensors dropped ({left})")
         state = _of_kind(kind, state, notes)
         values = _values(name, state, size)
+    odd = [key for key, array in values.items() if not np.isfinite(array).all()]
+    if odd:
+        notes.append(f"{len(odd)} tensors hold NaN or infinity ({tensor_names.summary(odd)})")
     settings = _settings(module) if module is not None else weight_files.facts(files[0])
     if kind == "autoencoder" and diffusers_keys.is_one(values):
         notes.append("diffusers' names translated to LDM's")

@@ -13,12 +13,16 @@ from madad_jax.core import errors, json_file, messages
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _INDEX = ".index.json"
 # What training programs save beside the weights.
-_BESIDE = ("optimizer", "scheduler", "random_states", "scaler", "sampler", "training_args")
+_BESIDE = (
+    *("optimizer", "scheduler", "random_states", "rng_state", "scaler", "sampler"),
+    *("training_args", "zero_pp_rank", "bf16_zero_pp_rank"),
+)
 _PARTS = {
     "autoencoder": ("vae", "autoencoder", "first_stage_model"),
     "unet": ("unet_ema", "unet"),
     "dit": ("transformer_ema", "transformer"),
 }
+_VARIANTS = ("fp16", "bf16", "fp32", "non_ema")
 _MAX_SHARDS = 1000
 
 
@@ -70,7 +74,7 @@ def _is_weights(name: str) -> bool:
 def _chosen(folder: epath.Path, names: list[str]) -> list[epath.Path]:
     """One file or one index of those, [] for none: `.safetensors` before pickles."""
     indices = [name for name in names if name.endswith(_INDEX)]
-    single = [name for name in names if not name.endswith(_INDEX)]
+    single = [name for name in names if not name.endswith(_INDEX) and not _is_variant(name, names)]
     preferred = [n for n in indices if ".safetensors." in n] or indices
     if not preferred:
         # A `model.safetensors` and a `model.bin` hold the same.
@@ -81,6 +85,13 @@ def _chosen(folder: epath.Path, names: list[str]) -> list[epath.Path]:
         shown = ", ".join(messages.shorten(name, 60) for name in preferred[:10])
         raise errors.UserError(f"--in={folder}: several files of weights ({shown}); give one")
     return find(folder / preferred[0]) if preferred else []
+
+
+def _is_variant(name: str, names: list[str]) -> bool:
+    """Whether `model.fp16.safetensors` stands beside `model.safetensors`, which Diffusers reads."""
+    stem, _, suffix = name.rpartition(".")
+    plain, _, variant = stem.rpartition(".")
+    return variant in _VARIANTS and f"{plain}.{suffix}" in names
 
 
 def _shards(index: epath.Path) -> list[epath.Path]:

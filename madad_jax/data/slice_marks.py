@@ -2,8 +2,8 @@
 
 Unlike `Source.fingerprint` it holds no time of change and no path, so that a copy of the slices
 has the same marks. PNG files are marked by their sizes, which cost one question each to the file
-system; packed slices by the content of some of them, as they would have to be read; drawn ones by
-all that they are drawn from.
+system; packed slices by sizes and content of some of them, as they have to be read; drawn ones by
+all that they are drawn from. Slices that were packed between two looks are compared by sizes.
 """
 
 import hashlib
@@ -32,6 +32,16 @@ def list_marks(source: Any) -> dict[str, str]:
         for i in order[:_READ_AT_MOST]:
             found = source.read_encoded(i)
             content = zlib.crc32(found.brain_mask.content, zlib.crc32(found.image.content))
-            marks[names[i]] = f"{content:08x}"
+            sizes = f"{len(found.image.content)}+{len(found.brain_mask.content)}"
+            marks[names[i]] = f"{sizes}:{content:08x}"
         return marks
     return dict.fromkeys(names, source.fingerprint()[:16])
+
+
+def differ(then: str, now: str) -> bool:
+    """Whether two marks are of different slices; one of a slice that was not looked at tells
+    nothing."""
+    if not then or not now:
+        return False
+    pairs = zip(then.split(":"), now.split(":"), strict=False)  # sizes, and content where known
+    return any(one != other for one, other in pairs)

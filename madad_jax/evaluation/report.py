@@ -7,6 +7,7 @@ Every file is one atomic write.
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from etils import epath
 from madad_jax.core import atomic_files, errors, json_file, messages
 from madad_jax.evaluation import tables
 from madad_jax.metrics import scan_figures, threshold_counts
+
+_LOG = logging.getLogger(__name__)
 
 _INCLUDES_NONE = "which includes none at all"
 _JUDGED = (("ap", "AP"), ("pooled_max_dice", "pooled max Dice"))
@@ -52,19 +55,24 @@ def append_results(path: epath.PathLike, rows: Iterable[Mapping[str, Any]]) -> N
 def read_results(path: epath.PathLike) -> list[dict[str, Any]]:
     """The rows of a `results.jsonl`; none when there is no file.
 
+    A last line that breaks off, of a process that was killed, is left out with a warning.
+
     Raises:
-      UserError: a line that is not a JSON object.
+      UserError: a whole line that is not a JSON object.
     """
     path = epath.Path(path)
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(atomic_files.read_bytes(path).splitlines(), start=1):
+    for number, line in enumerate(atomic_files.read_bytes(path).splitlines(True), start=1):
         if not line.strip():
             continue
         try:
             row = json_file.parse_object(line, f"line {number}")
         except errors.UserError as error:
+            if not line.endswith(b"\n"):
+                _LOG.warning("%s: line %d breaks off and is left out", path, number)
+                continue
             raise errors.UserError(
                 f"{path}: found line {number} that is not a JSON object ({error}), "
                 "accepted: one result row a line"

@@ -79,8 +79,7 @@ def _run(cell: cells.Cell, table: cells.Table, stop: stop_lib.GracefulStop) -> N
         return
     same = _same_figures(cell, table)
     if same is not None:  # another signal of an evaluation that is there
-        rows = report.read_results(same.folder / "results.jsonl")
-        _store(cell, rows, digest)
+        _store(cell, _rows(same), digest)
         return
     if cell.shared_autoencoder is not None:
         folder = os.fspath(cell.shared_autoencoder)
@@ -94,15 +93,22 @@ def _run(cell: cells.Cell, table: cells.Table, stop: stop_lib.GracefulStop) -> N
 
 
 def _is_done(cell: cells.Cell, digest: str) -> bool:
-    """Whether the cell was scored by this config, with the weights that are there today.
+    """Whether the cell was scored by this config, with the weights that are there today, and its
+    rows are all there.
 
-    Cells of older versions say nothing of their weights.
+    Cells of older versions say nothing of their weights, nor how many rows they have.
     """
-    marker = cell.folder / _DONE
-    if not marker.exists():
+    marker, rows = cell.folder / _DONE, _rows(cell)
+    if not marker.exists() or not rows:
         return False
     done = json_file.read_object(marker)
-    return done.get("digest") == digest and done.get("weights", "") in ("", _weights(cell))
+    if done.get("digest") != digest or done.get("rows", len(rows)) != len(rows):
+        return False
+    return done.get("weights", "") in ("", _weights(cell))
+
+
+def _rows(cell: cells.Cell) -> list[dict[str, Any]]:
+    return report.read_results(cell.folder / "results.jsonl")
 
 
 def _weights(cell: cells.Cell) -> str:
@@ -124,9 +130,9 @@ def _same_figures(cell: cells.Cell, table: cells.Table) -> cells.Cell | None:
     for other in table.cells:
         if other.key == cell.key or other.seed != cell.seed:
             continue
-        marker = other.folder / _DONE
         trained_alike = cell.trained in (other.key, other.trained) and cell.trained
-        if trained_alike and other.digest() == cell.digest() and marker.exists():
+        digest = other.digest()
+        if trained_alike and digest == cell.digest() and _is_done(other, digest):
             return other
     return None
 
@@ -136,7 +142,7 @@ def _store(cell: cells.Cell, rows: list[dict[str, Any]] | None, digest: str) -> 
         return
     if rows:
         report.append_results(cell.folder / "results.jsonl", rows)
-    done = {"digest": digest, "weights": _weights(cell)}
+    done = {"digest": digest, "weights": _weights(cell), "rows": len(_rows(cell))}
     atomic_files.write_text(cell.folder / _DONE, json.dumps(done) + "\n")
 
 
@@ -147,7 +153,7 @@ def _results(cell: cells.Cell) -> list[paper_tables.Result]:
     """The cell's own row under the table's name, and the baselines beside it."""
     if not (cell.folder / _DONE).exists():
         return []
-    rows = report.read_results(cell.folder / "results.jsonl")
+    rows = _rows(cell)
     suffix = signals.SIGNALS[cell.signal]
     others = [s for s in signals.SIGNALS.values() if s]
     out = []

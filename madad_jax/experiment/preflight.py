@@ -13,7 +13,6 @@ from madad_jax.experiment import (
     frozen_weights,
     latent_cache,
     score_stage,
-    stage_inputs,
     trained_weights,
 )
 from madad_jax.experiment import inputs as inputs_lib
@@ -109,13 +108,13 @@ def check_inputs(
             f"--mode={mode}: method={parts.method_name} works on images and needs no autoencoder"
         )
     _check_stages(parts, inputs, mode)
-    if parts.autoencoder is not None and parts.autoencoder.run:
+    if parts.autoencoder is not None:
         trained_weights.autoencoder_checkpoints(parts, workdir)
     if mode != "train_autoencoder":
         if parts.data.cached_latents:
             latent_cache.folder_of(parts, workdir)
         # What is begun has weights of its own.
-        if parts.initial_run and not stage_inputs.is_begun(workdir, "denoiser"):
+        if parts.initial_run and not workdir.is_begun("denoiser"):
             trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
     if mode == "run":
         if not plan.sets:

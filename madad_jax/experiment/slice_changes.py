@@ -12,7 +12,6 @@ from typing import Any
 
 from madad_jax.core import atomic_files, json_file, messages
 from madad_jax.data import slice_marks
-from madad_jax.experiment import stage_inputs
 from madad_jax.experiment import workdir as workdir_lib
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def compare(workdir: workdir_lib.Workdir, stage: str, sources: Mapping[str, Any]
         return []
     path = workdir.trained / stage / FILE
     marks = {split: slice_marks.list_marks(source) for split, source in sources.items()}
-    if not path.exists() or not stage_inputs.is_begun(workdir, stage):
+    if not path.exists() or not workdir.is_begun(stage):
         if workdir.trained == workdir.folder:  # another's folder is only read
             atomic_files.write_text(path, json.dumps(marks))
         return []
@@ -60,8 +59,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     kinds = {
         "added": [name for name in now if name not in then],
         "removed": [name for name in then if name not in now],
-        # An empty mark is of a slice that was not looked at.
-        "changed": [n for n in now if then.get(n) and now[n] and then[n] != now[n]],
+        "changed": [n for n in now if n in then and slice_marks.differ(str(then[n]), now[n])],
     }
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
     if not counts:

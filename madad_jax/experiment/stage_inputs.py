@@ -88,31 +88,49 @@ def places(workdir: workdir_lib.Workdir, stage: str, key: str, path: str) -> lis
     entry, here = noted(workdir, stage).get(key, {}), os.path.abspath(workdir.trained)
     found = [entry[name] for name in ("beside", "place") if isinstance(entry.get(name), str)]
     found = [os.path.normpath(os.path.join(here, p)) for p in found]
-    if path and "://" not in path and not os.path.isabs(path) and is_begun(workdir, stage):
+    if path and "://" not in path and not os.path.isabs(path) and workdir.is_begun(stage):
         found += [os.path.join(above, path) for above in epath.Path(here).parents]
     return found
 
 
-def is_begun(workdir: workdir_lib.Workdir, stage: str) -> bool:
-    """Whether the stage has weights of its own."""
-    folder = workdir.checkpoints(stage)
-    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+def named_before(workdir: workdir_lib.Workdir, stage: str, key: str) -> str:
+    """Where a stage that has weights of its own found those that the config named under `key`;
+    "" where it named none."""
+    if not workdir.is_begun(stage):
+        return ""
+    entry = noted(workdir, stage).get(key, {})
+    places = entry.get("place"), entry.get("path"), workdir.record_of(stage).get(key)
+    return next((place for place in places if isinstance(place, str) and place), "")
 
 
 def renew(workdir: workdir_lib.Workdir, stage: str, key: str, digest: str) -> None:
     """Notes what was read for a stage that has no weights yet: another checkpoint, where the best
     one is damaged."""
     entries = noted(workdir, stage)
-    if not workdir.primary or is_begun(workdir, stage) or key not in entries:
+    if not workdir.primary or workdir.is_begun(stage) or key not in entries:
         return
     if entries[key]["digest"] != digest:
         _write(workdir, stage, entries | {key: entries[key] | {"digest": digest}})
 
 
+def warn_of_other_latents(run: str, digest: str) -> None:
+    """Says where initial weights of another run were trained on another autoencoder than that of
+    `digest` ("": none is used). Runs of older versions do not tell."""
+    known = noted(workdir_lib.Workdir(run), "denoiser").get(AUTOENCODER, {}).get("digest")
+    if digest and known and known != digest:
+        _LOG.warning(
+            "%s: the weights of %s were trained on the latents of another autoencoder, and begin "
+            "on those of this run; %s of that run gives them the latents that they know",
+            INITIAL,
+            run,
+            AUTOENCODER,
+        )
+
+
 def check_read(workdir: workdir_lib.Workdir, stage: str, key: str, digest: str, place: str) -> None:
     """Raises UserError where weights that were read are not those of the stage."""
     before = noted(workdir, stage).get(key, {}).get("digest")
-    if before is not None and before != digest and is_begun(workdir, stage):
+    if before is not None and before != digest and workdir.is_begun(stage):
         raise errors.UserError(_explain(workdir, stage, key, before, digest, place))
 
 
@@ -120,7 +138,7 @@ def _bind(
     workdir: workdir_lib.Workdir, stage: str, found: Sequence[Weights], digest_at: DigestAt
 ) -> None:
     now = {w.key: w for w in found}
-    known, begun = noted(workdir, stage), is_begun(workdir, stage)
+    known, begun = noted(workdir, stage), workdir.is_begun(stage)
     before = known
     if begun:
         if not (workdir.trained / stage / FILE).exists():
@@ -205,8 +223,10 @@ def _explain(
         return f"digest {messages.shorten(digest[:12])}" if digest else "none"
 
     where = f" ({place})" if place else ""
+    known = "" if place else named_before(workdir, stage, key)
+    known = f", as {key}={messages.shorten(known, 200)}" if known else ""
     return (
         f"{stage} was trained on other {_WHAT[key]}: {workdir.trained / stage} knows "
-        f"{shown(then)}, {key}{where} holds {shown(now)}; give {key} the weights of before, or "
-        "train anew in another --workdir"
+        f"{shown(then)}, {key}{where} holds {shown(now)}; give {key} the weights of before{known}, "
+        "or train anew in another --workdir"
     )

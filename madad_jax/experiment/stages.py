@@ -119,7 +119,7 @@ def train_autoencoder(
         return
     if not made.lpips:
         _LOG.warning("autoencoder: perceptual term off (autoencoder.lpips names no weights)")
-    begun = [s for s in ("autoencoder", "denoiser") if stage_inputs.is_begun(workdir, s)]
+    begun = [s for s in ("autoencoder", "denoiser") if workdir.is_begun(s)]
     if begun == ["denoiser"]:
         _LOG.warning(
             "autoencoder: gone from %s, where a denoiser stands on it; trained again, and the "
@@ -175,9 +175,7 @@ def scaling_factor(
 
     def known() -> float | None:
         # Nothing stands on a factor before the denoiser has weights.
-        if frozen_weights.measured_on(workdir, digest) or stage_inputs.is_begun(
-            workdir, "denoiser"
-        ):
+        if frozen_weights.measured_on(workdir, digest) or workdir.is_begun("denoiser"):
             return frozen_weights.recorded_factor(workdir, digest)
         _LOG.info("latents: the factor is that of other autoencoder weights; measured again")
         return None
@@ -257,11 +255,10 @@ def train_denoiser(
         key = stage_inputs.AUTOENCODER
         stage_inputs.renew(workdir, "denoiser", key, frozen.autoencoder)
     # What is begun has weights of its own, and the run that it started from may be gone.
-    if parts.initial_run and not agreement.from_first(
-        lambda: stage_inputs.is_begun(workdir, "denoiser")
-    ):
+    if parts.initial_run and not agreement.from_first(lambda: workdir.is_begun("denoiser")):
         folder = trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
         first = trained_weights.restore_denoiser(parts, folder, inputs.mesh)
+        stage_inputs.warn_of_other_latents(parts.initial_run, frozen.autoencoder)
     if latents:
         # The step neither encodes nor decodes then, and devices keep the memory for the denoiser.
         frozen = frozen.without_autoencoder()

@@ -7,7 +7,7 @@ from etils import epath
 
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import reader, saver
-from madad_jax.core import atomic_files, errors
+from madad_jax.core import atomic_files, errors, messages
 from madad_jax.core.types import Params
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.devices import parameter_rules
@@ -40,11 +40,19 @@ def autoencoder_checkpoints(parts: parts_lib.Parts, workdir: workdir_lib.Workdir
     is found where the run noted it.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or the key that named them for this run is missing.
     """
     run, key = parts.autoencoder.run, stage_inputs.AUTOENCODER
     if not run:
-        return workdir.checkpoints("autoencoder")
+        own = workdir.checkpoints("autoencoder")
+        place = "" if own.is_dir() else stage_inputs.named_before(workdir, _READER, key)
+        if place:
+            # Else an autoencoder would be trained for hours, and the denoiser refused beside it.
+            raise errors.UserError(
+                f"{key}: found none, but {workdir.trained / _READER} was trained on the "
+                f"autoencoder of another run; give --config.{key}={messages.shorten(place, 200)}"
+            )
+        return own
     if (epath.Path(run) / "autoencoder" / "checkpoints").is_dir():
         return checkpoints_of(run, "autoencoder", key)
     for place in stage_inputs.places(workdir, _READER, key, run):
@@ -116,7 +124,7 @@ def _same_step(workdir: workdir_lib.Workdir, folder: epath.Path) -> tuple[str | 
     though another may be the best by now; else of the best."""
     known = reader.weights_digests(folder, "autoencoder")
     before = stage_inputs.noted(workdir, _READER).get(stage_inputs.AUTOENCODER, {}).get("digest")
-    if stage_inputs.is_begun(workdir, _READER):
+    if workdir.is_begun(_READER):
         for step, digest in known.items():
             if digest == before:
                 return step, digest

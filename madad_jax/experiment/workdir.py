@@ -52,6 +52,11 @@ class Workdir:
         """The folder of a stage's checkpoints."""
         return self.trained / stage / "checkpoints"
 
+    def is_begun(self, stage: str) -> bool:
+        """Whether the stage has weights of its own."""
+        folder = self.checkpoints(stage)
+        return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
     def tell_once(self, line: str) -> bool:
         """Whether this line was not asked about before: stages meet the same change twice."""
         new = line not in self._told
@@ -81,22 +86,33 @@ class Workdir:
 
     def _is_complete(self, stage: str) -> bool:
         marker, now = self.trained / stage / _MARKER, self._records[stage]
-        if marker.exists():
-            then = self.record_of(stage)
-            differ, execution = config_record.differences(then, now)
-            if differ:
-                raise errors.UserError(
-                    f"{self.trained / stage} was made with another config "
-                    f"({_show(then, now, differ)}); {self._advise(stage, differ)}"
-                )
+        complete = (self.trained / stage / _COMPLETE).exists()
+        if not marker.exists():
+            self._note(stage)
+            return complete
+        then = self.record_of(stage)
+        differ, execution = config_record.differences(then, now)
+        if differ and not complete and not self.is_begun(stage):
+            # A loss that was not finite, or a first try of evaluation: nothing is there to lose.
+            shown = _show(then, now, differ)
+            _LOG.info("%s: %s; it has no weights yet and begins anew", stage, shown)
+            self._note(stage)
+        elif differ:
+            raise errors.UserError(
+                f"{self.trained / stage} was made with another config "
+                f"({_show(then, now, differ)}); {self._advise(stage, differ)}"
+            )
+        elif execution and self.tell_once(f"{stage}: {_show(then, now, execution)}"):
             shown = _show(then, now, execution)
-            if execution and self.tell_once(f"{stage}: {shown}"):
-                _LOG.info("%s: %s; the weights are those of any way to compute them", stage, shown)
-        else:
-            # Written before the stage begins, so that a stopped one is not resumed with another
-            # config either.
-            atomic_files.write_text(marker, json.dumps(now, indent=1, sort_keys=True))
-        return (self.trained / stage / _COMPLETE).exists()
+            _LOG.info("%s: %s; the weights are those of any way to compute them", stage, shown)
+        return complete
+
+    def _note(self, stage: str) -> None:
+        """Writes the stage's record: before it begins, so that a stopped one is not resumed with
+        another config either. Another's folder (`eval.run`) is only read."""
+        if self.trained == self.folder:
+            text = json.dumps(self._records[stage], indent=1, sort_keys=True)
+            atomic_files.write_text(self.trained / stage / _MARKER, text)
 
     def record_of(self, stage: str) -> dict[str, Any]:
         """The record that the folder holds of a stage, in the keys of today; {} without any.

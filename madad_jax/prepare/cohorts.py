@@ -129,7 +129,7 @@ def from_dict(values: Any, source: str) -> Cohort:
         table[key] = _labels(values.get(key), f"{source}: {key}")
     for key in ("id", "person"):
         if key in table:
-            patterns_lib.check_expression(table[key], f"{source}: {key}")
+            table[key] = patterns_lib.check_expression(table[key], f"{source}: {key}")
     for key in ("title", "licence", "cite"):
         if not isinstance(table.get(key, ""), str):
             found = messages.shorten(repr(table[key]))
@@ -142,6 +142,8 @@ def from_dict(values: Any, source: str) -> Cohort:
 
 def _modality(name: Any, source: str) -> str:
     text = str(name)
+    if isinstance(name, bool):  # YAML's no, off and on are none of ours
+        raise errors.UserError(f"'{source}': modality: YAML reads {text} there; put it in quotes")
     if not re.fullmatch(r"[A-Za-z0-9_]+", text) or text in ("brainmask", "segmentation"):
         raise errors.UserError(
             f"'{source}': modality '{messages.shorten(text)}'; accepted: letters, digits and _, "

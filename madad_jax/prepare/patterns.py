@@ -3,7 +3,9 @@
 A table comes from anyone, and a regular expression can take longer than anybody waits. So an
 expression for an id or a person has at most 200 characters and three open repeats (`*`, `+`,
 `{n,}`), none within another repeat, no alternatives within a repeat, and no reference back; a
-pattern of files at most eight `*`; and no path of more than 1024 characters is matched.
+pattern of files at most eight `*`; and no path of more than 1024 characters is matched. A repeat
+of one character up to a separator that it cannot hold (`[^-]+-`, `\\d+\\.`) has one end alone: it
+is free, within another repeat too.
 """
 
 import difflib
@@ -18,6 +20,8 @@ _MOST_LETTERS = 200
 _MOST_OPEN = 3
 _MOST_STARS = 8
 _MANY = 64  # A repeat that may run so often is as good as open.
+_FLAGS = re.compile(r"\A\(\?([aimsx]+)\)(.*)\Z", re.DOTALL)
+_CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}
 _TOKENS = re.compile(r"\*\*/|\*|\{id\}|\{nii\}")
 # Suffixes come in capitals from other systems; names do not change their case on the way.
 _NII = r"\.[nN][iI][iI](?:\.[gG][zZ])?"
@@ -25,6 +29,8 @@ _NII = r"\.[nN][iI][iI](?:\.[gG][zZ])?"
 
 def check_expression(text: Any, where: str) -> str:
     """`text`, if it is a regular expression that is matched in bounded time; see the module's text.
+
+    Flags at its start (`(?i)`) come back around it, since it will stand within a longer one.
 
     Raises:
       UserError: another type, no regular expression, or one past the bounds.
@@ -38,11 +44,12 @@ def check_expression(text: Any, where: str) -> str:
         raise errors.UserError(
             f"'{where}': found {len(text)} characters, accepted: at most {_MOST_LETTERS}"
         )
+    text = _FLAGS.sub(r"(?\1:\2)", text)
     try:
         # As it will stand in `compile_path`, so that an unbalanced bracket is found here.
         re.compile(f"(?P<id>{text})")
         opened = _count_open(re._parser.parse(text), False, where)
-    except (re.error, RecursionError, OverflowError) as error:
+    except (re.error, RecursionError, OverflowError, ValueError) as error:
         raise errors.UserError(f"'{where}': no regular expression: {error}") from error
     if opened > _MOST_OPEN:
         raise errors.UserError(
@@ -51,34 +58,77 @@ def check_expression(text: Any, where: str) -> str:
     return text
 
 
-def _count_open(parsed: Any, repeated: bool, where: str) -> int:
-    """Open repeats of a parsed expression; refuses what can take exponential time."""
+def _count_open(parsed: Any, repeated: bool, where: str, after: Any = None) -> int:
+    """Open repeats of a parsed expression; refuses what can take exponential time.
+
+    Args:
+      parsed: of `re`'s own parser.
+      repeated: whether it stands within a repeat.
+      where: for messages.
+      after: what is matched behind it, parsed; None for anything.
+    """
     count = 0
-    for code, value in parsed:
+    followers = [*list(parsed)[1:], after]
+    for (code, value), follower in zip(parsed, followers, strict=True):
         name = str(code)
         if "REPEAT" in name:
-            low, high, inner = value
-            many = int(high) >= _MANY
-            if repeated and high > 1 and low != high:
-                raise errors.UserError(
-                    f"'{where}': found a repeat within a repeat, accepted: repeats side by side"
-                )
-            count += many + _count_open(inner, repeated or high > 1, where)
+            count += _count_repeat(value, repeated, where, follower)
         elif name == "BRANCH":
             if repeated:
                 raise errors.UserError(
                     f"'{where}': found alternatives (|) within a repeat, accepted: outside of one"
                 )
             # One alternative is tried at a time.
-            count += max(_count_open(one, repeated, where) for one in value[1])
+            count += max(_count_open(one, repeated, where, follower) for one in value[1])
         elif "GROUPREF" in name:
             raise errors.UserError(f"'{where}': found a reference to a group, accepted: none")
-        elif isinstance(value, tuple):
-            parts = [part for part in value if isinstance(part, re._parser.SubPattern)]
-            count += sum(_count_open(part, repeated, where) for part in parts)
-        elif isinstance(value, re._parser.SubPattern):
-            count += _count_open(value, repeated, where)
+        else:
+            behind = follower if name == "SUBPATTERN" else None  # not of what only looks
+            parts = value if isinstance(value, tuple) else (value,)
+            for part in parts:
+                if isinstance(part, re._parser.SubPattern):
+                    count += _count_open(part, repeated, where, behind)
     return count
+
+
+def _count_repeat(value: Any, repeated: bool, where: str, after: Any) -> int:
+    low, high, inner = value
+    if _has_one_end(inner, after):
+        return 0
+    if repeated and high > 1 and low != high:
+        raise errors.UserError(
+            f"'{where}': found a repeat within a repeat, accepted: repeats side by side"
+        )
+    return (int(high) >= _MANY) + _count_open(inner, repeated or high > 1, where)
+
+
+def _has_one_end(inner: Any, after: Any) -> bool:
+    """Whether what is repeated is one character, and the literal behind it another."""
+    if after is None or len(inner) != 1 or str(after[0]) != "LITERAL":
+        return False
+    separator = chr(after[1])
+    # Letters may stand for one another where case does not count.
+    if not separator.isascii() or separator.isalpha():
+        return False
+    code, value = str(inner[0][0]), inner[0][1]
+    if code == "IN":
+        negate = str(value[0][0]) == "NEGATE"
+        held = any(_holds(str(kind), what, separator) for kind, what in value[negate:])
+        return held == negate
+    if code == "NOT_LITERAL":
+        return chr(value) == separator
+    return code == "LITERAL" and chr(value) != separator
+
+
+def _holds(kind: str, what: Any, letter: str) -> bool:
+    """Whether an entry of a parsed set of characters holds a letter."""
+    if kind == "RANGE":
+        return what[0] <= ord(letter) <= what[1]
+    if kind == "CATEGORY":
+        words = str(what).split("_")  # CATEGORY_NOT_DIGIT
+        found = bool(re.fullmatch(_CATEGORIES[words[-1]], letter))
+        return found != ("NOT" in words)
+    return kind != "LITERAL" or what == ord(letter)
 
 
 def check_patterns(value: Any, where: str) -> tuple[str, ...]:

@@ -46,6 +46,12 @@ def test_any_prefix_goes(tmp_path, kind, prefix):
     assert f"1 tensors outside of '{prefix}' dropped (n_averaged)" in weights.notes
 
 
+def test_weights_that_are_not_finite_are_said(tmp_path):
+    key = "decoder.conv_out.weight"
+    weights = load(tmp_path, files.tensors(STATE | {key: STATE[key] * np.float32(np.nan)}))
+    assert weights.notes == [f"1 tensors hold NaN or infinity ({key})"]
+
+
 def test_a_counter_beside_bare_names_is_dropped(tmp_path):
     weights = load(tmp_path, files.tensors(STATE | {"step": COUNT}))
     cases.same(weights.state, STATE)
@@ -147,6 +153,9 @@ def folder_of(tmp_path, names, state=STATE):
         ["diffusion_pytorch_model.bin"],
         ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "scheduler.bin"],
         ["model.safetensors", "pytorch_model.bin"],
+        ["model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "training_args.bin"],
+        ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+        ["vae/a.safetensors", "vae/a.fp16.safetensors", "vae/a.non_ema.safetensors"],
         ["vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"],
     ],
 )
@@ -168,6 +177,9 @@ def test_folders_that_do_not_say_what_to_read(tmp_path):
         containers.load(tmp_path)
     folder = folder_of(tmp_path, ["a.pt", "b.pt"])
     with pytest.raises(errors.UserError, match=r"several files of weights \(a.pt, b.pt\)"):
+        containers.load(folder)
+    folder = folder_of(tmp_path / "best", ["a.pt", "a.best.pt"])
+    with pytest.raises(errors.UserError, match=r"several files of weights \(a.best.pt, a.pt\)"):
         containers.load(folder)
     pipeline = folder_of(tmp_path / "other", ["vae/model.bin", "unet/model.bin"])
     with pytest.raises(errors.UserError, match=r"one of its parts: --in=.*unet, --in=.*vae"):

@@ -160,6 +160,13 @@ def test_ids_that_differ_in_case_alone_are_one_person(tmp_path, write_slice):
         png_folder.PngFolder(str(tmp_path), split="train", modality="T1", image_size=8)
 
 
+def test_ids_whose_accents_are_spelled_otherwise_are_one_person(tmp_path, write_slice):
+    write_plain(write_slice, "train", "Jos\u00e9-slice_1")
+    write_plain(write_slice, "val", "Jose\u0301-slice_2")
+    with pytest.raises(errors.UserError, match="is in both"):
+        png_folder.PngFolder(str(tmp_path), split="train", modality="T1", image_size=8)
+
+
 def test_a_healthy_cohort_without_a_test_split_says_what_to_do(tmp_path, write_slice):
     write_plain(write_slice, "train", "a-slice_1")
     write_plain(write_slice, "test_healthy", "b-slice_1")

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.data import registry
+from madad_jax.data import registry, slice_marks
 from madad_jax.data.input import pipeline
 from madad_jax.data.sources import array_record, pack, png_folder, tfds_builder
 from tests import holder
@@ -65,6 +65,22 @@ def test_same_slices_in_the_same_order(roots, name, split, modality):
             assert a[key].dtype == b[key].dtype
         assert ours.read_encoded(i).image.content == theirs.read_encoded(i).image.content
     assert f"{_SPLITS[split]} {modality} slices" in ours.describe()
+
+
+@pytest.mark.parametrize("name", ["array_record", "tfds"])
+def test_a_slice_keeps_its_mark_when_it_is_packed(roots, name):
+    plain = slice_marks.list_marks(_open(roots, "png_folder"))
+    packed = slice_marks.list_marks(_open(roots, name))
+    assert plain.keys() == packed.keys() and not any(
+        slice_marks.differ(plain[k], packed[k]) or slice_marks.differ(packed[k], plain[k])
+        for k in plain
+    )
+
+
+def test_marks_differ_by_size_and_by_content_where_it_is_known():
+    assert slice_marks.differ("8+9", "8+7") and slice_marks.differ("8+9:aa", "8+9:ab")
+    assert slice_marks.differ("8+9:aa", "8+7") and not slice_marks.differ("", "8+9")
+    assert not slice_marks.differ("8+9:aa", "8+9") and not slice_marks.differ("8+9", "8+9:aa")
 
 
 def test_training_reads_the_same_batches(roots):

@@ -91,3 +91,12 @@ def test_a_file_of_pillow_is_read_alike():
     out = io.BytesIO()
     Image.fromarray(np.array([[0, 9]], np.uint8)).convert("P").save(out, "png")
     assert png_pixels.decode_mask(png_pixels.Part("p", out.getvalue())).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("colour", [0, 2])
+def test_exif_turns_no_picture_away_from_its_mask(colour):
+    half_turn = b"II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x112, 3, 1, 3, 0)
+    row = bytes([0, 51]) if colour == 0 else bytes([0, 0, 0, 51, 51, 51])
+    part = png([row], 2, 8, colour, chunk(b"eXIf", half_turn))
+    np.testing.assert_allclose(png_pixels.decode_grey(part), [[0, 0.2]], atol=1e-7)
+    assert png_pixels.decode_mask(part).tolist() == [[False, True]]

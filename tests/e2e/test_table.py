@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 
 import pytest
 from ml_collections import config_dict
@@ -9,6 +10,7 @@ from ml_collections import config_dict
 from configs.parts import table_cells
 from madad_jax.assembly import cells
 from madad_jax.core import errors
+from madad_jax.evaluation import report
 from madad_jax.experiment import paper_table
 from madad_jax.runtime import stop as stop_lib
 from tests import holder
@@ -63,6 +65,21 @@ def test_cells_run_once_and_the_table_holds_them(table, tmp_path):
     _execute(table, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.jsonl")} == times
     assert (tmp_path / "table3.md").read_text() == text
+
+
+def test_a_cell_whose_rows_are_gone_is_scored_again(table, tmp_path):
+    cell = cells.assemble_table(copy.deepcopy(table), str(tmp_path)).cells[0]
+    results = cell.folder / "results.jsonl"
+    report.append_results(results, [{"method": "a"}, {"method": "b"}])
+    paper_table._store(cell, None, cell.digest())
+    assert paper_table._is_done(cell, cell.digest())
+    results.write_bytes(results.read_bytes()[:-5])  # a line breaks off
+    assert not paper_table._is_done(cell, cell.digest())
+    marker = cell.folder / paper_table._DONE
+    marker.write_text(json.dumps({"digest": cell.digest()}))  # of an older version
+    assert paper_table._is_done(cell, cell.digest())
+    results.unlink()
+    assert not paper_table._is_done(cell, cell.digest())
 
 
 def test_an_autoencoder_that_another_table_trains_is_left_alone(table, tmp_path):

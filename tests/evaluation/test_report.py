@@ -146,6 +146,24 @@ def test_damaged_results_name_the_line(tmp_path):
     assert report.read_results(tmp_path / "missing.jsonl") == []
 
 
+@pytest.mark.parametrize("tail", [b'{"method": "b", "se', b"\xff", b'{"method"'])
+def test_a_last_line_that_breaks_off_is_left_out_and_written_over(tmp_path, tail):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"method": "a"}\n' + tail)
+    assert report.read_results(path) == [{"method": "a"}]
+    report.append_results(path, [{"method": "b"}])
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"method": "a"},
+        {"method": "b"},
+    ]
+
+
+def test_a_last_line_without_its_end_is_a_row_when_it_is_whole(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"method": "a"}\n{"method": "b"}')
+    assert [row["method"] for row in report.read_results(path)] == ["a", "b"]
+
+
 def test_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match=r"report\.md. cannot be written"):

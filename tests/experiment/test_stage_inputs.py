@@ -18,6 +18,7 @@ from madad_jax.core import errors
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import (
     frozen_weights,
+    preflight,
     report_stage,
     slice_changes,
     stage_inputs,
@@ -133,6 +134,29 @@ def test_folders_that_move_together_still_find_each_other(tmp_path, monkeypatch)
     assert os.path.samefile(found, tmp_path / "second" / "ae" / "autoencoder" / "checkpoints")
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["today", "older"])
+def test_a_forgotten_autoencoder_is_asked_for_before_another_is_trained(
+    tmp_path, monkeypatch, noted
+):
+    shared, run = tmp_path / "shared", tmp_path / "run"
+    save(shared, "autoencoder", 1.0)
+    bind(run, **{"autoencoder.checkpoint": str(shared)})
+    save(run, "denoiser", 2.0)
+    if not noted:
+        (run / "denoiser" / "inputs.json").unlink()
+    made = parts.assemble(default.get_config())
+    where = workdir.of_parts(made, run)
+    match = rf"autoencoder\.checkpoint: found none, .* give --config\.autoencoder.*={shared}$"
+    inputs = inputs_lib.Inputs(made.data, mesh_lib.make_mesh(), made.evaluation.batch_size)
+    monkeypatch.setattr(preflight, "_check_stages", lambda *_: None)  # there are no slices
+    for mode in ("run", "train", "train_autoencoder"):
+        with pytest.raises(errors.UserError, match=match):
+            preflight.check_inputs(made, where, inputs, mode)
+    with pytest.raises(errors.UserError, match=match):
+        trained_weights.autoencoder_checkpoints(made, where)
+    bind(run, **{"autoencoder.checkpoint": str(shared)})
+
+
 def test_two_runs_share_one_autoencoder_through_a_link(tmp_path):
     save(tmp_path / "ae", "autoencoder", 1.0)
     (tmp_path / "link").symlink_to(tmp_path / "ae")
@@ -177,6 +201,17 @@ def test_initial_weights_matter_until_the_training_is_finished(tmp_path, log):
     assert "needs them no more" in log.text
     shutil.rmtree(tmp_path / "other")
     bind(tmp_path, **init)
+
+
+def test_initial_weights_of_other_latents_are_said(run, log):
+    known = stage_inputs.noted(workdir.Workdir(run), "denoiser")["autoencoder.checkpoint"]["digest"]
+    stage_inputs.warn_of_other_latents(str(run), known)
+    stage_inputs.warn_of_other_latents(str(run), "")
+    (run / "older").mkdir()
+    stage_inputs.warn_of_other_latents(str(run / "older"), known)
+    assert "latents of another autoencoder" not in log.text
+    stage_inputs.warn_of_other_latents(str(run), "0" * 64)
+    assert f"denoiser.init: the weights of {run} were trained on the latents of another" in log.text
 
 
 def test_lpips_weights_are_a_part_of_the_autoencoder(tmp_path):

@@ -24,7 +24,36 @@ def begin(folder, **keys):
     where = workdir.of_parts(parts.assemble(config), folder)
     for stage in ("autoencoder", "denoiser"):
         where.is_complete(stage)
+        (where.checkpoints(stage) / "1").mkdir(parents=True, exist_ok=True)
     return where
+
+
+def test_a_stage_without_weights_takes_the_config_of_today(tmp_path):
+    begin(tmp_path)
+    for stage in ("autoencoder", "denoiser"):
+        (tmp_path / stage / "checkpoints" / "1").rmdir()
+    begin(tmp_path, **{"optim.lr": 1e-5})
+    begin(tmp_path, **{"optim.lr": 1e-5})
+    with pytest.raises(errors.UserError, match=r"optim\.lr: 1e-05 -> "):
+        begin(tmp_path)
+
+
+def test_a_finished_stage_whose_weights_are_elsewhere_keeps_its_config(tmp_path):
+    begin(tmp_path).mark("denoiser", steps=1)
+    (tmp_path / "denoiser" / "checkpoints" / "1").rmdir()
+    with pytest.raises(errors.UserError, match=r"optim\.lr"):
+        begin(tmp_path, **{"optim.lr": 1e-5})
+
+
+def test_nothing_is_written_where_another_run_should_be(tmp_path):
+    made = parts.assemble(default.get_config())
+    where = workdir.Workdir(
+        tmp_path / "own", tmp_path / "typo", {"denoiser": made.stage_record("denoiser")}
+    )
+    assert not where.is_complete("denoiser")
+    with pytest.raises(errors.UserError, match="typo has no finished stage 'denoiser'"):
+        where.facts_here("denoiser")
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize("key,value", [("train.steps", 40), ("optim.lr", 1e-5)])
@@ -57,6 +86,15 @@ def test_a_loss_that_is_not_finite_is_answered_in_the_same_words(tmp_path, stage
     advice = begin(tmp_path).advise_not_finite(stage, section)
     assert advice.startswith(f"lower {section}.lr") and "another --workdir" in advice
     assert (f"--config.denoiser.init={tmp_path}" in advice) == (stage == "denoiser")
+
+
+def test_packed_slices_go_on_with_a_run_and_drawn_ones_do_not(tmp_path):
+    slices = {"data.root": "data/ours"}
+    begin(tmp_path, **slices, **{"data.source": "png_folder"})
+    for source in ("array_record", "tfds"):
+        begin(tmp_path, **slices, **{"data.source": source})
+    with pytest.raises(errors.UserError, match=r"data\.source: 'png_folder' -> 'cohort'"):
+        begin(tmp_path, **{"data.source": "cohort"})
 
 
 def test_how_a_network_is_computed_may_change_with_a_line(tmp_path, log):

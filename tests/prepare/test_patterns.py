@@ -79,6 +79,10 @@ def test_a_cohort_that_is_not_found_names_what_is_there(tmp_path, name, said):
     [
         ("(a+)+b", "repeat within a repeat"),
         ("([a-z]+_?)*", "repeat within a repeat"),
+        ("(?:[a-z_]+_)*", "repeat within a repeat"),
+        (r"(?:[^-]+_)+", "repeat within a repeat"),
+        (r"(?i)(?:[K]+k)+", "repeat within a repeat"),
+        (r"(?:(?:\d+\.)+)+x", "repeat within a repeat"),
         ("(?:a{1,99}){2,9}", "repeat within a repeat"),
         ("(?:ab|a|b)*c", "alternatives"),
         (".*.*.*.*x", "4 open repeats"),
@@ -103,6 +107,7 @@ def test_our_own_tables_are_within_the_bounds(name):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        ({"images": {False: "{id}"}}, "YAML reads False there; put it in quotes"),
         ({"images": {"T1": 5}}, "images.T1.*contains {id}"),
         ({"images": {"T1": ""}}, "images.T1.*accepted: a pattern"),
         ({"images": {"T1": {"a": 1}}}, "images.T1"),
@@ -128,10 +133,18 @@ def test_values_of_another_type_are_named(values, said):
         table(**values)
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: &x [1]\nb: *x\n", "aliases"),
+        ("a: &x [*x]\n", "alias .* stands within"),
+        ("a: {b: &x {c: *x}}\n", "alias .* stands within"),
+        (BOMB, "more than 10000 values, aliases"),
+        ("images: {T1: a, T2: b, T1: c}\n", "the key 'T1' stands twice"),
         ("[" * 5000, "is no YAML"),
         ("a: 2024-13-45\n", "is no YAML"),
         ("a: 0b\n? [1]\n: 2\n", "is no YAML"),
@@ -145,6 +158,46 @@ def test_yaml_that_is_no_plain_table(tmp_path, text, said):
     with pytest.raises(errors.UserError, match=said) as error:
         yaml_file.read(path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_anchors_merges_and_aliases_are_read(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "title: x\nid: &id 'sub-[^/]+'\nperson: *id\noptions: &o {registration: affine}\n"
+        "images: {T1: '{id}/a{nii}'}\nfractions: &f {train: 0.5, val: 0.5}\n"
+    )
+    assert cohorts.load("folder", str(path)).person == "sub-[^/]+"
+    path.write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\nc: {<<: [*a], x: 4}\nd: [*a, *a]\n")
+    read = yaml_file.read(path)
+    assert read["b"] == {"x": 1, "y": 3} and read["c"] == {"x": 4, "y": 2}
+    assert read["d"] == [{"x": 1, "y": 2}] * 2
+
+
+PEOPLE = [
+    ("(?i)SUB-[0-9]+", "sub-01_ses-2", "sub-01"),
+    ("(?x) sub - [0-9]+", "sub-01_ses-2", "sub-01"),
+    ("[^-]+-[^-]+-[^-]+-[^-]+", "BraTS-GLI-00005-100", "BraTS-GLI-00005-100"),
+    ("([^-]+)-([^-]+)-([^-]+)-([^-]+)-", "A-B-C-D-E", "A-B-C-D-"),
+    (r"(?:\d+\.)+\d+", "s1.2.840.10", "1.2.840.10"),
+    (r"(?:\d{1,3}\.){3}\d{1,3}", "10.0.0.12", "10.0.0.12"),
+    (r"(?:[^_/]*_){2}[^_/]*", "a_b_c_d", "a_b_c"),
+    (r"(?<=sub-)\d+(?=_)", "sub-007_x", "007"),
+    (r"(?:sub|patient)-?\d+|P\d+", "P12", "P12"),
+    (r"sub-[^_]+?(?=_ses|$)", "sub-a1_ses-2", "sub-a1"),
+]
+
+
+@pytest.mark.parametrize(("text", "scan", "person"), PEOPLE)
+def test_expressions_as_people_write_them(tmp_path, text, scan, person):
+    assert [item.subject for item in find(tmp_path, [f"{scan}_T1w.nii"], person=text).items] == [
+        person
+    ]
+
+
+def test_flags_before_an_id_stay_within_it(tmp_path):
+    names = ["SUB-1_T1w.nii.gz", "sub-2_T1w.nii.gz", "sub-3_t1w.nii.gz"]
+    found = find(tmp_path, names, id="(?i)sub-[0-9]+")
+    assert [item.scan for item in found.items] == ["SUB-1", "sub-2"]
 
 
 def test_yaml_that_is_too_large(tmp_path):

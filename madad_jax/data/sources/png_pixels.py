@@ -95,6 +95,8 @@ def _decode(part: Part) -> np.ndarray:
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     if header.colour != _GREY:
         flags = cv2.IMREAD_UNCHANGED
+    # As stored: OpenCV would turn grey pictures by their Exif data, and leave coloured masks.
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(part.content, np.uint8), flags)
     if pixels is None:
         raise _unreadable(part)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,15 +58,20 @@ def check_disjoint(split: str, subjects: set[str], others: Mapping[str, set[str]
     Raises:
       UserError: somebody stands in two.
     """
-    # Ids that differ in letter case alone are one person whose files were copied about.
-    folded = {subject.lower(): subject for subject in sorted(subjects)}
+    folded = {_fold(subject): subject for subject in sorted(subjects)}
     for other, theirs in others.items():
-        if shared := sorted({s.lower() for s in theirs} & folded.keys()):
+        if shared := sorted({_fold(s) for s in theirs} & folded.keys()):
             raise errors.UserError(
                 f"subject '{messages.shorten(folded[shared[0]])}' is in both '{split}' and "
                 f"'{other}' ({len(shared)} shared); each subject may be in one of "
                 f"{', '.join(_GROUPS)}"
             )
+
+
+def _fold(subject: str) -> str:
+    """Equal for ids of one person whose files were copied about: letter case differs, or how a
+    Mac spells an accent."""
+    return unicodedata.normalize("NFC", subject).lower()
 
 
 @runtime_checkable
