@@ -11,7 +11,14 @@ _NO_SCANS = (
     *("derivatives", "labels", "labelstr", "labelsts", "labelsval"),
     *("masks", "segmentations", "parcellations"),
 )
-_MASK_ENDINGS = ("mask", "seg", "segmentation", "segmentations", "parcellation", "parc")
+_MASK_ENDINGS = (
+    *("mask", "seg", "segmentation", "segmentations", "parcellation", "parc"),
+    *(
+        "_pve",
+        "_prob",
+        "_ribbon",
+    ),  # FSL's tissues, FreeSurfer's grey matter; as words of their own.
+)
 _MASK_WORDS = (
     *("msk", "label", "labels", "lesion", "lesions", "roi", "rois"),
     *("gt", "truth", "groundtruth", "wmh"),
@@ -46,7 +53,7 @@ def is_mask(stem: str) -> bool:
     if words and words[-1] in _MASK_WORDS:
         return True
     named = [word for word in words if not word.isdigit()]  # "x_mask_2"
-    return bool(named) and named[-1].endswith(_MASK_ENDINGS)
+    return bool(named) and f"_{named[-1]}".endswith(_MASK_ENDINGS)
 
 
 def other_contrast(stem: str, modality: str) -> tuple[str, bool]:

@@ -78,6 +78,7 @@ def test_the_last_part_alone_is_shown():
         "x-segmentation",
         "BraTS_001-seg", "brainmask", "aparc+aseg", "wmparc", "patient01_consensus_gt", "wmh",
         "x.lesion", "x_mask_2", "seg_001", "sub-01_label-L_desc-T1lesion_mask", "X_MASK", "roi",
+        "x_pve_0", "x_prob_1", "lh.ribbon",
     ],
 )  # fmt: skip
 def test_a_mask_by_its_name(stem):
@@ -88,7 +89,7 @@ def test_a_mask_by_its_name(stem):
     "stem",
     [
         "sub-01_T1w", "IXI013-HH-1212", "x_t1ce", "mask-study_001", "unlabelled", "patient_01",
-        "BRATS_001_0000", "lesion_001", "sub-seg_T1w", "scan", "",
+        "BRATS_001_0000", "lesion_001", "sub-seg_T1w", "scan", "", "x_improb",
     ],
 )  # fmt: skip
 def test_no_mask_by_its_name(stem):
