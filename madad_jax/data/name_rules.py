@@ -13,11 +13,8 @@ _NO_SCANS = (
 )
 _MASK_ENDINGS = (
     *("mask", "seg", "segmentation", "segmentations", "parcellation", "parc"),
-    *(
-        "_pve",
-        "_prob",
-        "_ribbon",
-    ),  # FSL's tissues, FreeSurfer's grey matter; as words of their own.
+    # FSL's tissues and FreeSurfer's grey matter, as words of their own.
+    *("_pve", "_prob", "_ribbon"),
 )
 _MASK_WORDS = (
     *("msk", "label", "labels", "lesion", "lesions", "roi", "rois"),
