@@ -37,6 +37,9 @@ def get_config(preset: str = "paper"):
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
         kind="generic",  # generic | dag (foreign patches and biases of intensity classes)
     )
+    c.atlas = config_dict.create(
+        groups=0,  # of healthy slices that a mask at image resolution compares with (ours); 0: none
+    )
     c.map = config_dict.create(  # what is done to every method's map
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask

@@ -100,7 +100,13 @@ def wrong_arrows(edges):
         for target in targets:
             allowed = room(target) in ALLOWED[room(module)]
             if room(module) == "methods" == room(target):
-                allowed = target.rpartition(".")[2] in ("base", "families", "shared", "methods")
+                allowed = target.rpartition(".")[2] in (
+                    "base",
+                    "families",
+                    "pixel_mask",
+                    "shared",
+                    "methods",
+                )
             if not allowed:
                 wrong.append(f"{module} -> {target}")
     return sorted(wrong)

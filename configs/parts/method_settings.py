@@ -7,9 +7,37 @@ sections, set to each method's published values there too.
 """
 
 
+def pixel_mask(widths=(24, 64, 128, 192)):
+    """Keys of a mask network at image resolution, and of what is drawn for it (ours)."""
+    return dict(
+        network=dict(
+            widths=widths,  # channels of its levels
+            patch=2,  # squares of so many pixels are folded into channels first
+            num_groups=8,
+        ),
+        dice_weight=0.5,  # of soft Dice beside the cross-entropy
+        drawn=dict(  # anomalies
+            healthy=0.2,  # share of the slices that get none
+            max_shapes=3,  # others have 1 to so many
+            min_radius=0.0125,  # of the shapes, shares of the side
+            max_radius=0.2,
+            kinds=("shift", "constant", "foreign", "blur", "warp", "swap", "mass"),
+        ),
+        appearance=dict(  # of the healthy slices, before
+            gamma=0.2,  # deviation of the logarithm of the exponent
+            field=0.08,  # largest deviation of a smooth factor from 1
+            blur=0.3,  # share of the slices blurred by up to a pixel
+            noise=0.03,  # largest deviation of white noise, of the range [0, 1]
+            flip=0.5,  # share of the slices mirrored, left for right
+        ),
+    )
+
+
 def madad():
     """MAD-AD's own section, at the paper's values."""
     return dict(
+        # A mask head at image resolution (ours): `pixel_mask(...)` with widths; none: off.
+        pixel_head=dict(weight=1.0, **pixel_mask(widths=())),
         masking=dict(
             max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
             sides=(1, 2, 4, 8),  # block sides in latent cells

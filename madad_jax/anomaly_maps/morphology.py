@@ -21,3 +21,9 @@ def erode(maps: Float[jax.Array, "b H W"], side: int) -> Float[jax.Array, "b H W
 def close(maps: Float[jax.Array, "b H W"], side: int) -> Float[jax.Array, "b H W"]:
     """Dilation, then erosion: fills what is narrower than the window."""
     return erode(dilate(maps, side), side)
+
+
+def largest_of_cells(maps: Float[jax.Array, "b H W"], side: int) -> Float[jax.Array, "b h w"]:
+    """The largest value of each square cell of `side` pixels."""
+    batch, height, width = maps.shape
+    return maps.reshape(batch, height // side, side, width // side, side).max((2, 4))

@@ -20,9 +20,13 @@ _DENOISER_KEYS = (
     "denoiser",
     "diffusion",
     "synthesis",
+    "atlas",
     "optim",
     "train",
 )
+# Options that came later: {section: key that is empty where the option is off}. A section that is
+# off is no part of a record, so that those of earlier versions agree with it.
+_OFF = {"atlas": "groups", "methods.madad.pixel_head": "network.widths"}
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
@@ -97,6 +101,8 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
         if isinstance(value, Mapping):
+            if prefix in _OFF and _is_off(value, _OFF[prefix]):
+                return
             # Inference may change after training, so no record of a stage holds it.
             if prefix.startswith("methods."):
                 value = {k: v for k, v in value.items() if k != _INFERENCE}
@@ -107,8 +113,17 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
     for key in keys:
         section, *leaf = key.split(".")
+        if key in _OFF and section not in record:
+            continue
         walk(key, record[section][leaf[0]] if leaf else record[section])
     return out
+
+
+def _is_off(section: Mapping[str, Any], key: str) -> bool:
+    value: Any = section
+    for name in key.split("."):
+        value = value[name]
+    return not value
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ from madad_jax.methods import (
     dae,
     ddpm,
     deco_diff,
+    drawn_unet,
     itermask2,
     madad,
     maediff,
@@ -66,6 +67,7 @@ METHODS = {
     "vae": Entry(vae.build),
     "dae": Entry(dae.build),
     "maediff": Entry(maediff.build),
+    "drawn_unet": Entry(drawn_unet.build, title="U-Net on drawn anomalies"),
     "deco_diff": Entry(deco_diff.build, latent=True),
     "reflect": Entry(reflect.build, latent=True),
 }

@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import config_dict
 
+from madad_jax.anomaly_maps import atlas
 from madad_jax.convert import containers
 from madad_jax.core import errors
 from madad_jax.methods import autoencoder as autoencoder_method
@@ -96,6 +97,11 @@ def classifier(
 ) -> interfaces.Classifier:
     """A classifier for images with these settings, computed in the denoiser's type."""
     return registry.classifier(**settings, dtype=config.denoiser.dtype)
+
+
+def atlas_options(config: config_dict.ConfigDict) -> atlas.Options:
+    """The atlas of healthy slices; configs of earlier versions have none."""
+    return atlas.Options(**config.atlas.to_dict()) if "atlas" in config else atlas.Options()
 
 
 def smoothing_sigma(config: config_dict.ConfigDict) -> float:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_dict
 
+from madad_jax.anomaly_maps import atlas as atlas_lib
 from madad_jax.assembly import config_record, methods, networks, preset_changes, values
 from madad_jax.assembly import data as data_lib
 from madad_jax.assembly import evaluation as evaluation_lib
@@ -88,6 +89,7 @@ class Parts:
       preset_changes: keys of the preset that have another value, in words.
       summary: {label: value} for the report.
       record: the whole config as JSON holds it.
+      atlas: of healthy slices, which the method reads; 0 groups: none.
       stage_keys: {stage: keys that its result depends on}.
     """
 
@@ -113,6 +115,7 @@ class Parts:
     summary: Mapping[str, Any]
     record: Mapping[str, Any]
     stage_keys: Mapping[str, tuple[str, ...]]
+    atlas: atlas_lib.Options
 
     def image_spec(self, batch_size: int = 1) -> Batch:
         """Shapes of a batch of images."""
@@ -178,6 +181,7 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         summary=_summary(config),
         record=config_record.plain(config),
         stage_keys=config_record.stage_keys(config, on_latents),
+        atlas=networks.atlas_options(config),
     )
 
 

@@ -9,7 +9,7 @@ from madad_jax.assembly import networks
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.models import interfaces
+from madad_jax.models import image_networks, interfaces
 from madad_jax.synthesis import shapes
 
 
@@ -22,6 +22,7 @@ class ConfigShared:
         self.inside_brain = config.map.inside_brain
         self.noise = config.diffusion.noise
         self.synthesis = shapes.Options(**config.synthesis.to_dict())
+        self.atlas = networks.atlas_options(config)
 
     def denoiser(self) -> interfaces.Denoiser:
         """The network of `config.denoiser` for latents, with its mask head."""
@@ -38,6 +39,11 @@ class ConfigShared:
     def classifier(self, settings: Mapping[str, Any]) -> interfaces.Classifier:
         """A classifier of noised images, computed in the denoiser's type."""
         return networks.classifier(self._config, settings)
+
+    def mask_network(self, settings: Mapping[str, Any]) -> image_networks.MaskNetwork:
+        """A network from an image to a mask, computed as the denoiser is."""
+        c = self._config.denoiser
+        return image_networks.mask_network(**settings, convolution=c.convolution, dtype=c.dtype)
 
     def schedule(self) -> schedule_lib.Schedule:
         """The noise schedule of `config.diffusion`."""

@@ -33,6 +33,7 @@ def selective_ddim(
     threshold: float = 0.5,
     rewrite: str = "threshold",
     outside: Float[jax.Array, "b h w"] | None = None,
+    at_least: Float[jax.Array, "b h w"] | None = None,
 ) -> dict[str, jax.Array]:
     """Corrects a latent.
 
@@ -45,6 +46,7 @@ def selective_ddim(
       threshold: a cell is rewritten where P(visible) < threshold (official code: 0.5).
       rewrite: `threshold`, or `probability` (ours: mixes by 1 - P(visible)).
       outside: 1 where a cell may never be rewritten (ours; None rewrites anywhere).
+      at_least: lowest probability of "noised" of each cell (ours), known beside the network.
 
     Returns:
       `latent` [b,h,w,c] corrected; `abnormal` [b,h,w] mean over steps of 1 - P(visible);
@@ -65,6 +67,8 @@ def selective_ddim(
         x0_hat, logit = denoise(x, jnp.full((batch,), t, jnp.int32))[:2]
         # Sigmoid before the comparison: a threshold is a probability, as in the official code.
         p_visible = jax.nn.sigmoid(logit[..., 0])
+        if at_least is not None:
+            p_visible = jnp.minimum(p_visible, 1.0 - at_least)
         flagged = p_visible < threshold if rewrite == "threshold" else 1.0 - p_visible
         flagged = flagged * allowed
         x = process.ddim_step(x, x0_hat, flagged, eps, abar=abar, abar_prev=abar_prev, eta=eta)

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from madad_jax.anomaly_maps import atlas
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests
 from madad_jax.core import errors, random_keys
 from madad_jax.core.types import Params
-from madad_jax.experiment import stage_inputs, trained_weights
+from madad_jax.experiment import healthy_atlas, stage_inputs, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
 
-_ENCODER = "autoencoder"
+_ENCODER, _ATLAS = "autoencoder", "atlas"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class FrozenWeights:
     def abstract(cls, parts: parts_lib.Parts) -> "FrozenWeights":
         """Shapes and types alone; nothing is drawn or restored."""
         values = dict(parts.method_weights())
+        if parts.atlas.groups:
+            values[_ATLAS] = atlas.shapes(parts.atlas, parts.data.image_size)
         if parts.autoencoder is not None:
             method, spec = parts.autoencoder.method, parts.image_spec()
             # The key is an argument, so that initial weights are traced and not drawn.
@@ -50,6 +53,7 @@ class FrozenWeights:
         workdir: workdir_lib.Workdir,
         mesh: jax.sharding.Mesh,
         measure: Callable[[Params, str], float] | None = None,
+        measure_atlas: Callable[[], Params] | None = None,
     ) -> "FrozenWeights":
         """Trained weights.
 
@@ -59,12 +63,17 @@ class FrozenWeights:
           mesh: that the weights are copied over, whole on every device.
           measure: (autoencoder weights, their digest) -> scaling factor, where the config gives
             none; None: what the run recorded.
+          measure_atlas: gives the atlas of healthy slices; None: the run's own.
 
         Raises:
           UserError: no checkpoint, one of another model, an autoencoder other than the one that
             the run's denoiser was trained on, or no recorded factor.
         """
         values, digest = dict(parts.method_weights()), ""
+        if parts.atlas.groups:
+            values[_ATLAS] = (
+                measure_atlas() if measure_atlas else healthy_atlas.load(parts, workdir)
+            )
         if parts.autoencoder is not None:
             weights = trained_weights.restore_autoencoder(parts, workdir, mesh)
             digest = digests.weights_digest(weights)
@@ -82,6 +91,9 @@ class FrozenWeights:
     def random(cls, parts: parts_lib.Parts) -> "FrozenWeights":
         """Freshly drawn weights, for programs whose time does not depend on them."""
         values = dict(parts.method_weights())
+        if parts.atlas.groups:
+            shapes = atlas.shapes(parts.atlas, parts.data.image_size)
+            values[_ATLAS] = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
         if parts.autoencoder is not None:
             size = parts.data.image_size
             network = parts.autoencoder.network

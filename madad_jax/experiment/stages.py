@@ -20,6 +20,7 @@ from madad_jax.devices import batches
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import (
     frozen_weights,
+    healthy_atlas,
     latent_cache,
     preflight,
     report_stage,
@@ -157,7 +158,10 @@ def load_frozen(
     def measure(weights: Params, digest: str) -> float:
         return scaling_factor(parts, workdir, inputs, weights, digest)
 
-    return frozen_weights.FrozenWeights.restore(parts, workdir, inputs.mesh, measure)
+    def measure_atlas() -> Params:
+        return healthy_atlas.measure(parts, workdir, inputs)
+
+    return frozen_weights.FrozenWeights.restore(parts, workdir, inputs.mesh, measure, measure_atlas)
 
 
 def scaling_factor(

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from madad_jax.anomaly_maps import difference as difference_lib
+from madad_jax.anomaly_maps import morphology
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
 from madad_jax.methods import base, families
+from madad_jax.methods import pixel_mask as pixel_mask_lib
 from madad_jax.methods import shared as shared_lib
 from madad_jax.synthesis import mix, shapes
 
@@ -69,7 +71,25 @@ class Score:
     inside_brain: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class PixelHead:
+    """The mask head at image resolution (ours): it sees the image and how the denoiser would correct
+    its latent, and says which cells are rewritten.
+
+    Attributes:
+      mask: the network and what is drawn for it.
+      weight: of its loss.
+      level: step index at which the correction is looked at when a map is made.
+    """
+
+    mask: pixel_mask_lib.PixelMask
+    weight: float = 1.0
+    level: int = 4
+
+
 _NO_SYNTHESIS = shapes.Options()
+# Channels of the correction that the head at image resolution sees.
+CORRECTION_CHANNELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +103,7 @@ class MadAd(families.OnLatents):
     score: Score = Score()
     noise: str = "gaussian"
     synthesis: shapes.Options = _NO_SYNTHESIS
+    pixel_head: PixelHead | None = None
     name: str = "madad"
 
     def __post_init__(self):
@@ -101,7 +122,17 @@ class MadAd(families.OnLatents):
         """Parameters of the denoiser for the latents of the batch, or of its images."""
         m = self.masking
         masking.check_sides(self.latent_sides(batch_spec), m.sides, m.probabilities, m.per)
-        return super().init(key, batch_spec)
+        if self.pixel_head is None:
+            return super().init(key, batch_spec)
+        k_denoiser, k_pixels = jax.random.split(key)
+        return {
+            "denoiser": super().init(k_denoiser, batch_spec),
+            "pixel_head": self.pixel_head.mask.init(k_pixels, batch_spec),
+        }
+
+    def _denoise(self, params: Params, x: jax.Array, t: jax.Array, key: jax.Array | None = None):
+        weights = params if self.pixel_head is None else params["denoiser"]
+        return self.denoiser.apply(weights, x, t, key=key)
 
     def _find_outside(self, brain_mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return masking.outside_brain(
@@ -117,6 +148,11 @@ class MadAd(families.OnLatents):
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
         # Six keys whatever is switched on: an option must not change the draws of the others.
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
+        example = None
+        if self.pixel_head is not None:
+            example = self.pixel_head.mask.draw(jax.random.fold_in(k_synthesis, 1), batch)
+            # Both heads learn from the same slices.
+            batch = batch | {"image": example.healthy, "brain_mask": example.brain_masks}
         x0 = self.draw_latent(frozen, batch, k_sample)
         m = self.masking
         visible = masking.draw_visible(
@@ -141,17 +177,58 @@ class MadAd(families.OnLatents):
             )
             return self.scaled_mean(frozen, images), 1.0 - changed
 
-        x_t, visible = mix.replace_share(
-            k_synthesis, batch, self.synthesis, (x_t, visible), with_anomaly
-        )
-        output = self.denoiser.apply(params, x_t, t, key=k_dropout if train else None)
+        if example is None:
+            x_t, visible = mix.replace_share(
+                k_synthesis, batch, self.synthesis, (x_t, visible), with_anomaly
+            )
+        else:
+            chosen = mix.choose_share(k_synthesis, self.synthesis.share, len(x_t))
+            anomalous = with_anomaly(example.images)
+            x_t, visible = mix.take_chosen(chosen, anomalous, (x_t, visible))
+        output = self._denoise(params, x_t, t, k_dropout if train else None)
         x0_hat, logit = output.x0, output.visible_logit
         options = self.loss_options
         x0_loss = losses.latent_loss(x0, x0_hat, visible, options.region).mean()
         mask_loss = losses.mask_loss(visible, logit, options.mask).mean()
         total = x0_loss + options.mask_weight * mask_loss
         metrics = self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
+        if example is not None:
+            more, pixel_metrics = self._pixel_loss(params, frozen, example, chosen, x_t, output)
+            total = total + self.pixel_head.weight * more
+            metrics |= pixel_metrics | {"loss": total}
         return total, metrics | base.report_penalty(output)
+
+    def _pixel_loss(
+        self, params, frozen, example, chosen, x_t, output
+    ) -> tuple[jax.Array, Metrics]:
+        """Loss of the head at image resolution, over samples whose latent shows the image's anomaly
+        and not noise."""
+        mask = self.pixel_head.mask
+        images, brain = example.images, example.brain_masks
+        extra = self._correction(frozen, images, brain, x_t, output)
+        logit = mask.logit(params["pixel_head"], frozen, images, brain, extra)
+        return mask.loss(logit, example.truth, brain, chosen)
+
+    def _correction(self, frozen, images, brain, latent, output) -> jax.Array:
+        """What the denoiser would change, in pixels [b,H,W,3]: correction against the autoencoded
+        slice, slice against correction, and the probability of "noised"."""
+        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
+        corrected, autoencoded = self.autoencoder.decode_both(
+            weights, output.x0 / scale, latent / scale
+        )
+        # Intensities span 2: differences of tissues come to the size of the other channels.
+        changes = 2.0 * jnp.concatenate([corrected - autoencoded, images - corrected], -1)
+        noised = 1.0 - jax.nn.sigmoid(output.visible_logit[..., 0])
+        noised = jax.image.resize(noised, brain.shape, "bilinear")[..., None]
+        extra = jnp.concatenate([changes, noised], -1) * brain[..., None]
+        # The denoiser learns from its own loss alone.
+        return jax.lax.stop_gradient(extra)
+
+    def _pixel_probability(self, params, frozen, batch, latent) -> jax.Array:
+        head, images, brain = self.pixel_head, batch["image"], batch["brain_mask"]
+        output = self._denoise(params, latent, jnp.full((len(latent),), head.level, jnp.int32))
+        extra = self._correction(frozen, images, brain, latent, output)
+        return head.mask.probability(params["pixel_head"], frozen, images, brain, extra)
 
     def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
         """What tells a person whether both heads learn: errors on noised cells alone, and
@@ -186,8 +263,14 @@ class MadAd(families.OnLatents):
         outside = None
         if s.inside_brain:
             outside = self._find_outside(batch["brain_mask"], latent.shape[1:3])
+        pixels = cells = None
+        if self.pixel_head is not None:
+            pixels = self._pixel_probability(params, frozen, batch, latent)
+            side = self.autoencoder.factor
+            # A cell with one abnormal pixel is abnormal.
+            cells = morphology.largest_of_cells(pixels, side)
         result = samplers.selective_ddim(
-            lambda x, t: self.denoiser.apply(params, x, t),
+            lambda x, t: self._denoise(params, x, t),
             latent,
             schedule,
             self._sampler_noise(key, latent.shape),
@@ -195,6 +278,7 @@ class MadAd(families.OnLatents):
             threshold=s.threshold,
             rewrite=s.rewrite,
             outside=outside,
+            at_least=cells,
         )
         corrected, reference = self.decode_pair(
             frozen, batch, latent, result["latent"], self.score.reference
@@ -230,6 +314,14 @@ class MadAd(families.OnLatents):
         return maps * batch["brain_mask"] if self.score.inside_brain else maps
 
 
+def _build_pixel_head(shared: shared_lib.Shared, settings: shared_lib.Settings) -> PixelHead | None:
+    # Configs of earlier versions have no such section.
+    own = getattr(settings, "pixel_head", None)
+    if own is None or not own.network.widths:
+        return None
+    return PixelHead(shared_lib.pixel_mask(shared, own, CORRECTION_CHANNELS), own.weight)
+
+
 def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:
     """From `config.methods.madad`."""
     inference = settings.inference
@@ -239,6 +331,7 @@ def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:
         schedule=shared.schedule(),
         noise=shared.noise,
         synthesis=shared.synthesis,
+        pixel_head=_build_pixel_head(shared, settings),
         masking=Masking(**settings.masking.table()),
         loss_options=Loss(**settings.loss.table()),
         sampler=Sampler(**inference.sampler.table()),

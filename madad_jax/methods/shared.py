@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from madad_jax.anomaly_maps import difference, fused
+from madad_jax.anomaly_maps import atlas, difference, fused
 from madad_jax.core import errors
 from madad_jax.diffusion import partial, schedule
-from madad_jax.models import interfaces
-from madad_jax.synthesis import shapes
+from madad_jax.methods import pixel_mask as pixel_mask_lib
+from madad_jax.models import image_networks, interfaces
+from madad_jax.synthesis import appearance, drawn, shapes
 
 _FUSED = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
 
@@ -27,12 +28,14 @@ class Shared(Protocol):
       inside_brain: maps are zeroed outside the brain mask.
       noise: kind of noise on latents.
       synthesis: how anomalies are drawn into training images.
+      atlas: of healthy slices, for masks at image resolution.
     """
 
     sigma: float
     inside_brain: bool
     noise: str
     synthesis: shapes.Options
+    atlas: atlas.Options
 
     def denoiser(self) -> interfaces.Denoiser:
         """The network of `config.denoiser` for latents, with its mask head."""
@@ -48,6 +51,10 @@ class Shared(Protocol):
 
     def classifier(self, settings: Mapping[str, Any]) -> interfaces.Classifier:
         """A classifier of noised images."""
+        ...
+
+    def mask_network(self, settings: Mapping[str, Any]) -> image_networks.MaskNetwork:
+        """A network from an image to a mask of its pixels."""
         ...
 
     def schedule(self) -> schedule.Schedule:
@@ -135,3 +142,15 @@ def pixel_parts(shared: Shared, settings: Settings) -> dict[str, Any]:
         "process": shared.process(settings.predicts),
         "residual": residual(shared, settings.inference),
     }
+
+
+def pixel_mask(shared: Shared, settings: Settings, extra: int = 0) -> pixel_mask_lib.PixelMask:
+    """A mask network and what is drawn for it; `extra` channels it sees besides."""
+    return pixel_mask_lib.PixelMask(
+        network=shared.mask_network(settings.network.table()),
+        drawn=drawn.Options(**settings.drawn.table()),
+        appearance=appearance.Options(**settings.appearance.table()),
+        dice_weight=settings.dice_weight,
+        atlas=shared.atlas.groups > 0,
+        extra=extra,
+    )

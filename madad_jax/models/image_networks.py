@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from madad_jax.core import errors
 from madad_jax.models import registry
 from madad_jax.models.layers import basic, initialize
-from madad_jax.models.networks import bottleneck, masked_encoder
+from madad_jax.models.networks import bottleneck, mask_unet, masked_encoder
 
 Array = jax.Array
 Params = Any  # nested dict of arrays
@@ -79,6 +79,21 @@ class MaskedEncoder:
         return self._module.apply({"params": params}, image, visible)
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskNetwork:
+    """An image, with what further channels there are, to the logit of a mask of its pixels."""
+
+    _module: Any = dataclasses.field(repr=False)
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters for images of `image_shape` (b, H, W, c)."""
+        return initialize.init(self._module, key, _images(image_shape))
+
+    def apply(self, params: Params, image: Float[Array, "b H W c"]) -> Float[Array, "b H W"]:
+        """The logit, float32."""
+        return self._module.apply({"params": params}, image)
+
+
 def _images(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
 
@@ -121,3 +136,23 @@ def masked_autoencoder(**kwargs: Any) -> MaskedEncoder:
             f"num_heads={module.num_heads} and by 4"
         )
     return MaskedEncoder(patch=module.patch, _module=module)
+
+
+def mask_network(**kwargs: Any) -> MaskNetwork:
+    """A light U-Net from an image to a mask (`networks/mask_unet.py`).
+
+    widths=(24, 64, 128, 192), patch=2, num_groups=8, convolution="auto", dtype="float32".
+
+    Raises:
+        UserError: unknown settings, or widths that groups do not divide.
+    """
+    settings = registry.check_settings("pixel_mask", mask_unet.MaskUNet, kwargs)
+    module = mask_unet.MaskUNet(**settings)
+    if not module.widths or module.patch < 1:
+        raise errors.UserError(
+            f"pixel_mask.widths, patch: found {module.widths}, {module.patch}; accepted: at least "
+            "one width, at least 1"
+        )
+    for width in module.widths:
+        basic.check_groups("pixel_mask.widths", width, module.num_groups)
+    return MaskNetwork(_module=module)

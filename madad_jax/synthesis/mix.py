@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool
 
 from madad_jax.core import errors
 from madad_jax.core.types import Batch
@@ -42,10 +43,20 @@ def replace_share(
     key_choice, key_anomaly = key if isinstance(key, tuple) else jax.random.split(key)
     images = batch["image"]
     corrupted = shapes.corrupt(key_anomaly, images, batch["brain_mask"], options)
-    chosen = jax.random.bernoulli(key_choice, options.share, (len(images),))
+    chosen = choose_share(key_choice, options.share, len(images))
+    return take_chosen(chosen, with_anomaly(corrupted), plain)
 
-    def choose(anomalous: jax.Array, usual: jax.Array) -> jax.Array:
+
+def choose_share(key: jax.Array, share: float, count: int) -> Bool[jax.Array, " b"]:
+    """A random share of the samples."""
+    return jax.random.bernoulli(key, share, (count,))
+
+
+def take_chosen(chosen: Bool[jax.Array, " b"], anomalous: Any, usual: Any) -> Any:
+    """Pytrees of [b, ...]: `anomalous` where a sample is chosen, else `usual`."""
+
+    def take(a: jax.Array, b: jax.Array) -> jax.Array:
         # Both are computed for every sample: shapes must not depend on the draw.
-        return jnp.where(chosen.reshape(-1, *[1] * (usual.ndim - 1)), anomalous, usual)
+        return jnp.where(chosen.reshape(-1, *[1] * (b.ndim - 1)), a, b)
 
-    return jax.tree.map(choose, with_anomaly(corrupted), plain)
+    return jax.tree.map(take, anomalous, usual)

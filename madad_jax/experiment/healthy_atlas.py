@@ -1,0 +1,89 @@
+"""The atlas of healthy slices of a run: measured once on its training slices, before it trains.
+
+It lies beside the detector's checkpoints, `<workdir>/denoiser/atlas.npz`, and is one of the weights
+that the method reads and does not train.
+"""
+
+import logging
+
+import numpy as np
+from etils import epath
+
+from madad_jax.anomaly_maps import atlas as atlas_lib
+from madad_jax.assembly import parts as parts_lib
+from madad_jax.core import atomic_files, errors
+from madad_jax.core.types import Params
+from madad_jax.experiment import inputs as inputs_lib
+from madad_jax.experiment import workdir as workdir_lib
+from madad_jax.metrics import archives, baseline_maps
+from madad_jax.runtime import agreement
+from madad_jax.runtime import stop as stop_lib
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "atlas.npz"
+_WHAT = "an atlas of healthy slices"
+_MOST_SLICES = 20_000  # more change no mean by what one could see
+
+
+def measure(
+    parts: parts_lib.Parts, workdir: workdir_lib.Workdir, inputs: inputs_lib.Inputs
+) -> Params:
+    """The run's atlas: the one it has, or a new one where the detector has no weights yet.
+
+    Raises:
+      UserError: too few slices, or a detector without the atlas that it was trained with.
+    """
+
+    def on_first() -> None:
+        if not workdir.is_begun("denoiser"):
+            _write(parts, path_of(workdir), inputs)
+
+    # Process 0 writes; the others read what it wrote.
+    agreement.from_first(on_first)
+    return load(parts, workdir)
+
+
+def path_of(workdir: workdir_lib.Workdir) -> epath.Path:
+    """Where it lies."""
+    return workdir.trained / "denoiser" / FILE
+
+
+def load(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
+    """The atlas of a run that has one.
+
+    Raises:
+      UserError: it is missing, damaged, or of another size.
+    """
+    path = path_of(workdir)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise errors.UserError(
+            f"'{path}': {error.strerror or error}; the detector was trained with an atlas, which "
+            "lies beside its checkpoints"
+        ) from error
+    wanted = atlas_lib.shapes(parts.atlas, parts.data.image_size)
+    with archives.open_bytes(content, str(path), _WHAT) as (_, arrays):
+        found = {name: arrays[name] for name in wanted}
+        for name, spec in wanted.items():
+            if found[name].shape != spec.shape or found[name].dtype != spec.dtype:
+                raise ValueError(f"{name}: found {found[name].shape}, accepted: {spec.shape}")
+    return found
+
+
+def _write(parts: parts_lib.Parts, path: epath.Path, inputs: inputs_lib.Inputs) -> None:
+    source = inputs.source("train")
+    step = -(-len(source) // _MOST_SLICES)
+    fit = atlas_lib.Fit(parts.atlas, parts.seed)
+    for show_again in (False, True):
+        if show_again:
+            fit.group()
+        for index in range(0, len(source), step):
+            stop_lib.check("atlas of healthy slices", shared=False)
+            element = source[index]
+            image, brain = element["image"][None, ..., 0], element["brain_mask"][None]
+            fit.add(baseline_maps.z_score(image, brain), brain)
+    arrays = {name: np.asarray(value) for name, value in fit.result().items()}
+    atomic_files.write_bytes(path, archives.to_bytes({"slices": len(source)}, arrays))
+    _LOG.info("atlas: %d groups of %d healthy slices", parts.atlas.groups, len(source))

@@ -1,0 +1,167 @@
+"""A mask of what does not belong, at the image's resolution: a U-Net that learned drawn anomalies.
+
+    train   healthy slice -> another appearance -> anomalies drawn in (x', m);
+            BCE(f(x'), m) over the brain + w (1 - soft Dice(f(x'), m))
+    test    (sigmoid f(x) + mirrored sigmoid f(mirrored x)) / 2
+
+The network sees the slice as z-scores of its brain, the brain mask, the expected slice and the
+deviation from it where there is an atlas of healthy slices (`anomaly_maps/atlas.py`), and what
+further channels its user has (MAD-AD's correction). `drawn_unet` is this network alone; in `madad`
+it is the mask head at image resolution.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from madad_jax.anomaly_maps import atlas as atlas_lib
+from madad_jax.core import errors
+from madad_jax.core.types import Batch, Metrics, Params
+from madad_jax.models import image_networks
+from madad_jax.synthesis import appearance as appearance_lib
+from madad_jax.synthesis import drawn as drawn_lib
+
+_RANGE = (-4.0, 5.0)  # of z-scores that the network sees
+_SMOOTH = 20.0  # pixels added to both sides of the Dice ratio: small lesions stay learnable
+
+_DRAWN = drawn_lib.Options()
+_APPEARANCE = appearance_lib.Options()
+
+
+class Example(NamedTuple):
+    """A batch to learn from: slices with anomalies [b,H,W,1], their brain masks and the pixels of
+    the anomalies [b,H,W]; `healthy` [b,H,W,1] are the same slices without."""
+
+    images: jax.Array
+    brain_masks: jax.Array
+    truth: jax.Array
+    healthy: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelMask:
+    """The network, what is drawn for it and its loss.
+
+    Attributes:
+      network: channels of an image to the logit of a mask.
+      drawn: the anomalies.
+      appearance: how healthy slices are varied before.
+      dice_weight: of soft Dice beside the cross-entropy.
+      atlas: whether it sees the atlas, `frozen["atlas"]`.
+      extra: how many further channels it sees.
+    """
+
+    network: image_networks.MaskNetwork
+    drawn: drawn_lib.Options = _DRAWN
+    appearance: appearance_lib.Options = _APPEARANCE
+    dice_weight: float = 0.5
+    atlas: bool = False
+    extra: int = 0
+
+    def __post_init__(self):
+        if self.dice_weight < 0:
+            raise errors.UserError(f"dice_weight: found {self.dice_weight}, accepted: at least 0")
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Parameters of the U-Net. Raises UserError for a batch of cached latents."""
+        if "image" not in batch_spec:
+            raise errors.UserError(
+                "data.latents: found 'cached' with a mask head at image resolution, which needs "
+                "the images; set data.latents=live"
+            )
+        shape = batch_spec["image"].shape
+        return self.network.init(key, (*shape[:3], 2 + 2 * self.atlas + self.extra))
+
+    def draw(self, key: jax.Array, batch: Batch) -> Example:
+        """Slices of another appearance with anomalies."""
+        k_vary, k_draw = jax.random.split(key)
+        healthy, brain = appearance_lib.vary(
+            k_vary, batch["image"], batch["brain_mask"], self.appearance
+        )
+        images, truth = drawn_lib.draw(k_draw, healthy, brain, self.drawn)
+        return Example(images, brain, truth, healthy)
+
+    def logit(
+        self,
+        params: Params,
+        frozen: Params,
+        images: Float[jax.Array, "b H W 1"],
+        brain_masks: Bool[jax.Array, "b H W"],
+        extra: Float[jax.Array, "b H W e"] | None = None,
+    ) -> Float[jax.Array, "b H W"]:
+        """Logit of "does not belong"."""
+        z = z_scores(images, brain_masks)
+        channels = [jnp.clip(z, *_RANGE), brain_masks.astype(jnp.float32)]
+        if self.atlas:
+            channels += atlas_lib.compare(frozen["atlas"], z, brain_masks)
+        x = jnp.stack(channels, -1)
+        if extra is not None:
+            x = jnp.concatenate([x, extra], -1)
+        return self.network.apply(params, x)
+
+    def loss(
+        self,
+        logit: Float[jax.Array, "b H W"],
+        truth: Bool[jax.Array, "b H W"],
+        brain_masks: Bool[jax.Array, "b H W"],
+        counts: Bool[jax.Array, " b"] | None = None,
+    ) -> tuple[Float[jax.Array, ""], Metrics]:
+        """Cross-entropy and soft Dice over the brain, and what tells whether it learns.
+
+        `counts`: the samples that do; None: all.
+        """
+        used = jnp.ones(len(truth)) if counts is None else counts.astype(jnp.float32)
+        inside = brain_masks * used[:, None, None]
+        wanted = truth * inside
+        # A batch of slices without brain has no pixel to average over.
+        count = jnp.maximum(inside.sum(), 1.0)
+        entropy = jnp.logaddexp(0.0, logit) - logit * wanted
+        entropy = (entropy * inside).sum() / count
+        p = jax.nn.sigmoid(logit) * inside
+        overlap = 2.0 * (p * wanted).sum((1, 2)) + _SMOOTH
+        dice = overlap / (p.sum((1, 2)) + wanted.sum((1, 2)) + _SMOOTH)
+        dice = (dice * used).sum() / jnp.maximum(used.sum(), 1.0)
+        flagged = (logit > 0) * inside
+        found = (flagged * wanted).sum() / jnp.maximum(wanted.sum(), 1.0)
+        false = (flagged * (1.0 - wanted)).sum() / jnp.maximum((inside * (1.0 - wanted)).sum(), 1.0)
+        metrics = {
+            "pixel_entropy": entropy,
+            "pixel_dice": dice,
+            "pixel_sensitivity": found,
+            "pixel_specificity": 1.0 - false,
+        }
+        return entropy + self.dice_weight * (1.0 - dice), metrics
+
+    def probability(
+        self,
+        params: Params,
+        frozen: Params,
+        images: Float[jax.Array, "b H W 1"],
+        brain_masks: Bool[jax.Array, "b H W"],
+        extra: Float[jax.Array, "b H W e"] | None = None,
+    ) -> Float[jax.Array, "b H W"]:
+        """Probability of "does not belong", the mean over the slice and its mirror image; 0 outside
+        the brain."""
+
+        def mirror(x: jax.Array | None) -> jax.Array | None:
+            return None if x is None else x[:, :, ::-1]
+
+        straight = jax.nn.sigmoid(self.logit(params, frozen, images, brain_masks, extra))
+        turned = (mirror(x) for x in (images, brain_masks, extra))
+        turned = self.logit(params, frozen, *turned)
+        return 0.5 * (straight + mirror(jax.nn.sigmoid(turned))) * brain_masks
+
+
+def z_scores(
+    images: Float[jax.Array, "b H W 1"], brain_masks: Bool[jax.Array, "b H W"]
+) -> Float[jax.Array, "b H W"]:
+    """Each slice to mean 0 and deviation 1 over its brain; 0 outside and in a constant slice."""
+    x, axes = images[..., 0], (1, 2)
+    count = jnp.maximum(brain_masks.sum(axes, keepdims=True), 1)
+    mean = jnp.where(brain_masks, x, 0.0).sum(axes, keepdims=True) / count
+    centred = jnp.where(brain_masks, x - mean, 0.0)
+    deviation = jnp.sqrt(jnp.square(centred).sum(axes, keepdims=True) / count)
+    return centred / jnp.maximum(deviation, 1e-5)
