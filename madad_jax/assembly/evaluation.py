@@ -24,6 +24,7 @@ class EvaluationPlan:
       whole_scans: scans are judged in 3-D too.
       spacing_mm: between slices, rows, columns; 0: as the slices were prepared.
       postprocess: name of what is done to a scan's map before it is judged.
+      false_positives: numbers of false positives a scan; whole scans get a threshold for each.
       smooth_slices_mm: sigma of a Gaussian over a scan's neighbouring slices; 0: none.
       slice_options: options of the runner that need no preparation.
     """
@@ -36,6 +37,7 @@ class EvaluationPlan:
     whole_scans: bool
     spacing_mm: tuple[float, float, float]
     postprocess: str
+    false_positives: tuple[float, ...]
     smooth_slices_mm: float
     slice_options: runner.Options
 
@@ -66,13 +68,16 @@ class EvaluationPlan:
             known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
             slices, rows, columns = (s or k for s, k in zip(spacing, known, strict=True))
             spacing = (slices, rows, columns)
-        return runner.Volumes(spacing, scan_stacks.PRESETS[self.postprocess])
+        postprocess = scan_stacks.PRESETS[self.postprocess]
+        return runner.Volumes(spacing, postprocess, self.false_positives)
 
 
 def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
     """The plan of `config.eval`, with the smoothing of `config.map`."""
     c = config.eval
     slices, rows, columns = c.spacing_mm
+    # Configs of earlier runs have none, and their detectors open for prediction all the same.
+    false_positives = c.get("false_positives_per_scan", ())
     return EvaluationPlan(
         sets=tuple(c.sets),
         run=c.run,
@@ -82,6 +87,7 @@ def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
         whole_scans=c.protocol == "both",
         spacing_mm=(float(slices), float(rows), float(columns)),
         postprocess=c.postprocess,
+        false_positives=tuple(float(n) for n in false_positives),
         smooth_slices_mm=config.ensemble.smooth_slices,
         slice_options=runner.Options(
             image_size=config.data.image_size,

@@ -15,8 +15,8 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_file, messages
-from madad_jax.evaluation import tables
-from madad_jax.metrics import scan_figures, threshold_counts
+from madad_jax.evaluation import lesion_tables, tables
+from madad_jax.metrics import lesion_sums, threshold_counts
 
 _LOG = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     one = found[0]
     spacing = " x ".join(f"{s:g}" for s in one["spacing_mm"])
-    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in scan_figures.VOLUMES])
+    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in lesion_sums.VOLUMES])
     columns = [
         tables.Column("group", "Volume", "text", ""),
         tables.Column("n_lesions", "Lesions", "number", ""),
@@ -278,6 +278,7 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         tables.markdown(found, tables.SCANS),
         *([tables.markdown(by_volume, columns)] if by_volume else []),
+        *lesion_tables.section([r for r in rows if r.get("volumes")]),
     ]
 
 
