@@ -1,13 +1,15 @@
 """How a trained method is judged, from the config's section."""
 
 import dataclasses
+import os
 
+from etils import epath
 from ml_collections import config_dict
 
 from madad_jax.assembly import networks
 from madad_jax.core import errors
 from madad_jax.data import provenance
-from madad_jax.evaluation import runner
+from madad_jax.evaluation import lesion_list, runner
 from madad_jax.metrics import scan_stacks
 
 
@@ -25,6 +27,8 @@ class EvaluationPlan:
       spacing_mm: between slices, rows, columns; 0: as the slices were prepared.
       postprocess: name of what is done to a scan's map before it is judged.
       false_positives: numbers of false positives a scan; whole scans get a threshold for each.
+      lesions: CSV table of lesions; "": `lesions.csv` in `root`, where there is one.
+      root: folder of the slices; "": they are drawn.
       smooth_slices_mm: sigma of a Gaussian over a scan's neighbouring slices; 0: none.
       slice_options: options of the runner that need no preparation.
     """
@@ -38,6 +42,8 @@ class EvaluationPlan:
     spacing_mm: tuple[float, float, float]
     postprocess: str
     false_positives: tuple[float, ...]
+    lesions: str
+    root: str
     smooth_slices_mm: float
     slice_options: runner.Options
 
@@ -45,7 +51,7 @@ class EvaluationPlan:
         """Options of the runner for slices prepared so.
 
         Raises UserError when whole scans are judged and nothing says how far apart slices and
-        pixels are.
+        pixels are, or their table of lesions is damaged.
         """
         # Without a preparation slices are taken to be 1 mm apart.
         step = preparation.geometry.level_step if preparation else 1.0
@@ -69,7 +75,25 @@ class EvaluationPlan:
             slices, rows, columns = (s or k for s, k in zip(spacing, known, strict=True))
             spacing = (slices, rows, columns)
         postprocess = scan_stacks.PRESETS[self.postprocess]
-        return runner.Volumes(spacing, postprocess, self.false_positives)
+        named = self._named(preparation)
+        return runner.Volumes(spacing, postprocess, self.false_positives, named)
+
+    def _named(
+        self, preparation: provenance.SourcePreparation | None
+    ) -> lesion_list.Lesions | None:
+        """The table of lesions, placed in slices prepared so."""
+        path = self.lesions
+        if not path and self.root:
+            beside = epath.Path(self.root) / lesion_list.FILE
+            path = os.fspath(beside) if beside.exists() else ""
+        if not path:
+            return None
+        if preparation is None:
+            raise errors.UserError(
+                f"{path}: found a table of lesions, and the slices do not say where they lie; "
+                "accepted: slices made by madad_jax prepare"
+            )
+        return lesion_list.read(path, self.root, preparation.geometry)
 
 
 def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
@@ -88,6 +112,8 @@ def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
         spacing_mm=(float(slices), float(rows), float(columns)),
         postprocess=c.postprocess,
         false_positives=tuple(float(n) for n in false_positives),
+        lesions=c.get("lesions", ""),
+        root=config.data.root,
         smooth_slices_mm=config.ensemble.smooth_slices,
         slice_options=runner.Options(
             image_size=config.data.image_size,

@@ -45,9 +45,12 @@ def section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         tables.markdown([_line(method, entry) for method, entry in points], _COLUMNS),
     ]
+    notes: dict[str, list[str]] = {}
     for method, entry in points:
         if entry["note"]:
-            out += [f"{method} at {entry['asked']:g}: {entry['note']}.", ""]
+            notes.setdefault(f"At {entry['asked']:g}: {entry['note']}", []).append(method)
+    for note, methods in notes.items():
+        out += [f"{note} ({', '.join(methods)}).", ""]
     for field, heading in zip(
         lesion_sums.GROUPS, ("Volume", "Kind", "Kind and volume"), strict=True
     ):

@@ -274,12 +274,19 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{one['n_scans']} scans of {spacing} mm voxels, {one['n_lesion_scans']} with a lesion, "
         f"{one['n_lesions']} lesions (3-D components). A lesion is found when "
         f"{100 * one['found_share']:g} % of its voxels lie above the threshold; a false positive "
-        "is a component above it that touches none. Brackets: 95 % bootstrap interval over scans.",
+        "is a component above it that touches none. Brackets: 95 % bootstrap interval over scans."
+        + _outside(one),
         "",
         tables.markdown(found, tables.SCANS),
         *([tables.markdown(by_volume, columns)] if by_volume else []),
         *lesion_tables.section([r for r in rows if r.get("volumes")]),
     ]
+
+
+def _outside(volumes: Mapping[str, Any]) -> str:
+    """Lesions of the table that no scored slice shows."""
+    count = volumes.get("n_lesions_outside")
+    return f" {count} lesions of the table lie in no segmentation of these slices." if count else ""
 
 
 def _plain_columns() -> list[tables.Column]:

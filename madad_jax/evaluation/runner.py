@@ -23,6 +23,7 @@ from madad_jax.evaluation import (
     across_slices,
     baselines,
     calibrate,
+    lesion_list,
     panel_choice,
     row_evaluator,
     set_files,
@@ -58,11 +59,13 @@ _FROC_RATES = tuple(np.logspace(-5, -0.5, 28).tolist())
 @dataclasses.dataclass(frozen=True)
 class Volumes:
     """Whole scans are judged too: `spacing` in mm (slices, rows, columns), what is done to a
-    stack before, and the numbers of false positives a scan that thresholds are chosen for."""
+    stack before, the numbers of false positives a scan that thresholds are chosen for, and the
+    lesions of a table by scan (None: there is no table)."""
 
     spacing: scan_stacks.Spacing
     postprocess: scan_stacks.Options
     false_positives: tuple[float, ...] = ()
+    named: lesion_list.Lesions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +283,7 @@ def _build_evaluator(
         grid=threshold.grid,
         options=options.volumes.postprocess,
         points=threshold.points,
+        named=options.volumes.named,
         draws=options.bootstrap,
     )
     return row_evaluator.RowEvaluator(slices, scans)

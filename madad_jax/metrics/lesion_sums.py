@@ -175,7 +175,9 @@ def _list_point(
     entry["false_positives_per_lesion_scan"] = _mean(beside)
     interval = _realised_interval(healthy, point.known)
     if interval is not None:
-        entry["keeps"] = interval[0] <= point.asked <= interval[1]
+        # Fewer than asked is all that these scans have: no promise was made.
+        kept = interval[0] <= point.asked <= interval[1]
+        entry["keeps"] = None if point.note else kept
         entry["intervals"]["false_positives_per_healthy_scan"] = list(interval)
     of_sick = intervals.mean_interval(beside) if len(beside) else None
     if of_sick is not None:

@@ -29,7 +29,14 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, finite, histogram, lesion_sums, scan_stacks
+from madad_jax.metrics import (
+    bootstrap,
+    finite,
+    histogram,
+    lesion_names,
+    lesion_sums,
+    scan_stacks,
+)
 
 ORACLE = ("dice_oracle", "dice_oracle_threshold")
 # A tenth: a stray voxel on a large lesion is no detection, a hit on its middle is one.
@@ -74,6 +81,7 @@ class Scans:
         grid: Sequence[float],
         options: scan_stacks.Options | None = None,
         points: Sequence[lesion_sums.Point] = (),
+        named: Mapping[str, Sequence[lesion_names.Named]] | None = None,
         draws: int = 200,
     ):
         """Starts an empty set.
@@ -85,6 +93,8 @@ class Scans:
           grid: thresholds of the FROC curve.
           options: post-processing of each stack; none when None.
           points: thresholds for numbers of false positives a scan, after `options`.
+          named: lesions of a table by scan; they give components kind and volume. Without,
+            kinds are those of the slices (`record.lesion_kind`).
           draws: bootstrap draws over scans.
         """
         self._slices_of = dict(slices_of)
@@ -94,6 +104,8 @@ class Scans:
         self._grid = np.unique(np.asarray(grid, np.float32))[::-1]
         self._options = options or scan_stacks.Options()
         self._points = tuple(points)
+        self._named = named
+        self._unbound = 0
         self._draws = draws
         self._open: dict[str, list[tuple]] = {}
         self._dice = np.zeros(histogram.COARSE_BINS)  # sum over scans with a lesion
@@ -139,8 +151,11 @@ class Scans:
         # No truth, no lesion to touch: the scan is kept for its score and left out of all figures.
         counted = truth if known else np.zeros_like(truth)
         labels, _ = ndimage.label(counted, structure=_NEIGHBOURS)
+        kinds = _kinds(labels, [e[5] for e in entries])
         if counted.any():
             lesions = _lesions(maps, labels, scan_stacks.voxel_ml(self._spacing))
+            if self._named is not None:
+                lesions, kinds = self._name(name, lesions, labels, [e[0] for e in entries])
             predicted = maps > limit
             dice = 2.0 * float((predicted & truth).sum()) / float(predicted.sum() + truth.sum())
             self._dice += _dice_curve(maps[truth], maps[~truth])
@@ -155,11 +170,29 @@ class Scans:
                 at_healthy=at_grid[0],
                 false_positives=np.array(at_grid[1:]),
                 score=scan_stacks.score(maps, inside),
-                kinds=_kinds(labels, [e[5] for e in entries]),
+                kinds=kinds,
                 found=_found(labels, [covered for _, covered in at_points]),
                 false=np.array([false for false, _ in at_points], np.int64),
             )
         )
+
+    def _name(
+        self,
+        name: str,
+        lesions: list[tuple[float, float]],
+        labels: np.ndarray,
+        numbers: Sequence[int],
+    ) -> tuple[list[tuple[float, float]], list[str]]:
+        """(lesions, kinds) by the table; a component that it does not have keeps its volume."""
+        named = self._named.get(name, ())
+        members = lesion_names.bind(labels, numbers, self._spacing, named)
+        self._unbound += len(named) - sum(map(len, members))
+        volumes = [
+            sum(n.volume_ml for n in mine) if mine else volume
+            for mine, (volume, _) in zip(members, lesions, strict=True)
+        ]
+        kinds = [mine[0].kind if mine else lesion_sums.UNKNOWN for mine in members]
+        return [(v, score) for v, (_, score) in zip(volumes, lesions, strict=True)], kinds
 
     def _count(self, maps: np.ndarray, lesions: np.ndarray) -> tuple[list[int], list[tuple]]:
         """False positives at the healthy threshold and along the grid; what points touch."""
@@ -212,6 +245,8 @@ class Scans:
             "n_lesion_scans": len(sick),
             "n_lesions": sum(len(s.lesions) for s in sick),
             "n_unknown": len(self.scans) - len(judged),
+            # Of the table, in scans that were judged.
+            "n_lesions_outside": None if self._named is None else self._unbound,
             "spacing_mm": list(self._spacing),
             "postprocess": dataclasses.asdict(self._options),
             "healthy_threshold": self._threshold,
