@@ -51,6 +51,17 @@ def measure(
 ) -> Scan:
     """A healthy scan's entry; maps float32 and brain bool [z, h, w]."""
     maps, inside = scan_stacks.process_stack(maps, brain, spacing, options)
+    return measure_processed(subject, maps, inside, spacing, options)
+
+
+def measure_processed(
+    subject: str,
+    maps: np.ndarray,
+    inside: np.ndarray,
+    spacing: scan_stacks.Spacing,
+    options: scan_stacks.Options,
+) -> Scan:
+    """`measure` of what `scan_stacks.process_stack` gave for these options."""
     bins = histogram_lib.bin_of(maps[inside], N_BINS)
     levels, counts = scan_stacks.count_curve(maps, spacing, options)
     return Scan(
@@ -115,10 +126,7 @@ class Healthy:
                 f"false_positives_per_scan: found {rate}, accepted: {least:.3g} or more; "
                 f"{len(self.scans)} healthy scans cannot tell less from none, calibrate with more"
             )
-        # Counts change at levels only. At a threshold equal to a level it is not counted yet.
-        at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
-        at = at[at >= np.float32(self._reach())]
-        means = np.mean([scan_stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
+        at, means = self._mean_counts()
         if not len(means) or means.max() <= rate:
             raise errors.UserError(
                 f"false_positives_per_scan: found {rate}, but healthy scans never have so many; "
@@ -129,34 +137,61 @@ class Healthy:
         threshold = float(at[crossed - 1]) if crossed else 1.0
         return Point(threshold, "false_positives_per_scan", rate)
 
+    def by_most_false_positives(self) -> Point:
+        """The threshold at which healthy scans have the most candidates; below, they merge.
+
+        The lowest threshold of use for whoever bears more false positives than scans ever have.
+        `asked` is their number. Where no scan has a candidate at all the threshold is 0.
+        """
+        at, means = self._mean_counts()
+        if not len(means):
+            return Point(0.0, "false_positives_per_scan", 0.0)
+        most = int(np.flatnonzero(means == means.max())[-1])
+        return Point(float(at[most]), "false_positives_per_scan", float(means[most]))
+
+    def _mean_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(thresholds, falling; candidates a scan at each) wherever every curve knows them."""
+        # Counts change at levels only. At a threshold equal to a level it is not counted yet.
+        at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
+        at = at[at >= np.float32(self._reach())]
+        means = np.mean([scan_stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
+        return at, means
+
     def _reach(self) -> float:
         """The lowest threshold that every scan's curve knows the number at."""
         return max(float(s.levels[-1]) if len(s.levels) else 0.0 for s in self.scans)
 
+    def count_candidates(self, threshold: float) -> np.ndarray:
+        """Candidates of each healthy scan above a threshold, int64 [scans]."""
+        return np.array([scan_stacks.count_at(s.levels, s.counts, threshold) for s in self.scans])
+
     def false_positives(self, threshold: float) -> float:
         """Candidates per healthy scan above a threshold."""
-        return float(
-            np.mean([scan_stacks.count_at(s.levels, s.counts, threshold) for s in self.scans])
-        )
+        return float(self.count_candidates(threshold).mean())
 
     def expected(self, threshold: float) -> dict[str, Any]:
         """What a threshold does on healthy scans: two rates with 95 % intervals over scans.
 
-        An interval is None where one scan alone is known.
+        An interval is None where one scan alone is known. `next_scan` says how many candidates a
+        healthy scan to come has at most, at a chance of `intervals.NEXT_CHANCE`; None where there
+        are too few scans for it.
         """
-        counts = [float(scan_stacks.count_at(s.levels, s.counts, threshold)) for s in self.scans]
+        counts = self.count_candidates(threshold).astype(np.float64)
         shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
         out["voxel_fpr"] = float(shares.mean())
         # A share cannot pass 1, which caps an interval from few scans.
         out["voxel_fpr_interval"] = intervals.mean_interval(shares, at_most=1.0)
         out["false_positives_per_scan"] = out["false_positives_per_scan_interval"] = None
+        out["next_scan"] = None
         # Below the curves' reach the number is not known, and is not guessed.
         if threshold >= self._reach():
-            out["false_positives_per_scan"] = float(np.mean(counts))
-            out["false_positives_per_scan_interval"] = intervals.mean_interval(
-                np.array(counts, np.float64)
-            )
+            out["false_positives_per_scan"] = float(counts.mean())
+            out["false_positives_per_scan_interval"] = intervals.mean_interval(counts)
+            most = intervals.bound_next_value(counts)
+            if most is not None:
+                chance = intervals.NEXT_CHANCE
+                out["next_scan"] = {"false_positives_at_most": int(most), "chance": chance}
         return out
 
     def percentile(self, score: float) -> float:

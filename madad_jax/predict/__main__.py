@@ -52,7 +52,7 @@ def make_flags() -> flags.FlagValues:
         "include": "Pattern of paths below --input (* fits anything): these are the scans.",
         "output": "Folder to write; with --mode=calibrate a .npz file.",
         "signal": "map | mask_map | latent_map; map when left out.",
-        "postprocess": "none | pddpm | dae: published settings; none when left out.",
+        "postprocess": "none | min_volume | pddpm | dae (published); none when left out.",
         "registration": "none | affine; as in training when left out.",
         "brain_mask": "How the brain is found; as in training when left out.",
         "brain_mask_file": "A brain mask on the scan's grid (one scan).",

@@ -36,7 +36,8 @@ def load(
       threshold: the threshold itself, 0 to 1. At most one of the three; without any a
         calibrated run takes `voxel_fpr` from its config (`eval.false_positive_rate`).
       signal: `map` (image difference), `mask_map` (mask head) or `latent_map`.
-      postprocess: `none`, `pddpm` or `dae`: published settings, see `metrics.scan_stacks`.
+      postprocess: `none`, `min_volume`, or the published `pddpm` and `dae`: see
+        `metrics.scan_stacks`.
       changes: single fields of the post-processing.
       registration: `none` or `affine`; "" as the run was trained with.
       brain_mask: a method of `scans.brain_mask`; "" as the run was trained with.

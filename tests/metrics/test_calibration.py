@@ -166,3 +166,27 @@ def test_objects_in_the_file_are_refused():
 
 def test_histograms_are_those_of_the_bootstrap():
     assert calibration.N_BINS == bootstrap.N_BINS
+
+
+def test_a_clean_scan_does_not_hide_what_the_others_have():
+    """One scan with a single candidate: the numbers of all others are known below it too."""
+    clean, other = (np.zeros(BRAIN.shape, np.float32) for _ in range(2))
+    clean[0, 0, 0] = 0.9
+    other[2, ::4, ::4] = np.linspace(0.2, 0.5, 16, dtype=np.float32).reshape(4, 4)
+    none = scan_stacks.Options()
+    healthy = calibration.Healthy(
+        tuple(calibration.measure(n, m, BRAIN, SPACING, none) for n, m in
+              (("a", clean), ("b", other)))
+    )  # fmt: skip
+    point = healthy.by_false_positives(2.0)
+    assert point.threshold == pytest.approx(0.44) and healthy.false_positives(0.44) == 2.0
+    assert healthy.expected(0.1)["false_positives_per_scan"] == 8.5
+
+
+def test_a_scan_to_come_has_at_most_what_most_healthy_scans_have(healthy):
+    said = healthy.expected(0.3)
+    counts = np.sort(healthy.count_candidates(0.3))
+    # Rank 19 of 20: 0.9 times 21 people.
+    assert said["next_scan"] == {"false_positives_at_most": counts[18], "chance": 0.9}
+    few = calibration.Healthy(healthy.scans[:8])
+    assert few.expected(0.3)["next_scan"] is None, "eight scans cannot tell"
