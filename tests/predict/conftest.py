@@ -63,7 +63,7 @@ def healthy():
     for seed in range(4):
         image, _, affine = brain_scan(lesion=False, seed=10 + seed)
         volume = volumes.from_array(image, affine, source=f"healthy {seed}")
-        scans.append(dict(made.measure(volume, f"h{seed}", {"none": scan_stacks.Options()})))
+        scans.append(made.measure(volume, f"h{seed}", {"none": scan_stacks.Options()})[0])
     return calibration.Healthy(tuple(s["map", "none"] for s in scans))
 
 

@@ -38,7 +38,7 @@ def exported(untrained):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return api.open_run(str(untrained), ""), out, done.stdout
+    return api.open_model(str(untrained), ""), out, done.stdout
 
 
 def test_predicts_the_same_without_this_package(exported, tmp_path):
@@ -141,7 +141,7 @@ def test_a_run_of_cudnn_is_read_everywhere(untrained, monkeypatch):
         return config
 
     monkeypatch.setattr(model_lib.saver, "read_config", of_cudnn)
-    model = api.open_run(str(untrained), "")
+    model = api.open_model(str(untrained), "")
     assert model.parts.record["denoiser"]["attention"] == "chunked"
     brain = np.ones((model.shards, 32, 32), bool)
     batch = {"image": np.zeros((model.shards, 32, 32, 1), np.float32), "brain_mask": brain}
@@ -154,7 +154,7 @@ def test_an_exchanged_autoencoder_is_refused(untrained, tmp_path):
     noted = {"autoencoder.checkpoint": {"digest": "a" * 64, "path": ""}}
     (run / "denoiser" / "inputs.json").write_text(json.dumps({"weights": noted}))
     with pytest.raises(errors.UserError, match="denoiser was trained on other autoencoder weights"):
-        api.open_run(str(run), "")
+        api.open_model(str(run), "")
 
 
 def test_a_calibration_beside_exchanged_weights_is_refused():
