@@ -22,6 +22,7 @@ from madad_jax.scans import geometry as geometry_lib
 _LOG = logging.getLogger(__name__)
 
 FILE = "calibration.npz"
+Calibration = calibration_lib.Calibration  # For rooms that do not know `metrics`.
 
 
 def from_slices(

@@ -16,7 +16,6 @@ from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.experiment import frozen_weights, trained_weights
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
-from madad_jax.metrics import calibration as calibration_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def calibrate_weights(
     scorer: scorer_lib.Scorer,
     preparation: provenance.SourcePreparation | None,
     made_with: dict[str, Any],
-) -> calibration_lib.Calibration | None:
+) -> calibrate.Calibration | None:
     """A calibration of weights other than a run's own, as those of a file that rounds them.
 
     Args:
@@ -98,7 +97,7 @@ def measure_healthy(
     maps: dict[str, np.ndarray],
     brain: np.ndarray,
     made_with: dict[str, Any],
-) -> calibration_lib.Calibration | None:
+) -> calibrate.Calibration | None:
     """What healthy validation scans score, for operating points on new scans; None where a scan
     could not be scored alike.
 

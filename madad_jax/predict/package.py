@@ -82,7 +82,11 @@ def run(argv: Sequence[str]) -> int:
     from madad_jax.runtime import startup
 
     startup.start()
-    print(write(folder, options.out, words, options.dtype, options.calibration))
+    model, dtype = api.open_model(folder, ""), options.dtype
+    if dtype is None:
+        packaged = package_files.is_one(folder)
+        dtype = package_files.read_about(folder).dtype if packaged else "float32"
+    print(write(model, options.out, words, dtype, options.calibration))
     return 0
 
 
@@ -106,20 +110,19 @@ def _read_words(options: flags.FlagValues) -> Words:
     )
 
 
-def write(folder: str, out: str, words: Words, dtype: str | None, calibration: str = "") -> str:
-    """Packages the model of a folder; returns a line that says what was written.
+def write(model: Any, out: str, words: Words, dtype: str, calibration: str = "") -> str:
+    """Packages a model; returns a line that says what was written.
 
     Args:
-      folder: a run's, or a packaged model's.
+      model: from `api.open_model`.
       out: folder to write.
       words: about the model.
-      dtype: of stored matrices, one of `package_files.DTYPES`; None: float32, or as a packaged
-        model has them.
+      dtype: of stored matrices, one of `package_files.DTYPES`.
       calibration: file made with the weights as they are stored; "": the model's own, or the
         run's healthy validation slices are scored again where rounding moved the weights.
 
     Raises:
-      UserError: no model, no calibration of these weights, or `out` cannot be written.
+      UserError: no calibration of these weights, or `out` cannot be written.
     """
     # Inside: `--help` must not start JAX.
     import numpy as np
@@ -131,25 +134,23 @@ def write(folder: str, out: str, words: Words, dtype: str | None, calibration: s
     from madad_jax.metrics import calibration as calibration_lib
     from madad_jax.predict import export, packaged_model
 
-    model = api.open_model(folder, "")
     if model.preparation is None:
         raise errors.UserError(
-            f"--checkpoint={folder}: the run does not say where its training slices lie, so that "
-            "no scan can be cut alike; nothing to hand on"
+            f"--checkpoint={model.where}: the run does not say where its training slices lie, so "
+            "that no scan can be cut alike; nothing to hand on"
         )
-    if dtype is None:
-        packaged = package_files.is_one(folder)
-        dtype = package_files.read_about(folder).dtype if packaged else "float32"
     flat = export.flat_weights(model)
     stored, read = package_files.round_weights(flat, dtype)
     weights, frozen = model.weights, model.frozen_digests
-    params, others = packaged_model.split_weights(model.parts, read, folder)
+    params, others = packaged_model.split_weights(model.parts, read, model.where)
     if any(not np.array_equal(flat[name], read[name]) for name in flat):
         weights = digests.weights_digest(params)
         frozen = frozen_weights.FrozenWeights(others).digests()
     made_with = {"weights": weights, "frozen": frozen}
     known = _calibration_of(model, params, others, made_with, calibration)
     config = config_record.without_places(model.parts.record)
+    # In one order, so that the same model gives the same bytes.
+    config = json.loads(json.dumps(config, sort_keys=True))
     known = dataclasses.replace(known, facts={**known.facts, "config": config})
     first, last, step = known.facts["numbers"]
     geometry = model.preparation.geometry

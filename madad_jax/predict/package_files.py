@@ -105,7 +105,7 @@ def check_ages(ages: Any) -> list[float] | None:
     if known and all(type(age) in (int, float) and 0 <= age <= 130 for age in ages):
         youngest, oldest = ages
         if youngest <= oldest:
-            return [youngest, oldest]
+            return [float(youngest), float(oldest)]
     raise errors.UserError(
         f"ages: found {messages.shorten(ages)}, accepted: youngest and oldest in years, as 20 82"
     )
@@ -187,9 +187,11 @@ def read_about(folder: epath.PathLike) -> About:
     if values.pop("format", None) != FORMAT:
         raise errors.UserError(f"'{path}': no packaged model of format {FORMAT}")
     with _named(path):
-        about = About(**{field.name: values[field.name] for field in dataclasses.fields(About)})
-        _check(about)
-    return about
+        # Other keys belong to later versions.
+        known = {field.name: values[field.name] for field in dataclasses.fields(About)}
+        _check(known)
+        known |= {"ages": check_ages(known["ages"]), "numbers": [int(n) for n in known["numbers"]]}
+        return About(**known | {"levels_mm": [float(mm) for mm in known["levels_mm"]]})
 
 
 @contextlib.contextmanager
@@ -204,24 +206,23 @@ def _named(path: epath.Path) -> Any:
         raise errors.UserError(f"'{path}': damaged: {missing} is missing") from error
 
 
-def _check(about: About) -> None:
+def _check(values: dict[str, Any]) -> None:
     """Raises UserError for a field of another kind than `About` says."""
-    check_name(about.name)
-    check_ages(about.ages)
-    check_figures(about.figures)
+    check_name(values["name"])
+    check_figures(values["figures"])
     for key in ("modality", "licence", "dtype", "weights", "version"):
-        if not isinstance(getattr(about, key), str):
+        if not isinstance(values[key], str):
             raise errors.UserError(f"damaged: '{key}' is no text")
     for key in ("config", "preparation", "frozen", "files"):
-        if not isinstance(getattr(about, key), dict):
+        if not isinstance(values[key], dict):
             raise errors.UserError(f"damaged: '{key}' is no object")
     for key, count in (("numbers", 3), ("levels_mm", 2)):
-        found = getattr(about, key)
+        found = values[key]
         known = isinstance(found, list) and len(found) == count
         if not known or not all(type(n) in (int, float) and abs(n) < 1e6 for n in found):
             raise errors.UserError(f"damaged: '{key}' is no list of {count} numbers")
     for name in FILES:
-        digest = about.files.get(name)
+        digest = values["files"].get(name)
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise errors.UserError(f"damaged: 'files' has no sha256 of {name}")
 

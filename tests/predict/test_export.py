@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.predict import api, export
+from madad_jax.predict import api, export, run_model
 from madad_jax.predict import model as model_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -133,14 +133,14 @@ def test_the_script_ends_in_one_line(exported, tmp_path, damage):
 
 def test_a_run_of_cudnn_is_read_everywhere(untrained, monkeypatch):
     """Its own config, from the checkpoint, with attention that this machine may lack."""
-    read = model_lib.saver.read_config
+    read = run_model.saver.read_config
 
     def of_cudnn(folder, *args):
         config = read(folder, *args)
         config["denoiser"] |= {"attention": "cudnn", "dtype": "bfloat16"}
         return config
 
-    monkeypatch.setattr(model_lib.saver, "read_config", of_cudnn)
+    monkeypatch.setattr(run_model.saver, "read_config", of_cudnn)
     model = api.open_model(str(untrained), "")
     assert model.parts.record["denoiser"]["attention"] == "chunked"
     brain = np.ones((model.shards, 32, 32), bool)
@@ -161,7 +161,7 @@ def test_a_calibration_beside_exchanged_weights_is_refused():
     facts = {"weights": "w", "frozen": {"autoencoder": "aaaa", "scaling_factor": 0.5}}
 
     def check(weights="w", **frozen):
-        model_lib._check_calibrated("run", facts, weights, facts["frozen"] | frozen)
+        model_lib.check_calibrated("run", facts, weights, facts["frozen"] | frozen)
 
     check()
     with pytest.raises(errors.UserError, match="made with other weights"):
@@ -169,4 +169,4 @@ def test_a_calibration_beside_exchanged_weights_is_refused():
     with pytest.raises(errors.UserError, match="autoencoder aaaa -> bbbb"):
         check(autoencoder="bbbb")
     del facts["frozen"]  # an older one
-    model_lib._check_calibrated("run", facts, "w", {"autoencoder": "bbbb"})
+    model_lib.check_calibrated("run", facts, "w", {"autoencoder": "bbbb"})
