@@ -156,4 +156,4 @@ def _distance(
 def _spread(values: np.ndarray) -> np.ndarray:
     """Robust standard deviation along the first axis: one odd healthy scan must not widen it."""
     deviation = np.median(np.abs(values - np.median(values, axis=0)), axis=0)
-    return np.maximum(1.4826 * deviation, _LEAST_SPREAD)
+    return np.asarray(np.maximum(1.4826 * deviation, _LEAST_SPREAD))

@@ -41,7 +41,7 @@ def bright(number, batch):
     return {"map": maps, "mask_map": half, "latent_map": half, "reconstruction": batch["image"]}
 
 
-def make_detector(setting, score=bright, batch_size=4, **changes):
+def make_detector(setting, score=bright, batch_size=4, looks=None, **changes):
     return detector.Detector(
         score,
         dataclasses.replace(PREPARATION, **changes),
@@ -49,6 +49,7 @@ def make_detector(setting, score=bright, batch_size=4, **changes):
         setting,
         batch_size=batch_size,
         facts={"run": "stand-in", "name": "stand-in", "preset": "none", "version": "0"},
+        looks=looks,
     )
 
 
