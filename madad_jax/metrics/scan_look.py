@@ -23,6 +23,8 @@ FACTOR = 1.5
 # Spreads are not taken for smaller: a few scans of one scanner may agree by chance. In shares of
 # the intensities' range, and of r.
 _LEAST_SPREAD = 0.02
+# In spreads: healthy scans that are all but equal would make every lesion unlike them.
+_LEAST_FURTHEST = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,12 @@ class Verdict:
     @property
     def is_unlike(self) -> bool:
         """Whether it lies further off than any healthy scan, by `FACTOR`."""
-        return self.distance > FACTOR * self.furthest
+        return self.times > FACTOR
+
+    @property
+    def times(self) -> float:
+        """Its distance over the furthest healthy scan's, which counts for 2 spreads at least."""
+        return self.distance / max(self.furthest, _LEAST_FURTHEST)
 
 
 @dataclasses.dataclass(frozen=True)

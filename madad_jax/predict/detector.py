@@ -150,10 +150,9 @@ class Detector:
         verdict = None if self._looks is None else self._looks.compare(self._look(stack))
         if verdict is None or not verdict.is_unlike:
             return []
-        times = verdict.distance / max(verdict.furthest, 1e-9)
         return [
             f"the scan looks unlike the {len(self._looks.likeness)} healthy "
-            f"{self.preparation.modality} scans of the calibration: it lies {times:.1f} times as "
+            f"{self.preparation.modality} scans of the calibration: it lies {verdict.times:.1f} times as "
             f"far off as the furthest of them (likeness with their mean {verdict.likeness:.2f}, "
             f"theirs at least {verdict.least_alike:.2f}); another contrast, scanner or "
             "preparation, or slices that lie elsewhere: the map may mean nothing"

@@ -75,6 +75,9 @@ def test_the_distance_is_the_root_mean_square_of_both_parts():
 def test_the_factor_is_over_the_furthest_healthy_scan():
     assert not scan_look.Verdict(3.0, 2.0, 0.0, 0.0).is_unlike
     assert scan_look.Verdict(3.01, 2.0, 0.0, 0.0).is_unlike
+    assert scan_look.Verdict(5.0, 4.0, 0.0, 0.0).is_unlike is False
+    assert scan_look.Verdict(2.9, 0.0, 0.0, 0.0).is_unlike is False, "below three spreads never"
+    assert scan_look.Verdict(3.1, 0.0, 0.0, 0.0).is_unlike
 
 
 def test_likeness_is_with_the_mean_of_the_others(healthy):
