@@ -152,9 +152,10 @@ class Detector:
             return []
         return [
             f"the scan looks unlike the {len(self._looks.likeness)} healthy "
-            f"{self.preparation.modality} scans of the calibration: it lies {verdict.times:.1f} times as "
-            f"far off as the furthest of them (likeness with their mean {verdict.likeness:.2f}, "
-            f"theirs at least {verdict.least_alike:.2f}); another contrast, scanner or "
+            f"{self.preparation.modality} scans of the calibration: it lies {verdict.times:.1f} "
+            "times as far off as the furthest of them (likeness with their mean "
+            f"{verdict.likeness:.2f}, theirs at least {verdict.least_alike:.2f}); another "
+            "contrast, scanner or "
             "preparation, or slices that lie elsewhere: the map may mean nothing"
         ]
 
