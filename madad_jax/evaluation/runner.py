@@ -142,6 +142,18 @@ class Evaluation:
         rows = {signal: self._scorer.name + suffix for signal, suffix in signals.SIGNALS.items()}
         return {signal: maps[row] for signal, row in rows.items() if row in maps}, brain
 
+    def score_healthy(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The detector's maps of healthy slices by signal [n,H,W], and their brain masks; no
+        threshold is chosen."""
+        parts: dict[str, disk_arrays.DiskArray] = collections.defaultdict(disk_arrays.DiskArray)
+        brains = disk_arrays.DiskArray()
+        for batch, out in self._score_batches(val, "healthy validation"):
+            brains.append(batch["brain_mask"])
+            for signal in signals.SIGNALS:
+                if signal in out:
+                    parts[signal].append(np.clip(out[signal], 0.0, 1.0))
+        return {signal: values.read() for signal, values in parts.items()}, brains.read()
+
     def _score_batches(
         self, source: record_lib.Source, what: str
     ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:

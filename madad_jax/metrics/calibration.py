@@ -5,6 +5,9 @@ map's scored voxels, the scan's score, and the number of candidates at every thr
 (`stacks.count_curve`). From these a threshold follows from the rate of false positives that a
 user can bear, with an interval over the scans, as a person is the unit of chance.
 
+Beside them stands what the scans look like (`scan_look`), so that a scan of another contrast is
+told. Files of before have no looks, and nothing is said.
+
 Stored as one `.npz` of plain arrays and one JSON text; reading it runs nothing.
 """
 
@@ -15,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.metrics import archives, bootstrap, calibration_checks, intervals, scan_stacks
+from madad_jax.metrics import (
+    archives,
+    bootstrap,
+    calibration_checks,
+    intervals,
+    scan_look,
+    scan_stacks,
+)
 from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
@@ -212,11 +222,13 @@ class Calibration:
       options: post-processing by name.
       facts: JSON-able; what the maps were made with: `config`, `step`, `spacing` (mm),
         `numbers` (slice numbers of the stack), `source` (which healthy scans).
+      looks: what the scans look like on these slices; None: not measured.
     """
 
     healthy: dict[Key, Healthy]
     options: dict[str, scan_stacks.Options]
     facts: dict[str, Any]
+    looks: scan_look.HealthyLooks | None = None
 
     def select(self, signal: str, postprocess: str) -> Healthy:
         """The scans of one choice.
@@ -249,6 +261,10 @@ def to_bytes(calibration: Calibration) -> bytes:
         arrays[f"ends_{i}"] = np.cumsum([len(s.levels) for s in scans]).astype(np.int64)
         arrays[f"levels_{i}"] = np.concatenate([s.levels for s in scans]).astype(np.float32)
         arrays[f"counts_{i}"] = np.concatenate([s.counts for s in scans]).astype(np.int64)
+    if (looks := calibration.looks) is not None:
+        arrays["look_deciles"], arrays["look_likeness"] = looks.deciles, looks.likeness
+        # Of a mean of brightness three digits are enough.
+        arrays["look_mean"] = looks.mean.astype(np.float16)
     meta = {
         "format": FORMAT,
         "entries": entries,
@@ -278,7 +294,16 @@ def from_bytes(content: bytes, name: str) -> Calibration:
         if not healthy:
             raise ValueError("found no signal")
         calibration_checks.check_facts(meta["facts"])
-        return Calibration(healthy, options, meta["facts"])
+        return Calibration(healthy, options, meta["facts"], _read_looks(arrays))
+
+
+def _read_looks(arrays: Mapping[str, np.ndarray]) -> scan_look.HealthyLooks | None:
+    if "look_deciles" not in arrays:
+        return None
+    found = tuple(arrays[f"look_{name}"] for name in ("deciles", "likeness", "mean"))
+    calibration_checks.check_looks(*found)
+    deciles, likeness, mean = found
+    return scan_look.HealthyLooks(deciles, likeness, mean.astype(np.float32))
 
 
 def _read_healthy(arrays: Mapping[str, Any], i: int, names: Any, eroded: bool) -> Healthy:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, calibration, scan_stacks
+from madad_jax.metrics import bootstrap, calibration, scan_look, scan_stacks
 
 SPACING = (4.0, 2.0, 2.0)
 BRAIN = np.ones((4, 16, 16), bool)
@@ -150,6 +151,24 @@ def test_comes_back_from_its_file(healthy):
     for damaged in (b"", b"PK", content[: len(content) // 2], content[:-30] + b"x" * 30):
         with pytest.raises(errors.UserError, match=r"x\.npz"):
             calibration.from_bytes(damaged, "x.npz")
+
+
+def test_looks_come_back_and_older_files_have_none(healthy):
+    rng = np.random.default_rng(0)
+    images, brain = rng.random((6, 2, 16, 16), np.float32), np.ones((2, 16, 16), bool)
+    brain[:, :4] = False
+    looks = scan_look.collect([scan_look.measure(image, brain, 4.0) for image in images])
+    made = calibration.Calibration({("map", "none"): healthy}, {"none": scan_stacks.Options()}, {})
+    assert calibration.from_bytes(calibration.to_bytes(made), "x").looks is None
+    with_looks = dataclasses.replace(made, looks=looks)
+    back = calibration.from_bytes(calibration.to_bytes(with_looks), "x").looks
+    np.testing.assert_array_equal(back.deciles, looks.deciles)
+    np.testing.assert_array_equal(back.likeness, looks.likeness)
+    np.testing.assert_allclose(back.mean, looks.mean, atol=1e-3)  # NaN where there is no brain
+    damaged = dataclasses.replace(looks, likeness=looks.likeness + 2)
+    content = calibration.to_bytes(dataclasses.replace(made, looks=damaged))
+    with pytest.raises(errors.UserError, match=r"x: .*look_likeness"):
+        calibration.from_bytes(content, "x")
 
 
 def test_objects_in_the_file_are_refused():
