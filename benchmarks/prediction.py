@@ -89,7 +89,7 @@ def inside(lesion: tuple[str, str], numbers, geometry) -> list[int]:
 
 def fresh_scans(run: str, count: int, seed: int) -> Fresh:
     """What healthy subjects of another seed score, slice by slice as the run was calibrated."""
-    model = api.open_run(run, "")
+    model = api.open_model(run, "")
     config, known = model.config, model.calibration
     options = cohort.options_from_dict({**config.data.cohort.to_dict(), "test_healthy": count})
     source = cohort.Cohort(
@@ -196,7 +196,7 @@ def through_scans(run: str, count: int) -> list[str]:
     fresh: Fresh = {}
     for index in range(count):
         drawn = cohort_scan.draw(index, modality="T1", seed=0, grid=GRID)
-        for key, entry in detector.measure(drawn.nifti(), f"{index}", known.options):
+        for key, entry in detector.measure(drawn.nifti(), f"{index}", known.options)[0].items():
             fresh.setdefault(key, []).append(entry)
     return table(known, fresh)
 

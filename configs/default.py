@@ -202,7 +202,14 @@ def _eval():
         run="",  # folder of the run whose weights are scored; empty: this one's
         protocol="slices",  # slices | both: whole scans in 3-D too
         spacing_mm=(0.0, 0.0, 0.0),  # between slices, rows, columns; 0: as slices were prepared
-        postprocess="none",  # of whole scans, before they are judged: none | pddpm | dae
+        # of whole scans, before they are judged: none | min_volume | pddpm | dae
+        postprocess="none",
+        # numbers of false positives a scan: whole scans get a threshold for each, from healthy
+        # validation scans, and the share of lesions found there
+        false_positives_per_scan=(0.5, 1.0, 2.0, 4.0),
+        # CSV of lesions with kinds and centres (`evaluation.lesion_list`); empty: lesions.csv in
+        # data.root, where there is one
+        lesions="",
         batch_size=16,  # global
         checkpoint="best",  # best (by validation loss; an autoencoder's by reconstruction) | latest
         false_positive_rate=0.01,  # of healthy validation brain pixels, sets the threshold

@@ -1,6 +1,6 @@
 """Unsupervised brain-MRI anomaly detection by masked latent diffusion (MAD-AD).
 
-    detector = madad_jax.load("runs/x")
+    detector = madad_jax.load()
     result = detector("scan.nii.gz")
 
 `load` and its `Detector` are described in `predict.api` and `predict.detector`, the commands in

@@ -139,9 +139,12 @@ def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
         compile_report.report(made, machine)
         return 0
     if work is stages and _MODE.value == "export":
+        from etils import epath
+
         from madad_jax.predict import api
 
-        print(api.export(workdir, os.path.join(workdir, "export")))
+        # A path object: a workdir is no name of a shipped model.
+        print(api.export(epath.Path(workdir), os.path.join(workdir, "export")))
         return 0
     with stop_lib.GracefulStop() as stop:
         try:

@@ -14,9 +14,11 @@ import pytest
 import madad_jax
 from madad_jax import __main__ as entry
 from madad_jax.core import shipped_configs, version
+from madad_jax.predict import model_names, package_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MOST_SHIPPED_BYTES = 16 * 10**6  # of a model inside the wheel
 OLDEST_SETUPTOOLS = 77  # of pyproject.toml: it reads the licence as an SPDX expression
 
 
@@ -78,6 +80,8 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
         ("convert", "--out"),
         ("compare", "--run"),
         ("extract-brain", "--serve"),
+        ("package", "--card"),
+        ("models", "--traceback"),
     ],
 )
 def test_help_of_a_verb_lists_its_flags(verb, flag):
@@ -163,6 +167,22 @@ def test_the_list_of_packages_is_the_tree():
         for path in (ROOT / folder).rglob("*.py"):
             inside = path.parent == ROOT / "madad_jax" / "predict" / "assets"  # a file of data
             assert inside or (path.parent / "__init__.py").exists(), path
+
+
+def test_shipped_models_are_small_and_their_licences_are_the_wheels():
+    """What `madad-jax models` lists has its licence in the wheel's metadata."""
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["madad_jax.predict"]
+    assert "shipped/*/*" in patterns
+    spoken = PYPROJECT["project"]["license"].replace("(", " ").replace(")", " ").split()
+    for name, folder in model_names.shipped().items():
+        about = package_files.read_about(folder)
+        assert about.name == name
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= MOST_SHIPPED_BYTES
+        for file in package_files.FILES:
+            package_files.read_file(folder, file, about)
+        assert about.licence in spoken, f"pyproject.toml: license: {name} is {about.licence}"
+        licence = str((folder / "LICENSE").relative_to(ROOT))
+        assert licence in PYPROJECT["project"]["license-files"]
 
 
 @pytest.fixture(scope="module")

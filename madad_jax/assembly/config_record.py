@@ -56,6 +56,15 @@ EXECUTION = {
 }
 # Where weights lie. A stage is bound to what they are (`experiment.stage_inputs`).
 WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init")
+# Where things lie on the machine of a run: nothing of a model that is handed on.
+_PLACES = (
+    *WEIGHTS,
+    "data.root",
+    "data.latents_dir",
+    "data.cache_dir",
+    "benchmark.run",
+    "benchmark.rival_python",
+)
 # Sources that hand out the same slices in the same order, one packed from the other.
 _SAME_SLICES = ("png_folder", "array_record", "tfds")
 # Attention that needs a library, or a device, that not every machine has.
@@ -145,6 +154,16 @@ def runs_anywhere(record: Mapping[str, Any]) -> dict[str, Any]:
         section = out.get(name)
         if isinstance(section, Mapping) and section.get("attention") in _NOT_EVERYWHERE:
             out[name] = {**section, "attention": EXECUTION[f"{name}.attention"]}
+    return out
+
+
+def without_places(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole config without the paths of the machine that it comes from."""
+    out = dict(record)
+    for key in _PLACES:
+        section, name = key.split(".")
+        if name in out.get(section, {}):
+            out[section] = {**out[section], name: ""}
     return out
 
 

@@ -1,13 +1,15 @@
 """How a trained method is judged, from the config's section."""
 
 import dataclasses
+import os
 
+from etils import epath
 from ml_collections import config_dict
 
 from madad_jax.assembly import networks
 from madad_jax.core import errors
 from madad_jax.data import provenance
-from madad_jax.evaluation import runner
+from madad_jax.evaluation import lesion_list, runner
 from madad_jax.metrics import scan_stacks
 
 
@@ -24,6 +26,9 @@ class EvaluationPlan:
       whole_scans: scans are judged in 3-D too.
       spacing_mm: between slices, rows, columns; 0: as the slices were prepared.
       postprocess: name of what is done to a scan's map before it is judged.
+      false_positives: numbers of false positives a scan; whole scans get a threshold for each.
+      lesions: CSV table of lesions; "": `lesions.csv` in `root`, where there is one.
+      root: folder of the slices; "": they are drawn.
       smooth_slices_mm: sigma of a Gaussian over a scan's neighbouring slices; 0: none.
       slice_options: options of the runner that need no preparation.
     """
@@ -36,6 +41,9 @@ class EvaluationPlan:
     whole_scans: bool
     spacing_mm: tuple[float, float, float]
     postprocess: str
+    false_positives: tuple[float, ...]
+    lesions: str
+    root: str
     smooth_slices_mm: float
     slice_options: runner.Options
 
@@ -43,7 +51,7 @@ class EvaluationPlan:
         """Options of the runner for slices prepared so.
 
         Raises UserError when whole scans are judged and nothing says how far apart slices and
-        pixels are.
+        pixels are, or their table of lesions is damaged.
         """
         # Without a preparation slices are taken to be 1 mm apart.
         step = preparation.geometry.level_step if preparation else 1.0
@@ -66,13 +74,34 @@ class EvaluationPlan:
             known = (step * geometry.level_step, geometry.pixel, geometry.pixel)
             slices, rows, columns = (s or k for s, k in zip(spacing, known, strict=True))
             spacing = (slices, rows, columns)
-        return runner.Volumes(spacing, scan_stacks.PRESETS[self.postprocess])
+        postprocess = scan_stacks.PRESETS[self.postprocess]
+        named = self._named(preparation)
+        return runner.Volumes(spacing, postprocess, self.false_positives, named)
+
+    def _named(
+        self, preparation: provenance.SourcePreparation | None
+    ) -> lesion_list.Lesions | None:
+        """The table of lesions, placed in slices prepared so."""
+        path = self.lesions
+        if not path and self.root:
+            beside = epath.Path(self.root) / lesion_list.FILE
+            path = os.fspath(beside) if beside.exists() else ""
+        if not path:
+            return None
+        if preparation is None:
+            raise errors.UserError(
+                f"{path}: found a table of lesions, and the slices do not say where they lie; "
+                "accepted: slices made by madad_jax prepare"
+            )
+        return lesion_list.read(path, self.root, preparation.geometry)
 
 
 def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
     """The plan of `config.eval`, with the smoothing of `config.map`."""
     c = config.eval
     slices, rows, columns = c.spacing_mm
+    # Configs of earlier runs have none, and their detectors open for prediction all the same.
+    false_positives = c.get("false_positives_per_scan", ())
     return EvaluationPlan(
         sets=tuple(c.sets),
         run=c.run,
@@ -82,6 +111,9 @@ def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
         whole_scans=c.protocol == "both",
         spacing_mm=(float(slices), float(rows), float(columns)),
         postprocess=c.postprocess,
+        false_positives=tuple(float(n) for n in false_positives),
+        lesions=c.get("lesions", ""),
+        root=config.data.root,
         smooth_slices_mm=config.ensemble.smooth_slices,
         slice_options=runner.Options(
             image_size=config.data.image_size,

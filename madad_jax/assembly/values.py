@@ -1,5 +1,7 @@
 """Values of a config that no builder looks at before hours are spent."""
 
+import math
+
 from ml_collections import config_dict
 
 from madad_jax.assembly import methods
@@ -51,8 +53,20 @@ def check_values(config: config_dict.ConfigDict) -> None:
     rate = config.eval.false_positive_rate
     if not 0.0 < rate < 1.0:
         raise errors.UserError(f"eval.false_positive_rate: found {rate}, must lie between 0 and 1")
+    _check_false_positives(config.eval.get("false_positives_per_scan", ()))
     for key, section in (("autoencoder.train", config.autoencoder.train), ("train", config.train)):
         if not 0.0 <= section.ema_decay < 1.0:
             raise errors.UserError(
                 f"{key}.ema_decay: found {section.ema_decay}, accepted: 0 to below 1"
             )
+
+
+def _check_false_positives(found: object) -> None:
+    numbers = found if isinstance(found, tuple | list) else ()
+    # bool is an int, and NaN is not above 0.
+    good = [n for n in numbers if isinstance(n, int | float) and n is not True and 0 < n < math.inf]
+    if not isinstance(found, tuple | list) or len(good) < len(numbers):
+        raise errors.UserError(
+            f"eval.false_positives_per_scan: found {found!r}, accepted: numbers above 0, "
+            "as (0.5, 1, 2, 4)"
+        )

@@ -14,13 +14,15 @@ from etils import epath
 from jaxtyping import Bool, Float32
 
 from madad_jax.core import atomic_files, errors
+from madad_jax.data.sources import record as record_lib
 from madad_jax.metrics import calibration as calibration_lib
-from madad_jax.metrics import scan_stacks
+from madad_jax.metrics import scan_look, scan_stacks
 from madad_jax.scans import geometry as geometry_lib
 
 _LOG = logging.getLogger(__name__)
 
 FILE = "calibration.npz"
+Calibration = calibration_lib.Calibration  # For rooms that do not know `metrics`.
 
 
 def from_slices(
@@ -30,6 +32,7 @@ def from_slices(
     geometry: geometry_lib.Geometry,
     facts: Mapping[str, Any],
     options: Mapping[str, scan_stacks.Options] | None = None,
+    slices: record_lib.Slices | None = None,
 ) -> calibration_lib.Calibration:
     """Calibrates every signal under every post-processing.
 
@@ -40,6 +43,7 @@ def from_slices(
       geometry: where slices lie.
       facts: JSON-able, kept beside.
       options: post-processing by name; the published ones when None.
+      slices: the slices themselves, whose looks are kept; None: they are not.
     """
     # All presets at once: the maps are at hand now, and a user chooses the preset only later.
     options = dict(scan_stacks.PRESETS if options is None else options)
@@ -57,7 +61,31 @@ def from_slices(
                 )
     facts = {**facts, "spacing": list(spacing), "numbers": [first, last, step]}
     healthy = {key: calibration_lib.Healthy(tuple(entries)) for key, entries in found.items()}
-    return calibration_lib.Calibration(healthy, options, facts)
+    looks = None
+    if slices is not None and len(scans) > 1:
+        wanted = range(first, last + 1, step)
+        looks = scan_look.collect(
+            [
+                _measure_look(slices, brain, order, records, geometry.pixel, wanted)
+                for order in scans.values()
+            ]
+        )
+    return calibration_lib.Calibration(healthy, options, facts, looks)
+
+
+def _measure_look(
+    slices: record_lib.Slices,
+    brain: Bool[np.ndarray, "n H W"],
+    order: Sequence[int],
+    records: Sequence[Any],
+    pixel: float,
+    wanted: Sequence[int],
+) -> scan_look.Look:
+    """The look of one scan: its slices `order`, as the slice numbers `wanted`."""
+    # Sources give [-1, 1], as networks take it.
+    images = np.stack([slices[i]["image"][..., 0] for i in order]) * np.float32(0.5)
+    look = scan_look.measure(images + np.float32(0.5), brain[order], pixel)
+    return scan_look.place(look, [records[i].slice for i in order], wanted)
 
 
 def group_by_scan(records: Sequence[Any]) -> dict[str, list[int]]:

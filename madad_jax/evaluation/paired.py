@@ -4,7 +4,9 @@
 
 Every learned row of every run is compared with the first run's first learned row (or with `--to`),
 over the same draws of subjects: AP, pooled max Dice and max Dice per slice, with 95 % bootstrap
-intervals of the difference. Runs must have scored the same slices; a run that did not is refused.
+intervals of the difference. Where whole scans were judged (`eval.protocol=both`) so is the share of
+lesions found at each number of false positives a scan. Runs must have scored the same slices; a
+run that did not is refused.
 """
 
 import os
@@ -18,19 +20,22 @@ from etils import epath
 
 from madad_jax.core import command_line, errors
 from madad_jax.evaluation import set_files, tables
-from madad_jax.metrics import bootstrap, subject_sums
+from madad_jax.metrics import bootstrap, lesion_sums, subject_sums
 
 _FIGURES = (
     ("ap", "AP"),
     ("pooled_max_dice", "Pooled max Dice" + tables.ORACLE_MARK),
     ("max_dice", "Max Dice per slice" + tables.ORACLE_MARK),
 )
+_FOUND = "found_at_"
 
 
 def differences(
     runs: list[str], name: str, *, to: str = "", draws: int = 1000, seed: int = 0
 ) -> list[dict[str, Any]]:
     """One entry a row: `run`, `method`, and for each figure its difference and interval.
+
+    Lesions found at a number of false positives a scan are `found_at_2` and the like.
 
     Raises:
       UserError: a run without that set, other slices than the first run's, or no row `to`.
@@ -55,12 +60,16 @@ def differences(
             f"--to: found {reference!r}, accepted: {', '.join(first)} (rows of {first_run})"
         )
     out = []
+    found = {run: set_files.read_lesions(epath.Path(run), name) for run in runs}
+    theirs = found[first_run].get(reference)
     for run, rows, _ in loaded:
         for method, mine in rows.items():
             if (run, method) != (first_run, reference):
+                entry = _difference(mine, first[reference], draws, seed)
+                if theirs is not None and method in found[run]:
+                    _add_lesions(entry, found[run][method], theirs, draws, seed)
                 out.append(
-                    {"run": os.path.basename(os.path.normpath(run)), "method": method}
-                    | _difference(mine, first[reference], draws, seed)
+                    {"run": os.path.basename(os.path.normpath(run)), "method": method} | entry
                 )
     return [{"run": first_run, "method": reference, "reference": True}, *out]
 
@@ -77,6 +86,22 @@ def _difference(
     found = bootstrap.paired_difference(mine, theirs, draws=draws, seed=seed)
     values = {k: float(one[k][0] - two[k][0]) for k in one}
     return {"n_subjects": len(names), "intervals": found, **values}
+
+
+def _add_lesions(
+    entry: dict[str, Any],
+    mine: lesion_sums.LesionSums,
+    theirs: lesion_sums.LesionSums,
+    draws: int,
+    seed: int,
+) -> None:
+    gaps = lesion_sums.list_differences(mine, theirs, draws=draws, seed=seed)
+    for asked, groups in gaps.items():
+        if lesion_sums.ALL in groups:
+            gap = groups[lesion_sums.ALL]
+            entry[f"{_FOUND}{asked:g}"] = gap["sensitivity"]
+            if gap["interval"] is not None:
+                entry["intervals"][f"{_FOUND}{asked:g}"] = gap["interval"]
 
 
 def _options() -> flags.FlagValues:
@@ -101,6 +126,11 @@ def _run(argv: Sequence[str]) -> int:
     print("brackets: 95 % bootstrap interval over subjects, the same draws for both.\n")
     columns = [tables.Column("run", "Run", "text", ""), tables.METHOD]
     columns += [tables.Column(key, label, better="") for key, label in _FIGURES]
+    asked = {key.removeprefix(_FOUND) for row in rows for key in row if key.startswith(_FOUND)}
+    columns += [
+        tables.Column(_FOUND + a, f"Lesions found at {a} false positives a scan", better="")
+        for a in sorted(asked, key=float)
+    ]
     print(tables.markdown(rows, columns))
     return 0
 

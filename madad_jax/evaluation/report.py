@@ -15,8 +15,8 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_file, messages
-from madad_jax.evaluation import tables
-from madad_jax.metrics import scan_figures, threshold_counts
+from madad_jax.evaluation import lesion_tables, tables
+from madad_jax.metrics import lesion_sums, threshold_counts
 
 _LOG = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     one = found[0]
     spacing = " x ".join(f"{s:g}" for s in one["spacing_mm"])
-    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in scan_figures.VOLUMES])
+    by_volume = tables.group_rows(found, "by_volume", [name for name, _ in lesion_sums.VOLUMES])
     columns = [
         tables.Column("group", "Volume", "text", ""),
         tables.Column("n_lesions", "Lesions", "number", ""),
@@ -274,11 +274,19 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{one['n_scans']} scans of {spacing} mm voxels, {one['n_lesion_scans']} with a lesion, "
         f"{one['n_lesions']} lesions (3-D components). A lesion is found when "
         f"{100 * one['found_share']:g} % of its voxels lie above the threshold; a false positive "
-        "is a component above it that touches none. Brackets: 95 % bootstrap interval over scans.",
+        "is a component above it that touches none. Brackets: 95 % bootstrap interval over scans."
+        + _outside(one),
         "",
         tables.markdown(found, tables.SCANS),
         *([tables.markdown(by_volume, columns)] if by_volume else []),
+        *lesion_tables.section([r for r in rows if r.get("volumes")]),
     ]
+
+
+def _outside(volumes: Mapping[str, Any]) -> str:
+    """Lesions of the table that no scored slice shows."""
+    count = volumes.get("n_lesions_outside")
+    return f" {count} lesions of the table lie in no segmentation of these slices." if count else ""
 
 
 def _plain_columns() -> list[tables.Column]:

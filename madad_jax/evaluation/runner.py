@@ -23,6 +23,7 @@ from madad_jax.evaluation import (
     across_slices,
     baselines,
     calibrate,
+    lesion_list,
     panel_choice,
     row_evaluator,
     set_files,
@@ -30,8 +31,10 @@ from madad_jax.evaluation import (
 from madad_jax.evaluation import scorer as scorer_lib
 from madad_jax.metrics import (
     baseline_maps,
+    calibration,
     disk_arrays,
     finite,
+    lesion_sums,
     scan_figures,
     scan_stacks,
     subject_sums,
@@ -55,11 +58,14 @@ _FROC_RATES = tuple(np.logspace(-5, -0.5, 28).tolist())
 
 @dataclasses.dataclass(frozen=True)
 class Volumes:
-    """Whole scans are judged too: `spacing` in mm (slices, rows, columns) and what is done to
-    a stack before."""
+    """Whole scans are judged too: `spacing` in mm (slices, rows, columns), what is done to a
+    stack before, the numbers of false positives a scan that thresholds are chosen for, and the
+    lesions of a table by scan (None: there is no table)."""
 
     spacing: scan_stacks.Spacing
     postprocess: scan_stacks.Options
+    false_positives: tuple[float, ...] = ()
+    named: lesion_list.Lesions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +87,15 @@ class Options:
 @dataclasses.dataclass(frozen=True)
 class Threshold:
     """What healthy validation slices gave for one row: the threshold and pixels that make an
-    alarm; thresholds by rate; of whole scans the threshold and the grid of the FROC curve."""
+    alarm; thresholds by rate; of whole scans the threshold, the grid of the FROC curve, and a point
+    for each number of false positives a scan."""
 
     value: float
     alarm_pixels: int
     rates: dict[float, float]
     volume: float = 0.0
     grid: tuple[float, ...] = ()
+    points: tuple[lesion_sums.Point, ...] = ()
 
 
 class Evaluation:
@@ -133,6 +141,18 @@ class Evaluation:
             )
         rows = {signal: self._scorer.name + suffix for signal, suffix in signals.SIGNALS.items()}
         return {signal: maps[row] for signal, row in rows.items() if row in maps}, brain
+
+    def score_healthy(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The detector's maps of healthy slices by signal [n,H,W], and their brain masks; no
+        threshold is chosen."""
+        parts: dict[str, disk_arrays.DiskArray] = collections.defaultdict(disk_arrays.DiskArray)
+        brains = disk_arrays.DiskArray()
+        for batch, out in self._score_batches(val, "healthy validation"):
+            brains.append(batch["brain_mask"])
+            for signal in signals.SIGNALS:
+                if signal in out:
+                    parts[signal].append(np.clip(out[signal], 0.0, 1.0))
+        return {signal: values.read() for signal, values in parts.items()}, brains.read()
 
     def _score_batches(
         self, source: record_lib.Source, what: str
@@ -189,7 +209,7 @@ class Evaluation:
                 folder,
                 rows,
                 {row: one.slices.subjects.sums for row, one in evaluators.items()},
-                {row: one.scans.scans for row, one in evaluators.items() if one.scans},
+                {row: one.scans for row, one in evaluators.items() if one.scans},
                 facts,
             )
         return rows
@@ -237,12 +257,12 @@ def _choose_threshold(
     if volumes is None:
         return chosen
     # Post-processing moves scores: whole scans need a threshold of their own.
-    parts = disk_arrays.DiskArray()
-    for rows in calibrate.group_by_scan(records).values():
-        stack, inside = scan_stacks.process_stack(
-            maps[rows], brain[rows], volumes.spacing, volumes.postprocess
-        )
+    spacing, postprocess = volumes.spacing, volumes.postprocess
+    parts, scans = disk_arrays.DiskArray(), []
+    for subject, rows in calibrate.group_by_scan(records).items():
+        stack, inside = scan_stacks.process_stack(maps[rows], brain[rows], spacing, postprocess)
         parts.append(stack[inside])
+        scans.append(calibration.measure_processed(subject, stack, inside, spacing, postprocess))
     # As slices of one pixel each, which is the shape that thresholds are chosen on.
     scores = parts.read()[:, None, None]
     everywhere = np.broadcast_to(True, scores.shape)
@@ -250,6 +270,9 @@ def _choose_threshold(
         chosen,
         volume=thresholds.healthy_threshold(scores, everywhere, rate),
         grid=tuple(thresholds.at_rates(scores, everywhere, _FROC_RATES).values()),
+        points=lesion_sums.choose_points(
+            calibration.Healthy(tuple(scans)), volumes.false_positives
+        ),
     )
 
 
@@ -271,6 +294,8 @@ def _build_evaluator(
         healthy_threshold=threshold.volume,
         grid=threshold.grid,
         options=options.volumes.postprocess,
+        points=threshold.points,
+        named=options.volumes.named,
         draws=options.bootstrap,
     )
     return row_evaluator.RowEvaluator(slices, scans)
@@ -291,19 +316,24 @@ def _result_rows(
             false_positive_rate=options.false_positive_rate,
             **extra,
         )
+        lesions = None
         if one.scans is not None:
             row["volumes"] = one.scans.result(seed=options.seed)
-        sums = one.slices.subjects.sums
+            lesions = one.scans.lesion_sums()
+        entry = (row, one.slices.subjects.sums, lesions)
         if method in baselines.INTENSITIES:
             row["direction"] = baselines.INTENSITIES[method]
-            intensities.append((row, sums))
+            intensities.append(entry)
         else:
-            entries.append((row, sums))
-    best = baseline_maps.best_intensity([row for row, _ in intensities])
-    sums = next(sums for row, sums in intensities if row["direction"] == best["direction"])
-    entries.insert(0, (best, sums))
-    subject_sums.add_differences(entries, draws=options.bootstrap, seed=options.seed)
-    return [row for row, _ in entries]
+            entries.append(entry)
+    best = baseline_maps.best_intensity([row for row, *_ in intensities])
+    parts = next(rest for row, *rest in intensities if row["direction"] == best["direction"])
+    entries.insert(0, (best, *parts))
+    draws, seed = options.bootstrap, options.seed
+    subject_sums.add_differences([(row, sums) for row, sums, _ in entries], draws=draws, seed=seed)
+    of_rows = [(row, lesions) for row, _, lesions in entries if lesions is not None]
+    lesion_sums.add_differences(of_rows, draws=draws, seed=seed)
+    return [row for row, *_ in entries]
 
 
 def _draw_curves(

@@ -119,6 +119,8 @@ def check_inputs(
     if mode == "run":
         if not plan.sets:
             raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
+        # Millimetres and the table of lesions.
+        plan.options(parts.data.preparation())
         for name in plan.sets:
             inputs.source(name)
             inputs.healthy_source(name)

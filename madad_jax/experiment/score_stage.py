@@ -45,7 +45,10 @@ def score_sets(
     maps, brain = evaluation.choose_thresholds(inputs.source("val"))
     weights = digests.weights_digest(params)
     made_with = {"weights": weights, "frozen": frozen.digests()}
-    calibrate_run(parts, workdir, inputs, preparation, maps, brain, made_with)
+    found = measure_healthy(parts, inputs, preparation, maps, brain, made_with)
+    # Every process has all maps by now; one writes.
+    if workdir.primary and found is not None:
+        calibrate.save(workdir.folder, found)
     facts = {
         "preset": parts.preset,
         "name": parts.name,
@@ -65,19 +68,41 @@ def score_sets(
     return rows
 
 
-def calibrate_run(
+def calibrate_weights(
     parts: parts_lib.Parts,
-    workdir: workdir_lib.Workdir,
+    inputs: inputs_lib.Inputs,
+    scorer: scorer_lib.Scorer,
+    preparation: provenance.SourcePreparation | None,
+    made_with: dict[str, Any],
+) -> calibrate.Calibration | None:
+    """A calibration of weights other than a run's own, as those of a file that rounds them.
+
+    Args:
+      parts, inputs: of the run, whose healthy validation slices are scored.
+      scorer: with the weights.
+      preparation, made_with: as `measure_healthy` takes them.
+
+    Raises UserError where the slices are not there.
+    """
+    options = parts.evaluation.options(preparation)
+    evaluation = runner.Evaluation(scorer, options, inputs.eval_batches)
+    maps, brain = evaluation.score_healthy(inputs.source("val"))
+    return measure_healthy(parts, inputs, preparation, maps, brain, made_with)
+
+
+def measure_healthy(
+    parts: parts_lib.Parts,
     inputs: inputs_lib.Inputs,
     preparation: provenance.SourcePreparation | None,
     maps: dict[str, np.ndarray],
     brain: np.ndarray,
     made_with: dict[str, Any],
-) -> None:
-    """Keeps what healthy validation scans score, for operating points on new scans.
+) -> calibrate.Calibration | None:
+    """What healthy validation scans score, for operating points on new scans; None where a scan
+    could not be scored alike.
 
     Args:
-      parts, workdir, inputs: of the run.
+      parts, inputs: of the run.
       preparation: how its slices were made.
       maps: of the healthy validation slices, by signal [n, H, W].
       brain: their brain masks [n, H, W].
@@ -85,10 +110,10 @@ def calibrate_run(
     """
     if parts.evaluation.smooth_slices_mm > 0:
         _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
-        return
+        return None
     if preparation is None:
         _LOG.info("no calibration for whole scans: the slices do not say where they lie")
-        return
+        return None
     facts = {
         "config": parts.record,
         **made_with,
@@ -96,11 +121,8 @@ def calibrate_run(
         "source": "healthy validation subjects of the run",
         "version": version.VERSION,
     }
-    records = inputs.source("val").records
-    # Every process has all maps by now; one writes.
-    if workdir.primary:
-        found = calibrate.from_slices(maps, brain, records, preparation.geometry, facts)
-        calibrate.save(workdir.folder, found)
+    val = inputs.source("val")
+    return calibrate.from_slices(maps, brain, val.records, preparation.geometry, facts, slices=val)
 
 
 def keep_preparation(

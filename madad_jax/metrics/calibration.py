@@ -5,6 +5,9 @@ map's scored voxels, the scan's score, and the number of candidates at every thr
 (`stacks.count_curve`). From these a threshold follows from the rate of false positives that a
 user can bear, with an interval over the scans, as a person is the unit of chance.
 
+Beside them stands what the scans look like (`scan_look`), so that a scan of another contrast is
+told. Files of before have no looks, and nothing is said.
+
 Stored as one `.npz` of plain arrays and one JSON text; reading it runs nothing.
 """
 
@@ -15,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from madad_jax.core import errors
-from madad_jax.metrics import archives, bootstrap, calibration_checks, intervals, scan_stacks
+from madad_jax.metrics import (
+    archives,
+    bootstrap,
+    calibration_checks,
+    intervals,
+    scan_look,
+    scan_stacks,
+)
 from madad_jax.metrics import histogram as histogram_lib
 
 FORMAT = 1
@@ -51,6 +61,17 @@ def measure(
 ) -> Scan:
     """A healthy scan's entry; maps float32 and brain bool [z, h, w]."""
     maps, inside = scan_stacks.process_stack(maps, brain, spacing, options)
+    return measure_processed(subject, maps, inside, spacing, options)
+
+
+def measure_processed(
+    subject: str,
+    maps: np.ndarray,
+    inside: np.ndarray,
+    spacing: scan_stacks.Spacing,
+    options: scan_stacks.Options,
+) -> Scan:
+    """`measure` of what `scan_stacks.process_stack` gave for these options."""
     bins = histogram_lib.bin_of(maps[inside], N_BINS)
     levels, counts = scan_stacks.count_curve(maps, spacing, options)
     return Scan(
@@ -115,10 +136,7 @@ class Healthy:
                 f"false_positives_per_scan: found {rate}, accepted: {least:.3g} or more; "
                 f"{len(self.scans)} healthy scans cannot tell less from none, calibrate with more"
             )
-        # Counts change at levels only. At a threshold equal to a level it is not counted yet.
-        at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
-        at = at[at >= np.float32(self._reach())]
-        means = np.mean([scan_stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
+        at, means = self._mean_counts()
         if not len(means) or means.max() <= rate:
             raise errors.UserError(
                 f"false_positives_per_scan: found {rate}, but healthy scans never have so many; "
@@ -129,34 +147,61 @@ class Healthy:
         threshold = float(at[crossed - 1]) if crossed else 1.0
         return Point(threshold, "false_positives_per_scan", rate)
 
+    def by_most_false_positives(self) -> Point:
+        """The threshold at which healthy scans have the most candidates; below, they merge.
+
+        The lowest threshold of use for whoever bears more false positives than scans ever have.
+        `asked` is their number. Where no scan has a candidate at all the threshold is 0.
+        """
+        at, means = self._mean_counts()
+        if not len(means):
+            return Point(0.0, "false_positives_per_scan", 0.0)
+        most = int(np.flatnonzero(means == means.max())[-1])
+        return Point(float(at[most]), "false_positives_per_scan", float(means[most]))
+
+    def _mean_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(thresholds, falling; candidates a scan at each) wherever every curve knows them."""
+        # Counts change at levels only. At a threshold equal to a level it is not counted yet.
+        at = np.unique(np.concatenate([s.levels for s in self.scans]))[::-1]
+        at = at[at >= np.float32(self._reach())]
+        means = np.mean([scan_stacks.counts_at(s.levels, s.counts, at) for s in self.scans], axis=0)
+        return at, means
+
     def _reach(self) -> float:
         """The lowest threshold that every scan's curve knows the number at."""
         return max(float(s.levels[-1]) if len(s.levels) else 0.0 for s in self.scans)
 
+    def count_candidates(self, threshold: float) -> np.ndarray:
+        """Candidates of each healthy scan above a threshold, int64 [scans]."""
+        return np.array([scan_stacks.count_at(s.levels, s.counts, threshold) for s in self.scans])
+
     def false_positives(self, threshold: float) -> float:
         """Candidates per healthy scan above a threshold."""
-        return float(
-            np.mean([scan_stacks.count_at(s.levels, s.counts, threshold) for s in self.scans])
-        )
+        return float(self.count_candidates(threshold).mean())
 
     def expected(self, threshold: float) -> dict[str, Any]:
         """What a threshold does on healthy scans: two rates with 95 % intervals over scans.
 
-        An interval is None where one scan alone is known.
+        An interval is None where one scan alone is known. `next_scan` says how many candidates a
+        healthy scan to come has at most, at a chance of `intervals.NEXT_CHANCE`; None where there
+        are too few scans for it.
         """
-        counts = [float(scan_stacks.count_at(s.levels, s.counts, threshold)) for s in self.scans]
+        counts = self.count_candidates(threshold).astype(np.float64)
         shares = np.array([s.share_above(threshold) for s in self.scans])
         out: dict[str, Any] = {"healthy_scans": len(self.scans)}
         out["voxel_fpr"] = float(shares.mean())
         # A share cannot pass 1, which caps an interval from few scans.
         out["voxel_fpr_interval"] = intervals.mean_interval(shares, at_most=1.0)
         out["false_positives_per_scan"] = out["false_positives_per_scan_interval"] = None
+        out["next_scan"] = None
         # Below the curves' reach the number is not known, and is not guessed.
         if threshold >= self._reach():
-            out["false_positives_per_scan"] = float(np.mean(counts))
-            out["false_positives_per_scan_interval"] = intervals.mean_interval(
-                np.array(counts, np.float64)
-            )
+            out["false_positives_per_scan"] = float(counts.mean())
+            out["false_positives_per_scan_interval"] = intervals.mean_interval(counts)
+            most = intervals.bound_next_value(counts)
+            if most is not None:
+                chance = intervals.NEXT_CHANCE
+                out["next_scan"] = {"false_positives_at_most": int(most), "chance": chance}
         return out
 
     def percentile(self, score: float) -> float:
@@ -177,11 +222,13 @@ class Calibration:
       options: post-processing by name.
       facts: JSON-able; what the maps were made with: `config`, `step`, `spacing` (mm),
         `numbers` (slice numbers of the stack), `source` (which healthy scans).
+      looks: what the scans look like on these slices; None: not measured.
     """
 
     healthy: dict[Key, Healthy]
     options: dict[str, scan_stacks.Options]
     facts: dict[str, Any]
+    looks: scan_look.HealthyLooks | None = None
 
     def select(self, signal: str, postprocess: str) -> Healthy:
         """The scans of one choice.
@@ -214,6 +261,10 @@ def to_bytes(calibration: Calibration) -> bytes:
         arrays[f"ends_{i}"] = np.cumsum([len(s.levels) for s in scans]).astype(np.int64)
         arrays[f"levels_{i}"] = np.concatenate([s.levels for s in scans]).astype(np.float32)
         arrays[f"counts_{i}"] = np.concatenate([s.counts for s in scans]).astype(np.int64)
+    if (looks := calibration.looks) is not None:
+        arrays["look_deciles"], arrays["look_likeness"] = looks.deciles, looks.likeness
+        # Of a mean of brightness three digits are enough.
+        arrays["look_mean"] = looks.mean.astype(np.float16)
     meta = {
         "format": FORMAT,
         "entries": entries,
@@ -243,7 +294,16 @@ def from_bytes(content: bytes, name: str) -> Calibration:
         if not healthy:
             raise ValueError("found no signal")
         calibration_checks.check_facts(meta["facts"])
-        return Calibration(healthy, options, meta["facts"])
+        return Calibration(healthy, options, meta["facts"], _read_looks(arrays))
+
+
+def _read_looks(arrays: Mapping[str, np.ndarray]) -> scan_look.HealthyLooks | None:
+    if "look_deciles" not in arrays:
+        return None
+    found = tuple(arrays[f"look_{name}"] for name in ("deciles", "likeness", "mean"))
+    calibration_checks.check_looks(*found)
+    deciles, likeness, mean = found
+    return scan_look.HealthyLooks(deciles, likeness, mean.astype(np.float32))
 
 
 def _read_healthy(arrays: Mapping[str, Any], i: int, names: Any, eroded: bool) -> Healthy:

@@ -43,6 +43,25 @@ def check_curves(ends: np.ndarray, levels: np.ndarray, counts: np.ndarray, scans
         raise ValueError("levels: found them rising within a scan")
 
 
+def check_looks(deciles: np.ndarray, likeness: np.ndarray, mean: np.ndarray) -> None:
+    """Looks of scans: rows of nine deciles in [0, 1], likeness in [-1, 1], cells in [0, 1]."""
+    _check(deciles, "look_deciles", "f", (len(likeness), 9))
+    _check(likeness, "look_likeness", "f", (len(deciles),))
+    if mean.dtype.kind != "f" or mean.ndim != 3 or not len(likeness):
+        raise ValueError("look_mean: found no stack of cells")
+    known = mean[np.isfinite(mean)]  # A cell without brain is NaN.
+    for name, array, least in (
+        ("deciles", deciles, 0),
+        ("likeness", likeness, -1),
+        ("mean", known, 0),
+    ):
+        # A mean of ones may pass 1 by rounding.
+        if array.size and not (array.min() >= least - 1e-6 and array.max() <= 1 + 1e-6):
+            raise ValueError(f"look_{name}: found a number outside [{least}, 1]")
+    if np.isinf(mean).any():
+        raise ValueError("look_mean: found infinity")
+
+
 def check_facts(facts: Any) -> None:
     """`spacing` and `numbers`, where they are there: three numbers each."""
     if not isinstance(facts, dict):

@@ -18,6 +18,8 @@ from jaxtyping import Float
 from scipy import special
 
 LEVEL = 0.95
+# For one scan to come: nine people are enough for it, 95 % would need nineteen.
+NEXT_CHANCE = 0.9
 
 
 def mean_interval(
@@ -68,6 +70,20 @@ def fresh_mean_interval(
     reach = special.stdtrit(freedom, (1 + LEVEL) / 2) * math.sqrt(total)
     mean = groups[0].mean()
     return float(mean * math.exp(-reach)), float(mean * math.exp(reach))
+
+
+def bound_next_value(
+    values: Float[np.ndarray, "people"], chance: float = NEXT_CHANCE
+) -> float | None:
+    """What the value of one more person does not pass, at a `chance` of at least so much.
+
+    The order statistic of rank ceil(chance * (n + 1)), whatever the distribution: a person to come
+    has every rank among n + 1 people alike. None where n is too small to have it. A threshold that
+    was chosen on the same people is not counted, which matters less the more they are.
+    """
+    # The tolerance keeps 0.9 * 10 at rank 9.
+    rank = math.ceil(chance * (len(values) + 1) - 1e-9)
+    return float(np.sort(values)[rank - 1]) if rank <= len(values) else None
 
 
 def _log_error(values: np.ndarray) -> float:

@@ -13,10 +13,13 @@ are under way and one line each of the others. What is reported:
   a threshold when at least a tenth of its voxels lie above it. Sensitivity by volume.
 * False positives: components above the threshold that touch no lesion; per scan, and per scan
   without any lesion.
+* Lesions found, and false positives, at thresholds that healthy validation scans gave for a number
+  of false positives a scan (`lesion_sums`).
 * FROC: sensitivity against false positives per scan over a grid of thresholds that healthy
   validation slices gave (`thresholds.grid`), and the sensitivity at 1, 2, 4 and 8 of them.
 """
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,15 +29,20 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, finite, histogram, scan_stacks
+from madad_jax.metrics import (
+    bootstrap,
+    finite,
+    histogram,
+    lesion_names,
+    lesion_sums,
+    scan_stacks,
+)
 
 ORACLE = ("dice_oracle", "dice_oracle_threshold")
 # A tenth: a stray voxel on a large lesion is no detection, a hit on its middle is one.
 FOUND_SHARE = 0.1
 # Per scan, as FROC figures of lesion detection are reported.
 FALSE_POSITIVES = (1, 2, 4, 8)
-# Upper ends in ml, by what a radiologist would call them.
-VOLUMES = (("below 0.1 ml", 0.1), ("0.1 to 1 ml", 1.0), ("1 to 10 ml", 10.0), ("10 ml up", np.inf))
 # 26 neighbours: touching at a corner is touching.
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 _EDGES = np.array(
@@ -44,8 +52,9 @@ _EDGES = np.array(
 
 @dataclasses.dataclass
 class Scan:
-    """What is kept of a scan. `lesions` are (volume in ml, score above which it is found);
-    `false_positives` [k] at each threshold of the grid, `at_healthy` at the healthy one."""
+    """What is kept of a scan. `lesions` are (volume in ml, score above which it is found) and
+    `kinds` theirs; `false_positives` [k] at each threshold of the grid, `at_healthy` at the healthy
+    one; `found` bool [p, lesions] and `false` [p] at the points that have a threshold."""
 
     id: str
     known: bool
@@ -55,6 +64,9 @@ class Scan:
     at_healthy: int
     false_positives: np.ndarray
     score: float
+    kinds: list[str]
+    found: np.ndarray
+    false: np.ndarray
 
 
 class Scans:
@@ -68,6 +80,8 @@ class Scans:
         healthy_threshold: float,
         grid: Sequence[float],
         options: scan_stacks.Options | None = None,
+        points: Sequence[lesion_sums.Point] = (),
+        named: Mapping[str, Sequence[lesion_names.Named]] | None = None,
         draws: int = 200,
     ):
         """Starts an empty set.
@@ -78,6 +92,9 @@ class Scans:
           healthy_threshold: chosen on healthy validation scans, after `options`.
           grid: thresholds of the FROC curve.
           options: post-processing of each stack; none when None.
+          points: thresholds for numbers of false positives a scan, after `options`.
+          named: lesions of a table by scan; they give components kind and volume. Without,
+            kinds are those of the slices (`record.lesion_kind`).
           draws: bootstrap draws over scans.
         """
         self._slices_of = dict(slices_of)
@@ -86,6 +103,9 @@ class Scans:
         # Falling, so that false positives and sensitivity rise along the curve.
         self._grid = np.unique(np.asarray(grid, np.float32))[::-1]
         self._options = options or scan_stacks.Options()
+        self._points = tuple(points)
+        self._named = named
+        self._unbound = 0
         self._draws = draws
         self._open: dict[str, list[tuple]] = {}
         self._dice = np.zeros(histogram.COARSE_BINS)  # sum over scans with a lesion
@@ -109,7 +129,8 @@ class Scans:
             waiting = self._open.setdefault(record.subject, [])
             # Copies: a view would keep the whole batch alive.
             parts = (maps[i].copy(), segmentations[i].copy(), brain_masks[i].copy())
-            waiting.append((record.slice, bool(has_segmentation[i]), *parts))
+            kind = record.lesion_kind
+            waiting.append((record.slice, bool(has_segmentation[i]), *parts, kind))
             if len(waiting) == self._slices_of.get(record.subject, 0):
                 self._judge(record.subject, self._open.pop(record.subject))
                 self._slices_of.pop(record.subject)
@@ -127,13 +148,18 @@ class Scans:
         maps, inside = scan_stacks.process_stack(maps, brain, self._spacing, self._options)
         limit = np.float32(self._threshold)
         lesions, dice = [], None
-        if known and truth.any():
-            lesions = _lesions(maps, truth, scan_stacks.voxel_ml(self._spacing))
+        # No truth, no lesion to touch: the scan is kept for its score and left out of all figures.
+        counted = truth if known else np.zeros_like(truth)
+        labels, _ = ndimage.label(counted, structure=_NEIGHBOURS)
+        kinds = _kinds(labels, [e[5] for e in entries])
+        if counted.any():
+            lesions = _lesions(maps, labels, scan_stacks.voxel_ml(self._spacing))
+            if self._named is not None:
+                lesions, kinds = self._name(name, lesions, labels, [e[0] for e in entries])
             predicted = maps > limit
             dice = 2.0 * float((predicted & truth).sum()) / float(predicted.sum() + truth.sum())
             self._dice += _dice_curve(maps[truth], maps[~truth])
-        # No truth, no lesion to touch: the scan is kept for its score and left out of all figures.
-        counted = truth if known else np.zeros_like(truth)
+        at_grid, at_points = self._count(maps, labels)
         self.scans.append(
             Scan(
                 id=name,
@@ -141,19 +167,63 @@ class Scans:
                 lesion_ml=float(truth.sum() * scan_stacks.voxel_ml(self._spacing)),
                 lesions=lesions,
                 dice_healthy=dice,
-                at_healthy=self._false_positives(maps, counted, self._threshold),
-                false_positives=np.array(
-                    [self._false_positives(maps, counted, float(t)) for t in self._grid]
-                ),
+                at_healthy=at_grid[0],
+                false_positives=np.array(at_grid[1:]),
                 score=scan_stacks.score(maps, inside),
+                kinds=kinds,
+                found=_found(labels, [covered for _, covered in at_points]),
+                false=np.array([false for false, _ in at_points], np.int64),
             )
         )
 
-    def _false_positives(self, maps: np.ndarray, truth: np.ndarray, threshold: float) -> int:
-        labels, count = scan_stacks.candidates(maps, threshold, self._spacing, self._options)
-        # Label 0 lies below the threshold and is no component.
-        touched = np.unique(labels[truth])
-        return count - int((touched > 0).sum())
+    def _name(
+        self,
+        name: str,
+        lesions: list[tuple[float, float]],
+        labels: np.ndarray,
+        numbers: Sequence[int],
+    ) -> tuple[list[tuple[float, float]], list[str]]:
+        """(lesions, kinds) by the table; a component that it does not have keeps its volume."""
+        named = self._named.get(name, ())
+        members = lesion_names.bind(labels, numbers, self._spacing, named)
+        self._unbound += len(named) - sum(map(len, members))
+        volumes = [
+            sum(n.volume_ml for n in mine) if mine else volume
+            for mine, (volume, _) in zip(members, lesions, strict=True)
+        ]
+        kinds = [mine[0].kind if mine else lesion_sums.UNKNOWN for mine in members]
+        return [(v, score) for v, (_, score) in zip(volumes, lesions, strict=True)], kinds
+
+    def _count(self, maps: np.ndarray, lesions: np.ndarray) -> tuple[list[int], list[tuple]]:
+        """False positives at the healthy threshold and along the grid; what points touch."""
+        limits = [p.threshold for p in self._points if p.threshold is not None]
+        # The box of all that lies above any threshold, and of the lesions.
+        lowest = np.float32(min([self._threshold, *limits, *map(float, self._grid)]))
+        box = ndimage.find_objects(((maps > lowest) | (lesions > 0)).astype(np.uint8))
+        if box:
+            maps, lesions = maps[box[0]], lesions[box[0]]
+
+        def touch(threshold: float) -> tuple[int, np.ndarray]:
+            return scan_stacks.count_touching(
+                maps, lesions, threshold, self._spacing, self._options
+            )
+
+        at_grid = [touch(t)[0] for t in (self._threshold, *map(float, self._grid))]
+        return at_grid, [touch(t) for t in limits]
+
+    def lesion_sums(self) -> lesion_sums.LesionSums:
+        """What each complete scan with known truth adds to the figures of `points`."""
+        judged = [
+            lesion_sums.Judged(
+                s.id,
+                [(volume, kind) for (volume, _), kind in zip(s.lesions, s.kinds, strict=True)],
+                s.found,
+                s.false,
+            )
+            for s in self.scans
+            if s.known
+        ]
+        return lesion_sums.add_up(judged, self._points)
 
     def result(self, *, seed: int = 0) -> dict[str, Any]:
         """Plain, JSON-able figures of all complete scans; `None` where nothing was there.
@@ -175,6 +245,8 @@ class Scans:
             "n_lesion_scans": len(sick),
             "n_lesions": sum(len(s.lesions) for s in sick),
             "n_unknown": len(self.scans) - len(judged),
+            # Of the table, in scans that were judged.
+            "n_lesions_outside": None if self._named is None else self._unbound,
             "spacing_mm": list(self._spacing),
             "postprocess": dataclasses.asdict(self._options),
             "healthy_threshold": self._threshold,
@@ -186,6 +258,9 @@ class Scans:
             "false_positives_per_scan": _mean([s.at_healthy for s in judged]),
             "false_positives_per_healthy_scan": _mean([s.at_healthy for s in healthy]),
             "by_volume": self._by_volume(sick),
+            "at_false_positives": lesion_sums.list_figures(
+                self.lesion_sums(), self._points, draws=self._draws, seed=seed
+            ),
             "froc": self._froc(judged, sick),
             "intervals": self._intervals(judged, seed),
             "oracle": list(ORACLE),
@@ -211,7 +286,7 @@ class Scans:
     def _by_volume(self, scans: Sequence[Scan]) -> dict[str, Any]:
         lesions = np.array([pair for s in scans for pair in s.lesions]).reshape(-1, 2)
         out, low = {}, 0.0
-        for name, high in VOLUMES:
+        for name, high in lesion_sums.VOLUMES:
             scores = lesions[(lesions[:, 0] >= low) & (lesions[:, 0] < high), 1]
             low = high
             if len(scores):
@@ -262,16 +337,38 @@ def _mean(values: Sequence[Any]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _lesions(maps: np.ndarray, truth: np.ndarray, voxel_ml: float) -> list[tuple[float, float]]:
+def _lesions(maps: np.ndarray, labels: np.ndarray, voxel_ml: float) -> list[tuple[float, float]]:
     """(volume, score s: found at every threshold below s) of each lesion."""
-    labels, count = ndimage.label(truth, structure=_NEIGHBOURS)
     out = []
-    for k, box in zip(range(1, count + 1), ndimage.find_objects(labels), strict=True):
+    for k, box in enumerate(ndimage.find_objects(labels), start=1):
         scores = maps[box][labels[box] == k]
         # The score that a tenth of its voxels reach: found at every threshold below it.
-        needed = max(1, int(np.ceil(FOUND_SHARE * scores.size - 1e-9)))
+        needed = _needed(scores.size)
         score = np.partition(scores, scores.size - needed)[scores.size - needed]
         out.append((scores.size * voxel_ml, float(score)))
+    return out
+
+
+def _needed(voxels: int) -> int:
+    """Voxels of a lesion that must be marked for it to be found."""
+    return max(1, int(np.ceil(FOUND_SHARE * voxels - 1e-9)))
+
+
+def _found(labels: np.ndarray, covered: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether each lesion is found, bool [points, lesions], from its voxels in candidates."""
+    sizes = np.bincount(labels.ravel())[1:]
+    needed = np.array([_needed(n) for n in sizes.tolist()], np.int64)
+    return np.array([c >= needed for c in covered], bool).reshape(len(covered), len(sizes))
+
+
+def _kinds(labels: np.ndarray, of_slices: Sequence[str]) -> list[str]:
+    """The kind of each lesion: the one that most of its slices are said to be of."""
+    out = []
+    for box in ndimage.find_objects(labels):
+        names = [name for name in of_slices[box[0]] if name]
+        # Of two that are as many the first, from the bottom.
+        common = collections.Counter(names).most_common(1)
+        out.append(common[0][0] if common else lesion_sums.UNKNOWN)
     return out
 
 

@@ -8,6 +8,8 @@ Published settings, kept as millimetres so that they hold at any image size:
   3-D median of 5 voxels, components of up to 7 voxels (0.056 ml) dropped.
 * `dae` (Kascenas et al., MIDL 2022, at 1.875 x 1.875 x 1 mm): mask eroded by a 5 x 5 mean above
   0.95 (2 pixels), 5 x 5 median in each slice, components of up to 20 voxels (0.07 ml) dropped.
+
+And one of ours, `min_volume`: components below 0.1 ml are dropped, and nothing else is done.
 """
 
 import dataclasses
@@ -57,6 +59,7 @@ PRESETS = {
     "none": Options(),
     "pddpm": Options(median_mm=10.0, erode_mm=6.0, min_volume_ml=0.0561),
     "dae": Options(median_mm=9.375, median_in_slice=True, erode_mm=3.75, min_volume_ml=0.0704),
+    "min_volume": Options(min_volume_ml=0.1),
 }
 
 
@@ -154,27 +157,56 @@ def candidates(
     return number[labels], len(order)
 
 
+def count_touching(
+    maps: Float32[np.ndarray, "z h w"],
+    lesions: Int[np.ndarray, "z h w"],
+    threshold: float,
+    spacing: Spacing,
+    options: Options,
+) -> tuple[int, Int[np.ndarray, " n"]]:
+    """What the candidates above a threshold have to do with known lesions.
+
+    Args:
+      maps: the processed map.
+      lesions: number of the lesion, 0 for none.
+      threshold, spacing, options: as in `candidates`.
+
+    Returns:
+      (candidates that touch no lesion; voxels of lesion 1, 2, ... that lie in candidates).
+    """
+    labels, count = ndimage.label(maps > np.float32(threshold), structure=_NEIGHBOURS)
+    kept = np.bincount(labels.ravel(), minlength=count + 1) >= min_voxels(spacing, options)
+    kept[0] = False  # what lies below the threshold is no candidate
+    inside = lesions > 0
+    of_lesion = labels[inside]
+    touched = np.unique(of_lesion)
+    covered = np.bincount(lesions[inside][kept[of_lesion]], minlength=lesions.max(initial=0) + 1)
+    return int(kept.sum() - kept[touched].sum()), covered[1:]
+
+
 def count_curve(
     maps: Float32[np.ndarray, "z h w"], spacing: Spacing, options: Options, limit: int = 20_000
 ) -> tuple[Float32[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """How many candidates there are at every threshold at once.
 
     Returns (levels, falling; counts): for a threshold t the number of candidates is `counts[i]`
-    of the last level that is above t, and 0 when none is. Voxels are taken in falling order and
-    joined to their neighbours (union-find over a spanning forest, which has all joins that
-    matter), at most `limit` of them and whole ties.
+    of the last level that is above t, and 0 when none is. The lowest level tells nothing but how
+    far the curve holds: for thresholds from it on, which are all where it is 0. Voxels are taken
+    in falling order and joined to their neighbours (union-find over a spanning forest, which has
+    all joins that matter), at most `limit` of them and whole ties.
     """
     # A ring of zeros: offsets in the flat array then never wrap into the next row.
     values = np.pad(maps, 1).ravel()
     order = np.flatnonzero(values > 0)
+    reach = np.float32(0.0)
     # Ties go as a whole, or the number at their level would be half counted.
     if len(order) > limit:
         heights = values[order]
-        last = np.partition(heights, len(heights) - 1 - limit)[len(heights) - 1 - limit]
-        order = order[heights > last]
+        reach = np.partition(heights, len(heights) - 1 - limit)[len(heights) - 1 - limit]
+        order = order[heights > reach]
     order = order[np.argsort(-values[order], kind="stable")]
     if not len(order):
-        return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        return np.array([reach], np.float32), np.zeros(1, np.int64)
     heights, n = values[order], len(order)
     early, late = _find_joins(order, np.array(maps.shape) + 2)
     least = min_voxels(spacing, options)
@@ -185,7 +217,7 @@ def count_curve(
     counts = count_after[ends]
     # A level whose count is the one before tells nothing that the higher level does not.
     new = np.insert(counts[1:] != counts[:-1], 0, True)
-    return heights[ends][new], counts[new]
+    return np.append(heights[ends][new], reach), np.append(counts[new], counts[-1])
 
 
 def _count_changes(n: int, early: np.ndarray, late: np.ndarray, least: int) -> Any:

@@ -1,11 +1,16 @@
 """Scans in, anomaly maps in the scanner's own space out.
 
+    python -m madad_jax predict --input=scan.nii.gz --output=out/
     python -m madad_jax predict --checkpoint=runs/x --input=scan.nii.gz --output=out/
     python -m madad_jax predict --checkpoint=runs/x --input=folder/ --output=out/ --voxel_fpr=0.005
     python -m madad_jax predict --checkpoint=runs/x --mode=calibrate --input=healthy/ \
         --output=site.npz
     python -m madad_jax predict --checkpoint=runs/x --mode=export --output=model/
     python -m madad_jax predict --checkpoint=runs/x --task=pixel --input=in/ --output=out/  (MOOD)
+
+--checkpoint is the name of a model that comes with the package (`madad-jax models` lists them;
+left out, the default one), the workdir of a run, or a folder made by `madad-jax package`. A plain
+word is a name before it is a folder: ./NAME is the folder.
 
 A folder's masks, segmentations, `derivatives/` and scans named for another contrast are left out,
 each with a line; --include='*_T1w.nii.gz' chooses by a pattern instead.
@@ -34,7 +39,7 @@ from typing import Any
 from absl import flags
 
 from madad_jax.core import atomic_files, command_line, errors
-from madad_jax.predict import api
+from madad_jax.predict import api, model_names
 from madad_jax.runtime import huge_pages
 
 MODES = ("predict", "calibrate", "export")
@@ -47,17 +52,17 @@ def make_flags() -> flags.FlagValues:
     """The options, apart from absl's global ones."""
     values = flags.FlagValues()
     text = {
-        "checkpoint": "Workdir of a trained run.",
+        "checkpoint": "Name of a shipped model, or folder; the default model when left out.",
         "input": "NIfTI file, folder with one DICOM series, or folder of these.",
         "include": "Pattern of paths below --input (* fits anything): these are the scans.",
         "output": "Folder to write; with --mode=calibrate a .npz file.",
         "signal": "map | mask_map | latent_map; map when left out.",
-        "postprocess": "none | pddpm | dae: published settings; none when left out.",
+        "postprocess": "none | min_volume | pddpm | dae (published); none when left out.",
         "registration": "none | affine; as in training when left out.",
         "brain_mask": "How the brain is found; as in training when left out.",
         "brain_mask_file": "A brain mask on the scan's grid (one scan).",
         "slices": "first:last:step numbers of the slices; as calibrated when left out.",
-        "calibration": "File made by --mode=calibrate; the run's own when left out.",
+        "calibration": "File made by --mode=calibrate; the model's own when left out.",
     }
     for name, meaning in text.items():
         flags.DEFINE_string(name, "", meaning, flag_values=values)
@@ -94,10 +99,12 @@ def run(argv: Sequence[str]) -> int:
       UserError: whatever the user can mend.
     """
     options = make_flags()
-    if not command_line.parsed(options, argv, __doc__, ("checkpoint", "output")):
+    if not command_line.parsed(options, argv, __doc__, ("output",)):
         return 0
     if options.mode != "export":
         command_line.require(options, ("input",))
+    # Before JAX starts: a mistyped name is answered at once.
+    options.checkpoint = model_names.locate(options.checkpoint)
     # May start this program again, for larger pages of memory: nothing may have happened yet.
     huge_pages.restart()
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
@@ -219,7 +226,7 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
     found, single = discovery.discover(options.input, options.include)
-    model = api.open_run(options.checkpoint, "")
+    model = api.open_model(options.checkpoint, "")
     if model.preparation is not None:
         asked = single or bool(options.include)
         found = discovery.keep_contrast(found, model.preparation.modality, asked=asked)

@@ -1,19 +1,22 @@
-"""A run's folder as a detector of scans, and as files of its own.
+"""A model's folder as a detector of scans, and as files of its own.
 
 import madad_jax
-detector = madad_jax.load("runs/x")
+detector = madad_jax.load()            # the model that comes with the package
+detector = madad_jax.load("runs/x")    # a run of one's own
 result = detector(nibabel.load("scan.nii.gz"))
 result.anomaly_image, result.mask_image, result.score, result.candidates
 """
 
 import dataclasses
+import os
 from typing import Any
 
 from madad_jax.core import errors
+from madad_jax.predict import model_names
 
 
 def load(
-    checkpoint: str,
+    checkpoint: str | os.PathLike = "",
     *,
     voxel_fpr: float | None = None,
     false_positives_per_scan: float | None = None,
@@ -27,16 +30,18 @@ def load(
     calibration: str = "",
     batch_size: int = 16,
 ) -> Any:
-    """A `predict.detector.Detector` of a run's folder.
+    """A `predict.detector.Detector` of a model that comes with the package, or of a folder.
 
     Args:
-      checkpoint: workdir of a run.
+      checkpoint: name of a model as `madad-jax models` lists them, workdir of a run, or folder of
+        a packaged model; "" the default model. Path objects are never names.
       voxel_fpr: share of healthy brain voxels that may lie above the threshold.
       false_positives_per_scan: candidates that a healthy scan may have on average.
       threshold: the threshold itself, 0 to 1. At most one of the three; without any a
         calibrated run takes `voxel_fpr` from its config (`eval.false_positive_rate`).
       signal: `map` (image difference), `mask_map` (mask head) or `latent_map`.
-      postprocess: `none`, `pddpm` or `dae`: published settings, see `metrics.scan_stacks`.
+      postprocess: `none`, `min_volume`, or the published `pddpm` and `dae`: see
+        `metrics.scan_stacks`.
       changes: single fields of the post-processing.
       registration: `none` or `affine`; "" as the run was trained with.
       brain_mask: a method of `scans.brain_mask`; "" as the run was trained with.
@@ -51,10 +56,10 @@ def load(
     from madad_jax.predict import detector as detector_lib
     from madad_jax.predict import operating
 
-    model = open_run(checkpoint, calibration)
+    model = open_model(model_names.locate(checkpoint), calibration)
     setting = operating.choose_setting(
         model.calibration,
-        where=checkpoint,
+        where=model.where,
         signal=signal,
         postprocess=postprocess,
         changes=changes or {},
@@ -70,11 +75,11 @@ def load(
     )
 
 
-def export(checkpoint: str, output: str, calibration: str = "") -> str:
-    """Writes a run's detector as files that need none of this package's code.
+def export(checkpoint: str | os.PathLike, output: str, calibration: str = "") -> str:
+    """Writes a detector as files that need none of this package's code.
 
     Args:
-      checkpoint: workdir of a run.
+      checkpoint: as in `load`.
       output: folder to write, see `predict.export`.
       calibration: file made by `--mode=calibrate`; "" the run's own.
 
@@ -86,24 +91,35 @@ def export(checkpoint: str, output: str, calibration: str = "") -> str:
     """
     from madad_jax.predict import export as export_lib
 
-    return export_lib.write(open_run(checkpoint, calibration), output)
+    return export_lib.write(open_model(model_names.locate(checkpoint), calibration), output)
 
 
-def open_run(checkpoint: str, calibration: str) -> Any:
-    """The run, restored, with its config as the one ConfigDict of this command."""
+def open_model(folder: str, calibration: str) -> Any:
+    """The model of a run's or a packaged model's folder.
+
+    Its config becomes the one ConfigDict of this command.
+
+    Args:
+      folder: as `model_names.locate` gives it.
+      calibration: file made by `--mode=calibrate`; "" the model's own.
+
+    Raises:
+      UserError: no model there, or one whose parts do not belong together.
+    """
     from etils import epath
     from ml_collections import config_dict
 
     from madad_jax.assembly import process_settings
-    from madad_jax.predict import model as model_lib
+    from madad_jax.predict import package_files, packaged_model, run_model
 
-    workdir = epath.Path(checkpoint)
-    known = model_lib.read_calibration(workdir, calibration)
-    config = config_dict.ConfigDict(model_lib.read_config(workdir, known))
+    place = epath.Path(folder)
+    reader = packaged_model if package_files.is_one(place) else run_model
+    known = reader.read_calibration(place, calibration)
+    config = config_dict.ConfigDict(reader.read_config(place, known))
     # Thresholds hold for maps of the precision that the run was calibrated with.
     if "matmul_precision" in config:
         process_settings.set_precision(config)
-    return model_lib.load(workdir, config, known)
+    return reader.load(place, config, known)
 
 
 def build_detector(
@@ -115,11 +131,11 @@ def build_detector(
     slices: str,
     batch_size: int,
 ) -> Any:
-    """A `Detector` of a run that is open.
+    """A `Detector` of a model that is open.
 
     Args:
       detector: the module `predict.detector`, which commands import late.
-      model: from `open_run`.
+      model: from `open_model`.
       setting: signal, post-processing and operating point.
       registration, brain_mask, slices, batch_size: as in `load`.
 
@@ -146,6 +162,9 @@ def build_detector(
             f"{':'.join(map(str, facts['numbers']))}; leave it out, or calibrate with it"
         )
     first, last, step = numbers
+    known = model.calibration
+    # Looks of other slices are no yardstick either.
+    same = known is not None and list(known.facts.get("numbers", ())) == list(numbers)
     return detector.Detector(
         model.scorer,
         preparation,
@@ -153,6 +172,7 @@ def build_detector(
         setting,
         batch_size=model_lib.compiled_batch_size(model, batch_size),
         facts=model.facts,
+        looks=known.looks if same else None,
     )
 
 

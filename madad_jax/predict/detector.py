@@ -7,7 +7,7 @@ threshold -> candidates -> back onto the scan's grid. Everything that depends on
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from etils import epath
 from madad_jax.core import errors, signals
 from madad_jax.data import provenance, scan_names
 from madad_jax.metrics import calibration as calibration_lib
-from madad_jax.metrics import scan_stacks
+from madad_jax.metrics import scan_look, scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
@@ -56,6 +56,7 @@ class Detector:
         *,
         batch_size: int,
         facts: dict[str, Any],
+        looks: scan_look.HealthyLooks | None = None,
     ):
         """Takes the parts; `predict.api.load` puts them together.
 
@@ -66,6 +67,7 @@ class Detector:
           setting: signal, post-processing, operating point.
           batch_size: slices on the device at a time.
           facts: of the model, for summaries.
+          looks: of the healthy scans on these slices; None: a scan is not held against any.
         """
         self._score = score
         self.preparation = preparation
@@ -73,6 +75,7 @@ class Detector:
         self.setting = setting
         self._batch_size = batch_size
         self.facts = facts
+        self._looks = looks
 
     @property
     def spacing(self) -> scan_stacks.Spacing:
@@ -125,16 +128,36 @@ class Detector:
 
     def measure(
         self, scan: Any, subject: str, options: dict[str, scan_stacks.Options]
-    ) -> Iterator[tuple[calibration_lib.Key, calibration_lib.Scan]]:
-        """What a healthy scan adds to a calibration, by signal and post-processing."""
+    ) -> tuple[dict[calibration_lib.Key, calibration_lib.Scan], scan_look.Look]:
+        """What a healthy scan adds to a calibration, by signal and post-processing; its look."""
         stack = scan_lib.prepare(as_volume(scan), self.preparation, self.numbers)
         maps, _ = self.maps(stack)
+        entries = {}
         for signal, values in maps.items():
             for name, option in options.items():
-                entry = calibration_lib.measure(
+                entries[signal, name] = calibration_lib.measure(
                     subject, values, _scored_brain(stack), self.spacing, option
                 )
-                yield (signal, name), entry
+        return entries, self._look(stack)
+
+    def _look(self, stack: to_slices.Slices) -> scan_look.Look:
+        return scan_look.measure(
+            stack.images, _scored_brain(stack), self.preparation.geometry.pixel
+        )
+
+    def _doubts(self, stack: to_slices.Slices) -> list[str]:
+        """A sentence where the scan looks unlike the healthy ones."""
+        verdict = None if self._looks is None else self._looks.compare(self._look(stack))
+        if verdict is None or not verdict.is_unlike:
+            return []
+        return [
+            f"the scan looks unlike the {len(self._looks.likeness)} healthy "
+            f"{self.preparation.modality} scans of the calibration: it lies {verdict.times:.1f} "
+            "times as far off as the furthest of them (likeness with their mean "
+            f"{verdict.likeness:.2f}, theirs at least {verdict.least_alike:.2f}); another "
+            "contrast, scanner or "
+            "preparation, or slices that lie elsewhere: the map may mean nothing"
+        ]
 
     def _judge(self, volume, stack, maps, reconstruction) -> result_lib.Result:
         s, g = self.setting, self.preparation.geometry
@@ -207,7 +230,7 @@ class Detector:
             "signal": s.signal,
             "postprocess": post,
             "model": self.facts,
-            "warnings": list(stack.warnings),
+            "warnings": [*stack.warnings, *self._doubts(stack)],
             "not_a_medical_device": result_lib.NOT_A_DEVICE,
         }
 

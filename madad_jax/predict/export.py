@@ -61,8 +61,8 @@ def flat_weights(model: model_lib.Model) -> dict[str, np.ndarray]:
     """{path: array} of all weights, as the exported function takes them."""
     tree = {"denoiser": model.params, **model.frozen}
     return {
-        # safetensors writes memory as it lies.
-        name: np.ascontiguousarray(np.asarray(leaf))
+        # safetensors writes memory as it lies. (`ascontiguousarray` gives a scalar an axis.)
+        name: np.asarray(leaf, order="C")
         for name, leaf in trees.flatten(tree).items()
     }
 

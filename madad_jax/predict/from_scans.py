@@ -6,7 +6,7 @@ from typing import Any
 from madad_jax.core import errors
 from madad_jax.data import discovery
 from madad_jax.metrics import calibration as calibration_lib
-from madad_jax.metrics import scan_stacks
+from madad_jax.metrics import scan_look, scan_stacks
 from madad_jax.predict import detector as detector_lib
 from madad_jax.predict import model as model_lib
 from madad_jax.predict import operating, scan_folder
@@ -47,9 +47,11 @@ def calibrate(
     plain = detector_lib.Setting("map", "none", scan_stacks.Options(), None, None)
     detector = make_detector(plain, detector_lib)
     measured: dict[str, dict[calibration_lib.Key, calibration_lib.Scan]] = {}
+    looks: dict[str, scan_look.Look] = {}
 
     def measure(scan: discovery.Scan) -> dict[str, Any]:
-        measured[scan.name] = dict(detector.measure(scan.path, scan.name, options))
+        entries, looks[scan.name] = detector.measure(scan.path, scan.name, options)
+        measured[scan.name] = entries
         return {"status": "done"}
 
     rows = scan_folder.for_each_scan(
@@ -72,7 +74,8 @@ def calibrate(
         for key in measured[names[0]]
     }
     facts = _facts(model, detector, len(names))
-    calibration = calibration_lib.Calibration(healthy, options, facts)
+    seen = scan_look.collect([looks[name] for name in names])
+    calibration = calibration_lib.Calibration(healthy, options, facts, seen)
     failed = sum(row["status"] == "failed" for row in rows)
     return calibration_lib.to_bytes(calibration), len(names), failed
 

@@ -1,8 +1,10 @@
-"""A run's folder to a scorer: config, weights, preparation, calibration, all checked to belong
-together. Nothing is written there."""
+"""A trained detector, put together: config, weights, preparation and calibration, all checked to
+belong together. `run_model` reads a run's folder, `packaged_model` one that was handed on.
+"""
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,23 +12,18 @@ import numpy as np
 from etils import epath
 from ml_collections import config_dict
 
-from madad_jax.assembly import config_record
 from madad_jax.assembly import parts as parts_lib
-from madad_jax.checkpoints import digests, saver
-from madad_jax.core import errors, json_file, messages, version
+from madad_jax.core import errors, messages, version
 from madad_jax.core.types import Params
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.evaluation import calibrate
 from madad_jax.evaluation import scorer as scorer_lib
-from madad_jax.experiment import frozen_weights, trained_weights
-from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.metrics import calibration as calibration_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained run.
+    """A trained detector.
 
     Attributes:
       where: its folder, for messages.
@@ -54,43 +51,35 @@ class Model:
     facts: dict[str, Any]
 
 
-def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | None) -> dict:
-    """The config that the run was calibrated with, else the one that it was trained with.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What was read of a model.
 
-    Its attention is one that any machine computes: a run that was trained with "cudnn" is read
-    and exported everywhere.
-
-    Raises:
-      UserError: no run there.
+    Attributes:
+      params, frozen: as `Model` has them.
+      digest: of `params`.
+      frozen_digests: of `frozen`.
     """
-    if not workdir.is_dir():
-        raise errors.UserError(f"--checkpoint={workdir}: no such folder; give the workdir of a run")
-    if not (workdir / "denoiser" / "checkpoints").is_dir():
+
+    params: Params
+    frozen: Params
+    digest: str
+    frozen_digests: dict[str, Any]
+
+
+def assemble(where: epath.PathLike, config: config_dict.ConfigDict) -> parts_lib.Parts:
+    """The parts of a model's config. Raises UserError for one of another version."""
+    try:
+        return parts_lib.assemble(config)
+    except (AttributeError, KeyError) as error:
         raise errors.UserError(
-            f"--checkpoint={workdir}: no denoiser/checkpoints in it; give the workdir of a run "
-            "that was trained"
-        )
-    # The evaluation's options (sampling steps, smoothing) made the maps that thresholds stand on.
-    if calibration is not None and "config" in calibration.facts:
-        config = json_file.as_object(calibration.facts["config"], f"{workdir}: calibration: config")
-        return config_record.runs_anywhere(config_record.rename(config))
-    config = saver.read_config(workdir / "denoiser" / "checkpoints")
-    if "data" not in config:
-        raise errors.UserError(
-            f"--checkpoint={workdir}: converted weights carry no config; run python -m "
-            "madad_jax.main --mode=evaluate on them first, which keeps it"
-        )
-    return config_record.runs_anywhere(config_record.rename(config))
+            f"--checkpoint={where}: its config lacks {error}; it was made by another version, "
+            "evaluate it with this one"
+        ) from error
 
 
-def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
-    """The calibration file at `path`, or the run's own when that is empty.
-
-    Raises:
-      UserError: missing or damaged.
-    """
-    if not path:
-        return calibrate.load(workdir)
+def read_calibration_file(path: str) -> calibration_lib.Calibration:
+    """The file of `--calibration`. Raises UserError: missing or damaged."""
     try:
         content = epath.Path(path).read_bytes()
     except OSError as error:
@@ -98,52 +87,50 @@ def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibrat
     return calibration_lib.from_bytes(content, path)
 
 
-def load(
-    workdir: epath.Path,
-    config: config_dict.ConfigDict,
+def build(
+    where: epath.PathLike,
+    parts: parts_lib.Parts,
+    weights: Weights,
+    preparation: provenance.SourcePreparation | None,
     calibration: calibration_lib.Calibration | None,
+    mesh: jax.sharding.Mesh,
+    facts: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Restores the weights and puts the parts together.
+    """Puts a model together, after everything was held against everything.
+
+    Args:
+      where: its folder.
+      parts, weights: of the run that it is.
+      preparation: of its training slices; None: not known.
+      calibration: None: it has none.
+      mesh: that batches are divided over.
+      facts: for summaries, before or instead of those that every model has.
 
     Raises:
-      UserError: an unfinished run, or a calibration of other weights.
+      UserError: a calibration of other weights, or of slices that were made otherwise.
     """
-    mesh = mesh_lib.make_mesh()
-    try:
-        parts = parts_lib.assemble(config)
-    except (AttributeError, KeyError) as error:
-        raise errors.UserError(
-            f"--checkpoint={workdir}: its config lacks {error}; it was made by another version, "
-            "evaluate it with this one"
-        ) from error
-    run = workdir_lib.Workdir(workdir)
-    restored = frozen_weights.FrozenWeights.restore(parts, run, mesh)
-    frozen, frozen_digests = restored.values, restored.digests()
-    preparation = _read_preparation(workdir, parts)
-    step = parts.evaluation.checkpoint
-    params = trained_weights.restore_denoiser(parts, run.checkpoints("denoiser"), mesh, step)
+    params, frozen = weights.params, weights.frozen
     if jax.process_count() > 1:  # each has scans of its own: none may wait for another's devices
         mesh = mesh_lib.make_mesh(devices=jax.local_devices())
         params, frozen = _copy_to_host((params, frozen))
-    weights = digests.weights_digest(params)
     if calibration is not None:
-        _check_calibrated(workdir, calibration.facts, weights, frozen_digests)
-    _check_prepared_alike(workdir, preparation, calibration)
-    facts = {
-        "run": os.fspath(workdir),
+        check_calibrated(where, calibration.facts, weights.digest, weights.frozen_digests)
+    _check_prepared_alike(where, preparation, calibration)
+    usual = {
+        "run": os.fspath(where),
         "name": parts.name,
         "method": parts.method.name,
         "preset": parts.preset,
         "modality": parts.data.modality,
         "image_size": parts.data.image_size,
         "denoiser": parts.summary["denoiser"],
-        "weights": weights[:16],
+        "weights": weights.digest[:16],
         "version": version.VERSION,
         "calibrated_on": calibration.facts.get("source") if calibration else None,
         "synthetic_training_data": parts.data.synthetic,
     }
     return Model(
-        where=os.fspath(workdir),
+        where=os.fspath(where),
         parts=parts,
         params=params,
         frozen=frozen,
@@ -151,9 +138,9 @@ def load(
         preparation=preparation,
         calibration=calibration,
         shards=mesh_lib.batch_shards(mesh),
-        weights=weights,
-        frozen_digests=frozen_digests,
-        facts=facts,
+        weights=weights.digest,
+        frozen_digests=weights.frozen_digests,
+        facts={**usual, **(facts or {})},
     )
 
 
@@ -164,16 +151,8 @@ def _copy_to_host(tree: Params) -> Params:
     )
 
 
-def _read_preparation(
-    workdir: epath.Path, parts: parts_lib.Parts
-) -> provenance.SourcePreparation | None:
-    # The run's own file first: its data may have moved or changed since.
-    path = workdir / provenance.FILE
-    return provenance.read(path) if path.exists() else parts.data.preparation()
-
-
-def _check_calibrated(
-    workdir: epath.PathLike, facts: dict[str, Any], weights: str, frozen: dict[str, Any]
+def check_calibrated(
+    where: epath.PathLike, facts: dict[str, Any], weights: str, frozen: dict[str, Any]
 ) -> None:
     """A threshold holds for the weights that it was chosen with, read-only ones among them.
 
@@ -181,7 +160,7 @@ def _check_calibrated(
     """
     if facts.get("weights") != weights:
         raise errors.UserError(
-            f"{workdir}: its calibration was made with other weights (trained on since?); "
+            f"{where}: its calibration was made with other weights (trained on since?); "
             "evaluate it again"
         )
     then = facts.get("frozen", frozen)
@@ -192,12 +171,12 @@ def _check_calibrated(
             for k in differ
         )
         raise errors.UserError(
-            f"{workdir}: its calibration was made with other weights beside the denoiser's "
+            f"{where}: its calibration was made with other weights beside the denoiser's "
             f"({shown}); give it those of before, or evaluate it again"
         )
 
 
-def _check_prepared_alike(workdir, preparation, calibration) -> None:
+def _check_prepared_alike(where, preparation, calibration) -> None:
     """A threshold means nothing on pictures that were made otherwise."""
     if preparation is None or calibration is None:
         return
@@ -206,7 +185,7 @@ def _check_prepared_alike(workdir, preparation, calibration) -> None:
     for key in ("geometry", "intensity", "low", "high", "n4", "interpolation"):
         if key in calibrated and calibrated[key] != trained[key]:
             raise errors.UserError(
-                f"{workdir}: calibrated on slices with {key} {calibrated[key]}, trained on "
+                f"{where}: calibrated on slices with {key} {calibrated[key]}, trained on "
                 f"{trained[key]}; evaluate it on slices prepared as its training slices were"
             )
 

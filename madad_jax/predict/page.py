@@ -192,6 +192,9 @@ def _point(point: dict[str, Any]) -> str:
         if expected["false_positives_per_scan_interval"] is not None:
             low, high = expected["false_positives_per_scan_interval"]
             text += f" [{low:.2f} to {high:.2f}]"
+    if expected["next_scan"] is not None:
+        most, chance = expected["next_scan"].values()
+        text += f"; a healthy scan to come has at most {most} of them at a chance of {chance:.0%}"
     return text + "."
 
 

@@ -111,6 +111,14 @@ def test_rows_of_a_set_stand_in_the_order_of_the_report(evaluation, tmp_path):
     assert (tmp_path / "subjects.npz").exists() and (tmp_path / "scans.csv").exists()
 
 
+def test_healthy_maps_without_thresholds_are_those_that_thresholds_are_chosen_on(evaluation):
+    val = Source(2, 3, "v")
+    ours, theirs = evaluation.score_healthy(val), evaluation.choose_thresholds(val)
+    assert ours[0].keys() == theirs[0].keys() == {"map"}
+    np.testing.assert_array_equal(ours[0]["map"], theirs[0]["map"])
+    np.testing.assert_array_equal(ours[1], theirs[1])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("smooth_slices", [0.0, 1.0])
 def test_a_map_that_is_no_number_names_method_and_slice(value, smooth_slices):

@@ -13,7 +13,7 @@ from madad_jax.assembly import config_record, parts
 from madad_jax.core import errors
 from madad_jax.evaluation import report
 from madad_jax.experiment import stages
-from madad_jax.predict import model
+from madad_jax.predict import run_model
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import tiny_config
 
@@ -71,7 +71,7 @@ def test_another_inference_is_not(older):
 
 def test_its_own_config_opens_for_prediction(older):
     """Read from the checkpoint, with every key that today's code asks for."""
-    found = model.read_config(epath.Path(older / "run"), None)
+    found = run_model.read_config(epath.Path(older / "run"), None)
     made = parts.assemble(config_dict.ConfigDict(found))
     assert made.method.score.sigma == 5.0 * 32 / 256 and made.method.sampler.steps == 2
     assert made.preset == "paper, changed"

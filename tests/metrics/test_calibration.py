@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.metrics import bootstrap, calibration, scan_stacks
+from madad_jax.metrics import bootstrap, calibration, scan_look, scan_stacks
 
 SPACING = (4.0, 2.0, 2.0)
 BRAIN = np.ones((4, 16, 16), bool)
@@ -152,6 +153,24 @@ def test_comes_back_from_its_file(healthy):
             calibration.from_bytes(damaged, "x.npz")
 
 
+def test_looks_come_back_and_older_files_have_none(healthy):
+    rng = np.random.default_rng(0)
+    images, brain = rng.random((6, 2, 16, 16), np.float32), np.ones((2, 16, 16), bool)
+    brain[:, :4] = False
+    looks = scan_look.collect([scan_look.measure(image, brain, 4.0) for image in images])
+    made = calibration.Calibration({("map", "none"): healthy}, {"none": scan_stacks.Options()}, {})
+    assert calibration.from_bytes(calibration.to_bytes(made), "x").looks is None
+    with_looks = dataclasses.replace(made, looks=looks)
+    back = calibration.from_bytes(calibration.to_bytes(with_looks), "x").looks
+    np.testing.assert_array_equal(back.deciles, looks.deciles)
+    np.testing.assert_array_equal(back.likeness, looks.likeness)
+    np.testing.assert_allclose(back.mean, looks.mean, atol=1e-3)  # NaN where there is no brain
+    damaged = dataclasses.replace(looks, likeness=looks.likeness + 2)
+    content = calibration.to_bytes(dataclasses.replace(made, looks=damaged))
+    with pytest.raises(errors.UserError, match=r"x: .*look_likeness"):
+        calibration.from_bytes(content, "x")
+
+
 def test_objects_in_the_file_are_refused():
     content = io.BytesIO()
     np.savez(content, meta=np.array([{"format": 1}], object))
@@ -166,3 +185,27 @@ def test_objects_in_the_file_are_refused():
 
 def test_histograms_are_those_of_the_bootstrap():
     assert calibration.N_BINS == bootstrap.N_BINS
+
+
+def test_a_clean_scan_does_not_hide_what_the_others_have():
+    """One scan with a single candidate: the numbers of all others are known below it too."""
+    clean, other = (np.zeros(BRAIN.shape, np.float32) for _ in range(2))
+    clean[0, 0, 0] = 0.9
+    other[2, ::4, ::4] = np.linspace(0.2, 0.5, 16, dtype=np.float32).reshape(4, 4)
+    none = scan_stacks.Options()
+    healthy = calibration.Healthy(
+        tuple(calibration.measure(n, m, BRAIN, SPACING, none) for n, m in
+              (("a", clean), ("b", other)))
+    )  # fmt: skip
+    point = healthy.by_false_positives(2.0)
+    assert point.threshold == pytest.approx(0.44) and healthy.false_positives(0.44) == 2.0
+    assert healthy.expected(0.1)["false_positives_per_scan"] == 8.5
+
+
+def test_a_scan_to_come_has_at_most_what_most_healthy_scans_have(healthy):
+    said = healthy.expected(0.3)
+    counts = np.sort(healthy.count_candidates(0.3))
+    # Rank 19 of 20: 0.9 times 21 people.
+    assert said["next_scan"] == {"false_positives_at_most": counts[18], "chance": 0.9}
+    few = calibration.Healthy(healthy.scans[:8])
+    assert few.expected(0.3)["next_scan"] is None, "eight scans cannot tell"

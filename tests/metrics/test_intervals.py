@@ -59,3 +59,15 @@ def test_one_person_has_no_interval():
 
 def test_a_share_stays_below_one():
     assert intervals.mean_interval(np.array([0.9, 0.01, 0.9]), at_most=1.0)[1] == 1.0
+
+
+def test_the_next_value_stays_below_its_bound_as_often_as_said():
+    rng = np.random.default_rng(0)
+    for n in (9, 19, 30):
+        held = [
+            rng.poisson(2.0) <= intervals.bound_next_value(rng.poisson(2.0, n).astype(float))
+            for _ in range(2000)
+        ]
+        assert np.mean(held) >= 0.9 - 0.02
+    assert intervals.bound_next_value(np.arange(9.0)) == 8.0
+    assert intervals.bound_next_value(np.arange(8.0)) is None

@@ -106,3 +106,18 @@ def test_published_settings_at_their_own_voxels():
 def test_bad_option_is_named(field):
     with pytest.raises(errors.UserError, match=f"{field}: found -1"):
         scan_stacks.Options(**{field: -1.0})
+
+
+def test_a_curve_says_how_far_it_holds():
+    """Nothing happens below the last voxel, and nothing is known below the cut."""
+    maps = np.zeros((3, 8, 8), np.float32)
+    maps[1, 2, 2] = 0.9
+    levels, counts = scan_stacks.count_curve(maps, SPACING, scan_stacks.Options())
+    assert levels.tolist() == [np.float32(0.9), 0.0] and counts.tolist() == [1, 1]
+    maps = np.random.default_rng(1).random((6, 20, 20)).astype(np.float32)
+    levels, _ = scan_stacks.count_curve(maps, SPACING, scan_stacks.Options(), limit=300)
+    assert levels[-1] == np.sort(maps.ravel())[-301]
+    levels, counts = scan_stacks.count_curve(
+        np.ones((3, 9, 9), np.float32), SPACING, scan_stacks.Options(), limit=20
+    )
+    assert levels.tolist() == [1.0] and counts.tolist() == [0]

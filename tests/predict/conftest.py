@@ -41,7 +41,7 @@ def bright(number, batch):
     return {"map": maps, "mask_map": half, "latent_map": half, "reconstruction": batch["image"]}
 
 
-def make_detector(setting, score=bright, batch_size=4, **changes):
+def make_detector(setting, score=bright, batch_size=4, looks=None, **changes):
     return detector.Detector(
         score,
         dataclasses.replace(PREPARATION, **changes),
@@ -49,6 +49,7 @@ def make_detector(setting, score=bright, batch_size=4, **changes):
         setting,
         batch_size=batch_size,
         facts={"run": "stand-in", "name": "stand-in", "preset": "none", "version": "0"},
+        looks=looks,
     )
 
 
@@ -63,7 +64,7 @@ def healthy():
     for seed in range(4):
         image, _, affine = brain_scan(lesion=False, seed=10 + seed)
         volume = volumes.from_array(image, affine, source=f"healthy {seed}")
-        scans.append(dict(made.measure(volume, f"h{seed}", {"none": scan_stacks.Options()})))
+        scans.append(made.measure(volume, f"h{seed}", {"none": scan_stacks.Options()})[0])
     return calibration.Healthy(tuple(s["map", "none"] for s in scans))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.metrics import scan_stacks
+from madad_jax.metrics import scan_look, scan_stacks
+from madad_jax.predict import page
 from madad_jax.scans import volumes
 from tests.predict import conftest
 
@@ -81,6 +82,24 @@ def test_slices_without_brain_are_skipped_and_said_so(setting):
     made.preparation = dataclasses.replace(wide, least_brain=0.9)
     with pytest.raises(errors.UserError, match="no slice from z = -52 to 60 mm"):
         made(image, affine)
+
+
+def test_a_scan_of_another_contrast_is_said(setting):
+    """The stand-in's own healthy scans, and one whose grey values are turned around."""
+    made = conftest.make_detector(setting)
+    scans = [conftest.brain_scan(lesion=False, seed=30 + seed) for seed in range(5)]
+    volume = [volumes.from_array(image, affine, source="x") for image, _, affine in scans]
+    looks = scan_look.collect([made.measure(v, "x", {})[1] for v in volume])
+    made = conftest.make_detector(setting, looks=looks)
+    image, _, affine = conftest.brain_scan(seed=50)
+    assert not any("unlike" in w for w in made(image, affine).summary["warnings"]), (
+        "a lesion is not"
+    )
+    turned = np.where(image > 0, 1000.0 - np.minimum(image, 990.0), 0.0).astype(np.float32)
+    result = made(turned, affine)
+    said = [w for w in result.summary["warnings"] if "unlike the 5 healthy T1 scans" in w]
+    assert len(said) == 1 and "another contrast" in said[0]
+    assert "unlike the 5 healthy T1 scans" in page.render(result)
 
 
 def test_reconstruction_is_in_the_scans_units(result):

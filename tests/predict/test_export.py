@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.predict import api, export
+from madad_jax.predict import api, export, run_model
 from madad_jax.predict import model as model_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def exported(untrained):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return api.open_run(str(untrained), ""), out, done.stdout
+    return api.open_model(str(untrained), ""), out, done.stdout
 
 
 def test_predicts_the_same_without_this_package(exported, tmp_path):
@@ -133,15 +133,15 @@ def test_the_script_ends_in_one_line(exported, tmp_path, damage):
 
 def test_a_run_of_cudnn_is_read_everywhere(untrained, monkeypatch):
     """Its own config, from the checkpoint, with attention that this machine may lack."""
-    read = model_lib.saver.read_config
+    read = run_model.saver.read_config
 
     def of_cudnn(folder, *args):
         config = read(folder, *args)
         config["denoiser"] |= {"attention": "cudnn", "dtype": "bfloat16"}
         return config
 
-    monkeypatch.setattr(model_lib.saver, "read_config", of_cudnn)
-    model = api.open_run(str(untrained), "")
+    monkeypatch.setattr(run_model.saver, "read_config", of_cudnn)
+    model = api.open_model(str(untrained), "")
     assert model.parts.record["denoiser"]["attention"] == "chunked"
     brain = np.ones((model.shards, 32, 32), bool)
     batch = {"image": np.zeros((model.shards, 32, 32, 1), np.float32), "brain_mask": brain}
@@ -154,14 +154,14 @@ def test_an_exchanged_autoencoder_is_refused(untrained, tmp_path):
     noted = {"autoencoder.checkpoint": {"digest": "a" * 64, "path": ""}}
     (run / "denoiser" / "inputs.json").write_text(json.dumps({"weights": noted}))
     with pytest.raises(errors.UserError, match="denoiser was trained on other autoencoder weights"):
-        api.open_run(str(run), "")
+        api.open_model(str(run), "")
 
 
 def test_a_calibration_beside_exchanged_weights_is_refused():
     facts = {"weights": "w", "frozen": {"autoencoder": "aaaa", "scaling_factor": 0.5}}
 
     def check(weights="w", **frozen):
-        model_lib._check_calibrated("run", facts, weights, facts["frozen"] | frozen)
+        model_lib.check_calibrated("run", facts, weights, facts["frozen"] | frozen)
 
     check()
     with pytest.raises(errors.UserError, match="made with other weights"):
@@ -169,4 +169,4 @@ def test_a_calibration_beside_exchanged_weights_is_refused():
     with pytest.raises(errors.UserError, match="autoencoder aaaa -> bbbb"):
         check(autoencoder="bbbb")
     del facts["frozen"]  # an older one
-    model_lib._check_calibrated("run", facts, "w", {"autoencoder": "bbbb"})
+    model_lib.check_calibrated("run", facts, "w", {"autoencoder": "bbbb"})

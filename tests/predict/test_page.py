@@ -177,3 +177,16 @@ def test_licence_is_the_viewers():
     """The page carries the notice that its licence asks for."""
     text = pathlib.Path(page.__file__).with_name("assets") / "niivue_license.txt"
     assert "Copyright (c) 2021, Niivue" in text.read_text()
+
+
+def test_the_page_says_what_a_scan_to_come_has():
+    expected = {
+        "healthy_scans": 20, "voxel_fpr": 0.01, "voxel_fpr_interval": None, "next_scan": None,
+        "false_positives_per_scan": 2.0, "false_positives_per_scan_interval": (1.2, 3.4),
+    }  # fmt: skip
+    point = {"threshold": 0.25, "chosen_by": "false_positives_per_scan", "asked": 2.0}
+    text = page._point(point | {"expected_on_healthy_scans": expected})
+    assert text.endswith("in 2.00 places a scan [1.20 to 3.40].")
+    expected["next_scan"] = {"false_positives_at_most": 5, "chance": 0.9}
+    text = page._point(point | {"expected_on_healthy_scans": expected})
+    assert text.endswith("; a healthy scan to come has at most 5 of them at a chance of 90%.")
