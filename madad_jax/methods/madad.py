@@ -73,8 +73,10 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class PixelHead:
-    """The mask head at image resolution (ours): it sees the image and how the denoiser would correct
-    its latent, and says which cells are rewritten.
+    """The mask head at image resolution (ours).
+
+    It sees the image and how the denoiser would correct its latent, and says which cells are
+    rewritten.
 
     Attributes:
       mask: the network and what is drawn for it.

@@ -180,7 +180,7 @@ def _pick_pixel(draws: Draws, mask: Bool[jax.Array, "b H W"]) -> tuple[jax.Array
 
 
 def _draw_shape(draws, brain, fields, options) -> _Shape:
-    batch, height, width = brain.shape
+    _, height, width = brain.shape
     row, column = _pick_pixel(draws, brain)
     rows, columns = jnp.broadcast_arrays(
         jnp.arange(height, dtype=jnp.float32)[None, :, None] - row,
