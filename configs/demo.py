@@ -22,9 +22,10 @@ def get_config(modality: str = "T1"):
     c.data.image_size = 96  # 2 mm pixels
     c.data.cohort.update(field_of_view=192.0, train=120, val=48, test=40, test_healthy=12)
     small_autoencoder(c, crop=48)
-    c.autoencoder.train.update(steps=1000, batch_size=6)
+    c.autoencoder.train.update(steps=600, batch_size=6)
     small_dit(c)
-    c.train.update(steps=1000, batch_size=16, ema_decay=0.995)
+    pixel_head(c, groups=32)
+    c.train.update(steps=500, batch_size=16, ema_decay=0.99)
     c.log.update(every_steps=20, validate_every_steps=500)
     c.checkpoint.update(every_steps=250, every_minutes=2.0)
     c.eval.update(mean_image_band=4, batch_size=24)
@@ -70,3 +71,16 @@ def small_dit(c):
     c.methods.madad.inference.sampler.update(steps=2, rewrite="probability", inside_brain=True)
     c.methods.madad.inference.score.update(difference="l1", reference="autoencoded", gamma=0.5)
     c.map.inside_brain = True
+
+
+def pixel_head(c, groups: int):
+    """A mask head at image resolution, of 1.6 M weights, and an atlas for it."""
+    c.atlas.groups = groups
+    c.methods.madad.pixel_head.network.widths = (24, 64, 128, 192)
+    # Soft Dice made probabilities of 0 and 1, which rank badly and leave small lesions out.
+    c.methods.madad.pixel_head.dice_weight = 0.0
+    c.synthesis.share = 0.7
+    c.optim.lr = 1.2e-3
+    c.map.sigma = 2.0
+    # Pixels of the map: 1 % of a healthy brain is more than what most lesions cover.
+    c.eval.false_positive_rate = 0.003

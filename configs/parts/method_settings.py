@@ -21,6 +21,7 @@ def pixel_mask(widths=(24, 64, 128, 192)):
             max_shapes=3,  # others have 1 to so many
             min_radius=0.0125,  # of the shapes, shares of the side
             max_radius=0.2,
+            small=1.0,  # above 1 draws more small shapes; 1: as many in each octave
             kinds=("shift", "constant", "foreign", "blur", "warp", "swap", "mass"),
         ),
         appearance=dict(  # of the healthy slices, before
@@ -65,6 +66,11 @@ def madad():
                 reference="input",  # input | autoencoded
                 gamma=0.2,  # clip of the difference; 0 leaves it
                 latent_gamma=1.0,  # clip of the latent difference, above 0
+            ),
+            join=dict(  # weights of log-odds in the map; for a mask head at image resolution
+                pixels=1.0,  # that head
+                atlas=0.3,  # deviation from the atlas of healthy slices
+                cells=0.15,  # mask head at latent resolution
             ),
         ),
     )

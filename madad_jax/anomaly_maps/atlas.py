@@ -21,7 +21,7 @@ from scipy.cluster import vq
 from madad_jax.core import errors
 from madad_jax.core.types import Params
 
-_CELLS = 24  # a side; of 2 mm pixels a cell has 8 mm
+_CELLS = 32  # a side: 6 to 8 mm of usual slices
 _MASK_WEIGHT = 2.0  # of the brain's share of a cell, beside z-scores of deviation 1
 _TEMPERATURE = 0.03
 _RANGE = (-4.0, 5.0)  # z-scores

@@ -67,9 +67,8 @@ def selective_ddim(
         x0_hat, logit = denoise(x, jnp.full((batch,), t, jnp.int32))[:2]
         # Sigmoid before the comparison: a threshold is a probability, as in the official code.
         p_visible = jax.nn.sigmoid(logit[..., 0])
-        if at_least is not None:
-            p_visible = jnp.minimum(p_visible, 1.0 - at_least)
-        flagged = p_visible < threshold if rewrite == "threshold" else 1.0 - p_visible
+        kept = p_visible if at_least is None else jnp.minimum(p_visible, 1.0 - at_least)
+        flagged = kept < threshold if rewrite == "threshold" else 1.0 - kept
         flagged = flagged * allowed
         x = process.ddim_step(x, x0_hat, flagged, eps, abar=abar, abar_prev=abar_prev, eta=eta)
         return x, (1.0 - p_visible, flagged)

@@ -11,8 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from madad_jax.anomaly_maps import atlas, joined, morphology
 from madad_jax.anomaly_maps import difference as difference_lib
-from madad_jax.anomaly_maps import morphology
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers
@@ -71,27 +71,25 @@ class Score:
     inside_brain: bool = False
 
 
+_JOIN = joined.Join()
+
+
 @dataclasses.dataclass(frozen=True)
 class PixelHead:
-    """The mask head at image resolution (ours).
-
-    It sees the image and how the denoiser would correct its latent, and says which cells are
-    rewritten.
+    """The mask head at image resolution (ours). It says which cells are rewritten, too.
 
     Attributes:
       mask: the network and what is drawn for it.
       weight: of its loss.
-      level: step index at which the correction is looked at when a map is made.
+      join: how its probability becomes the map.
     """
 
     mask: pixel_mask_lib.PixelMask
     weight: float = 1.0
-    level: int = 4
+    join: joined.Join = _JOIN
 
 
 _NO_SYNTHESIS = shapes.Options()
-# Channels of the correction that the head at image resolution sees.
-CORRECTION_CHANNELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,42 +193,14 @@ class MadAd(families.OnLatents):
         total = x0_loss + options.mask_weight * mask_loss
         metrics = self._metrics(total, x0_loss, mask_loss, x0, x0_hat, visible, logit)
         if example is not None:
-            more, pixel_metrics = self._pixel_loss(params, frozen, example, chosen, x_t, output)
+            mask = self.pixel_head.mask
+            pixel_logit = mask.logit(
+                params["pixel_head"], frozen, example.images, example.brain_masks
+            )
+            more, found = mask.loss(pixel_logit, example.truth, example.brain_masks)
             total = total + self.pixel_head.weight * more
-            metrics |= pixel_metrics | {"loss": total}
+            metrics |= found | {"loss": total}
         return total, metrics | base.report_penalty(output)
-
-    def _pixel_loss(
-        self, params, frozen, example, chosen, x_t, output
-    ) -> tuple[jax.Array, Metrics]:
-        """Loss of the head at image resolution, over samples whose latent shows the image's anomaly
-        and not noise."""
-        mask = self.pixel_head.mask
-        images, brain = example.images, example.brain_masks
-        extra = self._correction(frozen, images, brain, x_t, output)
-        logit = mask.logit(params["pixel_head"], frozen, images, brain, extra)
-        return mask.loss(logit, example.truth, brain, chosen)
-
-    def _correction(self, frozen, images, brain, latent, output) -> jax.Array:
-        """What the denoiser would change, in pixels [b,H,W,3]: correction against the autoencoded
-        slice, slice against correction, and the probability of "noised"."""
-        weights, scale = frozen["autoencoder"], frozen["scaling_factor"]
-        corrected, autoencoded = self.autoencoder.decode_both(
-            weights, output.x0 / scale, latent / scale
-        )
-        # Intensities span 2: differences of tissues come to the size of the other channels.
-        changes = 2.0 * jnp.concatenate([corrected - autoencoded, images - corrected], -1)
-        noised = 1.0 - jax.nn.sigmoid(output.visible_logit[..., 0])
-        noised = jax.image.resize(noised, brain.shape, "bilinear")[..., None]
-        extra = jnp.concatenate([changes, noised], -1) * brain[..., None]
-        # The denoiser learns from its own loss alone.
-        return jax.lax.stop_gradient(extra)
-
-    def _pixel_probability(self, params, frozen, batch, latent) -> jax.Array:
-        head, images, brain = self.pixel_head, batch["image"], batch["brain_mask"]
-        output = self._denoise(params, latent, jnp.full((len(latent),), head.level, jnp.int32))
-        extra = self._correction(frozen, images, brain, latent, output)
-        return head.mask.probability(params["pixel_head"], frozen, images, brain, extra)
 
     def _metrics(self, total, x0_loss, mask_loss, x0, x0_hat, visible, logit) -> Metrics:
         """What tells a person whether both heads learn: errors on noised cells alone, and
@@ -256,7 +226,9 @@ class MadAd(families.OnLatents):
 
         Returns `map` (the image difference, what the paper reports), `mask_map` and
         `latent_map` (the two other signals of the paper's table 3), all [b,H,W] and
-        smoothed; `reconstruction` [b,H,W,1]; `rewritten` [b,h,w] (share of steps).
+        smoothed; `reconstruction` [b,H,W,1]; `rewritten` [b,h,w] (share of steps). With a head at
+        image resolution `map` is its probability joined with the other signals, `mask_map` the
+        probability alone, and `difference_map` the image difference.
         """
         mean, _ = self.posterior(frozen, batch)
         latent = mean * frozen["scaling_factor"]
@@ -267,10 +239,11 @@ class MadAd(families.OnLatents):
             outside = self._find_outside(batch["brain_mask"], latent.shape[1:3])
         pixels = cells = None
         if self.pixel_head is not None:
-            pixels = self._pixel_probability(params, frozen, batch, latent)
-            side = self.autoencoder.factor
+            pixels = self.pixel_head.mask.probability(
+                params["pixel_head"], frozen, batch["image"], batch["brain_mask"]
+            )
             # A cell with one abnormal pixel is abnormal.
-            cells = morphology.largest_of_cells(pixels, side)
+            cells = morphology.largest_of_cells(pixels, self.autoencoder.factor)
         result = samplers.selective_ddim(
             lambda x, t: self._denoise(params, x, t),
             latent,
@@ -294,13 +267,28 @@ class MadAd(families.OnLatents):
         latent_map = jnp.where(touched, jnp.abs(result["latent"] - latent).mean(-1), 0.0)
         # A share of the clip in [0, 1], so that thresholds compare between the signals.
         latent_map = jnp.minimum(latent_map, latent_gamma) / latent_gamma
-        return {
+        abnormal = self._to_image(result["abnormal"], batch)
+        maps = {
             "map": self._finish(image_map, batch),
-            "mask_map": self._finish(self._to_image(result["abnormal"], batch), batch),
+            "mask_map": self._finish(abnormal, batch),
             "latent_map": self._finish(self._to_image(latent_map, batch), batch),
             "reconstruction": corrected,
             "rewritten": result["rewritten"],
         }
+        if pixels is not None:
+            maps["map"] = self._join(frozen, batch, pixels, abnormal)
+            maps["mask_map"] = self._finish(pixels, batch)
+            maps["difference_map"] = self._finish(image_map, batch)
+        return maps
+
+    def _join(self, frozen, batch, pixels, abnormal) -> jax.Array:
+        """The reported map with a head at image resolution."""
+        brain, deviation = batch["brain_mask"], None
+        if self.pixel_head.mask.atlas:
+            z = pixel_mask_lib.z_scores(batch["image"], brain)
+            _, deviation = atlas.compare(frozen["atlas"], z, brain)
+        smooth = difference_lib.gaussian_smooth(pixels, self.score.sigma)
+        return joined.join(smooth, deviation, abnormal, brain, self.pixel_head.join)
 
     def _sampler_noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         # Drawn for all steps at once and handed in: the sampler is then a function without a key,
@@ -321,7 +309,8 @@ def _build_pixel_head(shared: shared_lib.Shared, settings: shared_lib.Settings) 
     own = getattr(settings, "pixel_head", None)
     if own is None or not own.network.widths:
         return None
-    return PixelHead(shared_lib.pixel_mask(shared, own, CORRECTION_CHANNELS), own.weight)
+    join = joined.Join(**settings.inference.join.table())
+    return PixelHead(shared_lib.pixel_mask(shared, own), own.weight, join)
 
 
 def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:

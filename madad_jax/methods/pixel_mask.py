@@ -4,10 +4,12 @@
             BCE(f(x'), m) over the brain + w (1 - soft Dice(f(x'), m))
     test    (sigmoid f(x) + mirrored sigmoid f(mirrored x)) / 2
 
-The network sees the slice as z-scores of its brain, the brain mask, the expected slice and the
-deviation from it where there is an atlas of healthy slices (`anomaly_maps/atlas.py`), and what
-further channels its user has (MAD-AD's correction). `drawn_unet` is this network alone; in `madad`
-it is the mask head at image resolution.
+The network sees the slice as z-scores of its brain, the brain mask, and the expected slice
+with the deviation from it where there is an atlas of healthy slices (`anomaly_maps/atlas.py`).
+`drawn_unet` is this network alone; in `madad` it is the mask head at image resolution.
+
+It does not see what MAD-AD would rewrite: with that it learned the traces of drawing, and found
+fewer lesions of other makers (docs/shipped_model.md).
 """
 
 import dataclasses
@@ -51,7 +53,6 @@ class PixelMask:
       appearance: how healthy slices are varied before.
       dice_weight: of soft Dice beside the cross-entropy.
       atlas: whether it sees the atlas, `frozen["atlas"]`.
-      extra: how many further channels it sees.
     """
 
     network: image_networks.MaskNetwork
@@ -59,7 +60,6 @@ class PixelMask:
     appearance: appearance_lib.Options = _APPEARANCE
     dice_weight: float = 0.5
     atlas: bool = False
-    extra: int = 0
 
     def __post_init__(self):
         if self.dice_weight < 0:
@@ -73,7 +73,7 @@ class PixelMask:
                 "the images; set data.latents=live"
             )
         shape = batch_spec["image"].shape
-        return self.network.init(key, (*shape[:3], 2 + 2 * self.atlas + self.extra))
+        return self.network.init(key, (*shape[:3], 2 + 2 * self.atlas))
 
     def draw(self, key: jax.Array, batch: Batch) -> Example:
         """Slices of another appearance with anomalies."""
@@ -90,31 +90,22 @@ class PixelMask:
         frozen: Params,
         images: Float[jax.Array, "b H W 1"],
         brain_masks: Bool[jax.Array, "b H W"],
-        extra: Float[jax.Array, "b H W e"] | None = None,
     ) -> Float[jax.Array, "b H W"]:
         """Logit of "does not belong"."""
         z = z_scores(images, brain_masks)
         channels = [jnp.clip(z, *_RANGE), brain_masks.astype(jnp.float32)]
         if self.atlas:
             channels += atlas_lib.compare(frozen["atlas"], z, brain_masks)
-        x = jnp.stack(channels, -1)
-        if extra is not None:
-            x = jnp.concatenate([x, extra], -1)
-        return self.network.apply(params, x)
+        return self.network.apply(params, jnp.stack(channels, -1))
 
     def loss(
         self,
         logit: Float[jax.Array, "b H W"],
         truth: Bool[jax.Array, "b H W"],
         brain_masks: Bool[jax.Array, "b H W"],
-        counts: Bool[jax.Array, " b"] | None = None,
     ) -> tuple[Float[jax.Array, ""], Metrics]:
-        """Cross-entropy and soft Dice over the brain, and what tells whether it learns.
-
-        `counts`: the samples that do; None: all.
-        """
-        used = jnp.ones(len(truth)) if counts is None else counts.astype(jnp.float32)
-        inside = brain_masks * used[:, None, None]
+        """Cross-entropy and soft Dice over the brain, and what tells whether it learns."""
+        inside = brain_masks.astype(jnp.float32)
         wanted = truth * inside
         # A batch of slices without brain has no pixel to average over.
         count = jnp.maximum(inside.sum(), 1.0)
@@ -123,7 +114,7 @@ class PixelMask:
         p = jax.nn.sigmoid(logit) * inside
         overlap = 2.0 * (p * wanted).sum((1, 2)) + _SMOOTH
         dice = overlap / (p.sum((1, 2)) + wanted.sum((1, 2)) + _SMOOTH)
-        dice = (dice * used).sum() / jnp.maximum(used.sum(), 1.0)
+        dice = dice.mean()
         flagged = (logit > 0) * inside
         found = (flagged * wanted).sum() / jnp.maximum(wanted.sum(), 1.0)
         false = (flagged * (1.0 - wanted)).sum() / jnp.maximum((inside * (1.0 - wanted)).sum(), 1.0)
@@ -141,18 +132,14 @@ class PixelMask:
         frozen: Params,
         images: Float[jax.Array, "b H W 1"],
         brain_masks: Bool[jax.Array, "b H W"],
-        extra: Float[jax.Array, "b H W e"] | None = None,
     ) -> Float[jax.Array, "b H W"]:
         """Probability of "does not belong", the mean over the slice and its mirror image; 0 outside
         the brain."""
 
-        def mirror(x: jax.Array | None) -> jax.Array | None:
-            return None if x is None else x[:, :, ::-1]
-
-        straight = jax.nn.sigmoid(self.logit(params, frozen, images, brain_masks, extra))
-        turned = (mirror(x) for x in (images, brain_masks, extra))
-        turned = self.logit(params, frozen, *turned)
-        return 0.5 * (straight + mirror(jax.nn.sigmoid(turned))) * brain_masks
+        straight = jax.nn.sigmoid(self.logit(params, frozen, images, brain_masks))
+        turned = self.logit(params, frozen, images[:, :, ::-1], brain_masks[:, :, ::-1])
+        mirrored = jax.nn.sigmoid(turned)[:, :, ::-1]
+        return 0.5 * (straight + mirrored) * brain_masks
 
 
 def z_scores(

@@ -144,13 +144,12 @@ def pixel_parts(shared: Shared, settings: Settings) -> dict[str, Any]:
     }
 
 
-def pixel_mask(shared: Shared, settings: Settings, extra: int = 0) -> pixel_mask_lib.PixelMask:
-    """A mask network and what is drawn for it; `extra` channels it sees besides."""
+def pixel_mask(shared: Shared, settings: Settings) -> pixel_mask_lib.PixelMask:
+    """A mask network and what is drawn for it."""
     return pixel_mask_lib.PixelMask(
         network=shared.mask_network(settings.network.table()),
         drawn=drawn.Options(**settings.drawn.table()),
         appearance=appearance.Options(**settings.appearance.table()),
         dice_weight=settings.dice_weight,
         atlas=shared.atlas.groups > 0,
-        extra=extra,
     )

@@ -28,7 +28,7 @@ from madad_jax.synthesis.draws import Draws
 
 KINDS = ("shift", "constant", "foreign", "blur", "warp", "swap", "mass")
 # Share of the slices with one, two, three, ... shapes falls by this factor each.
-_FEWER = 0.6
+_FEWER = 0.75
 _QUANTILES = (0.25, 0.5, 0.8)
 _CELLS = {"fine": 3, "texture": 6, "medium": 10, "coarse": 20}  # pixels
 _LEAST_CHANGE = 0.2  # of the brain's deviation, on average over a shape that counts
@@ -41,7 +41,8 @@ class Options:
     Attributes:
       healthy: share of the slices that stay as they are.
       max_shapes: a slice has 1 to so many.
-      min_radius, max_radius: of shapes, in shares of the side, log-uniform.
+      min_radius, max_radius: of shapes, in shares of the side.
+      small: 1 draws as many in each octave of the radius; above 1, more small ones.
       kinds: of the fillings, each as likely.
     """
 
@@ -49,6 +50,7 @@ class Options:
     max_shapes: int = 3
     min_radius: float = 0.0125
     max_radius: float = 0.2
+    small: float = 1.0
     kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self):
@@ -187,7 +189,8 @@ def _draw_shape(draws, brain, fields, options) -> _Shape:
         jnp.arange(width, dtype=jnp.float32)[None, None, :] - column,
     )
     side = min(height, width)
-    radius = draws.log_uniform(options.min_radius * side, options.max_radius * side)
+    octaves = np.log2(options.max_radius / options.min_radius)
+    radius = options.min_radius * side * 2.0 ** (octaves * draws.uniform() ** options.small)
     distance = jnp.hypot(rows, columns) / radius
     angle = jnp.arctan2(rows, columns)
     # A closed curve: waves of one to five around it.
