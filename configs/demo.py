@@ -79,6 +79,7 @@ def pixel_head(c, groups: int):
     c.methods.madad.pixel_head.network.widths = (24, 64, 128, 192)
     # Soft Dice made probabilities of 0 and 1, which rank badly and leave small lesions out.
     c.methods.madad.pixel_head.dice_weight = 0.0
+    c.methods.madad.pixel_head.drawn.update(max_shapes=5, small=1.4)
     c.synthesis.share = 0.7
     c.optim.lr = 1.2e-3
     c.map.sigma = 2.0
