@@ -81,7 +81,7 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
         ("compare", "--run"),
         ("extract-brain", "--serve"),
         ("package", "--card"),
-        ("models", "--traceback"),
+        ("models", "traceback"),
     ],
 )
 def test_help_of_a_verb_lists_its_flags(verb, flag):
