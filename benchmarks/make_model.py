@@ -257,7 +257,9 @@ def parse(argv: list[str]) -> tuple[Job, list[str]]:
     Raises:
       UserError: a flag or a stage that there is not, or a folder that a stage needs.
     """
-    parser = argparse.ArgumentParser(prog="make_model", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="make_model", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     places = ("heads", "segmentation", "out", "paintings", "data", "run")
     places += ("config", "package_out", "pictures")
     given = {"config": CONFIG, "pictures": "docs/shipped"}

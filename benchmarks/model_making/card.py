@@ -241,9 +241,9 @@ def _recipe(facts: Mapping[str, Any]) -> list[str]:
     hours = facts.get("cpu_hours") or {}
     if hours:
         told = ", ".join(f"{stage} {value:.2f}" for stage, value in hours.items())
-        lines.append(f"CPU hours, over all cores: {told}.")
-    else:
-        lines.append(f"CPU hours. {MISSING}")
+        lines.append(f"CPU hours, over all cores and tries: {told}.")
+    if "train" not in hours:
+        lines.append(f"CPU hours of the training. {MISSING}")
     if facts.get("training_hours") is not None:
         lines.append(f"Training took {facts['training_hours']:.2f} hours by the clock.")
     return [*lines, ""]
@@ -262,8 +262,10 @@ def _misses(facts: Mapping[str, Any]) -> list[str]:
     for one in shown:
         link = f"{facts['pictures_link']}/{one['file']}"
         missed = [f"{x['kind']} of {x['volume_ml']:.2g} ml" for x in one["lesions"] if not x["hit"]]
-        told = f"missed {', '.join(missed)}" if missed else "missed none"
-        lines.append(f"- [{one['head']}]({link}): {len(one['lesions'])} lesions, {told}")
+        count = len(one["lesions"])
+        told = f"found {count - len(missed)} of {count} lesions"
+        told += f"; missed {', '.join(missed)}" if missed else ""
+        lines.append(f"- [{one['head']}]({link}): {told}")
     return [*lines, ""]
 
 
@@ -275,6 +277,6 @@ def _limits() -> list[str]:
         "- Painted lesions are simpler than disease. Figures on them say little of real patients.",
         "- Figures above are of the run's float32 weights. Shipped weights are rounded to float16, "
         "and the calibration was made again with them.",
-        "- Slices are scored one by one at 2 mm or as prepared: lesions of a few voxels are lost.",
+        "- Slices are scored one by one, at their resolution: lesions of a few pixels are lost.",
         "",
     ]

@@ -106,11 +106,11 @@ def test_heads_of_other_options_are_not_joined(tmp_path):
 
 
 def test_stages_cost_and_are_done_once(tmp_path):
-    with pytest.raises(work.Failed, match="status 1"):
-        work.call(tmp_path, "x", "json.tool", [str(tmp_path / "none")])
+    with pytest.raises(work.Failed, match="status 2"):
+        work.call(tmp_path, "x", "json.tool", ["--nothing"])
     work.call(tmp_path, "x", "json.tool", ["--help"], accepted=(0,))
     costs = work.read_costs(tmp_path)
-    assert [cost["status"] for cost in costs] == [1, 0] and costs[1]["cpu_s"] > 0
+    assert [cost["status"] for cost in costs] == [2, 0] and costs[1]["cpu_s"] > 0
     file = tmp_path / "weights"
     marks = [work.mark_of(["a"], [file]), work.mark_of(["b"], [file])]
     file.write_text("1")
@@ -175,7 +175,7 @@ def test_a_card_has_the_figures_of_the_rows():
     assert "| madad | 51.2 [41.2, 61.2] |" in text and "train 2.35" in text
     assert "| mean image | 30.0" in text and "| intensity |" not in text
     assert "1.2 [1.0, 2.0]" in text, "healthy pixels above the threshold of 1 %"
-    assert "[IXI002](../pics/IXI002.png): 2 lesions, missed stroke of 1.2 ml" in text
+    assert "[IXI002](../pics/IXI002.png): found 1 of 2 lesions; missed stroke of 1.2 ml" in text
     assert text.count(card.MISSING) == 1, "validation heads were not scored"
     assert card_figures.list_figures(rows)["AP, painted test heads"] == "51.2 [41.2, 61.2]"
 
@@ -256,7 +256,7 @@ def test_a_score_is_made_again_for_other_weights_alone_and_stale_ones_leave_the_
     line = json.dumps(row(name="val_painted", ap=0.5)) + "\n"
     (run / "results.jsonl").write_text(line)
     words = ["make_model", f"--out={tmp_path / 'out'}", f"--data={data}", f"--run={run}"]
-    words += [f"--package_out={shipped}", "--config.seed=1"]
+    words += [f"--package_out={shipped}", f"--pictures={tmp_path / 'none'}", "--config.seed=1"]
 
     def card_after(stages):
         make_model.run([*words, f"--stage={stages}"])
