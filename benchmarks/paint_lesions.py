@@ -121,6 +121,18 @@ def write_table(path: pathlib.Path, rows: list[dict[str, object]]) -> None:
     atomic_files.write_bytes(path, text.getvalue().encode())
 
 
+def read_table(path: pathlib.Path) -> list[dict[str, str]]:
+    """The rows that `write_table` wrote.
+
+    Raises:
+      UserError: another table, or none.
+    """
+    rows = list(csv.DictReader(io.StringIO(atomic_files.read_bytes(path).decode())))
+    if any(set(row) != set(COLUMNS) for row in rows):
+        raise errors.UserError(f"'{path}': found other columns; accepted: {', '.join(COLUMNS)}")
+    return rows
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The flags, checked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

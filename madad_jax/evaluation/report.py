@@ -206,7 +206,7 @@ def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         out += [f"Pooled figures come from histograms, exact within {worst:.1e}.", ""]
     if any(r.get("n_healthy_slices") for r in rows):
         out += ["### On healthy slices", "", tables.markdown(rows, tables.ALARMS)]
-    out += _rates(rows)
+    out += rates_section(rows)
     out += _scans(rows)
     if any(r.get("aupro") is not None for r in rows):
         out += [
@@ -232,8 +232,8 @@ def _set_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return out
 
 
-def _rates(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Do thresholds keep their promise on healthy slices of the set?"""
+def rates_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown lines: do thresholds keep their promise on healthy slices of the set?"""
     asked = sorted({e["asked"] for r in rows for e in r.get("rates") or ()})
     if not asked:
         return []
