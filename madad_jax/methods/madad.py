@@ -119,6 +119,13 @@ class MadAd(families.OnLatents):
             raise errors.UserError(
                 f"score.latent_gamma: found {self.score.latent_gamma}, must be positive"
             )
+        steps = self.schedule.num_steps
+        # The embedding takes any step; one that training never drew would be answered all the same.
+        if self.pixel_head is not None and self.pixel_head.level >= steps:
+            raise errors.UserError(
+                f"diffusion.timesteps: found {steps}, accepted: at least "
+                f"{self.pixel_head.level + 1} with a mask head at image resolution"
+            )
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the denoiser for the latents of the batch, or of its images."""
