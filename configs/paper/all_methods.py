@@ -18,6 +18,7 @@ from configs.baselines import (
     dae,
     ddpm,
     deco_diff,
+    drawn_unet,
     itermask2,
     maediff,
     pddpm,
@@ -41,6 +42,7 @@ ON_PIXELS = {
     "THOR": thor,
     "IterMask2": itermask2,
     "Wolleb (synthetic labels)": wolleb,
+    "U-Net on drawn anomalies": drawn_unet,  # its network is its own; benchmarks/results lack it
 }
 ON_LATENTS = {"DeCo-Diff": deco_diff, "REFLECT": reflect}
 NOISE_ALONE = "MAD-AD, noise alone"

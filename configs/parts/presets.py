@@ -52,11 +52,13 @@ OFFICIAL = PAPER | {
 OURS = (
     "diffusion.noise",
     "synthesis.share",
+    "atlas.groups",
     "denoiser.residual_x0",
     "denoiser.sspcab",
     "optim.name",
     "autoencoder.patch",
     "autoencoder.crop",
+    "methods.madad.pixel_head.network.widths",
     "methods.madad.inference.sampler.rewrite",
     "methods.madad.inference.sampler.inside_brain",
     "map.inside_brain",

@@ -138,9 +138,11 @@ def _is_off(section: Mapping[str, Any], key: str) -> bool:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """(keys that make another result, keys of execution) whose values differ in two records.
 
-    Keys that only the older record has were dropped since, and change nothing.
+    Keys that only the older record has were dropped since, and change nothing, apart from those
+    of an option that is off now.
     """
     differ = [k for k in now if (k not in then or then[k] != now[k]) and k not in WEIGHTS]
+    differ += [k for k in then if k not in now and k.startswith(tuple(f"{s}." for s in _OFF))]
     if {then.get("data.source"), now.get("data.source")} <= set(_SAME_SLICES):
         differ = [k for k in differ if k != "data.source"]
     execution = [k for k in differ if k in EXECUTION and k in then]

@@ -7,6 +7,7 @@ change after training. docs/add_a_method.md walks through a new one.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -45,17 +46,22 @@ class Entry:
       latent: stands on the frozen autoencoder (`frozen` has "autoencoder", "scaling_factor"),
         so that the stages before it train one; False: works on images.
       lpips: its `inference.lpips` may name weights of LPIPS.
+      pixel_mask: key of its section with the widths of a mask network at image resolution, which
+        is off where there are none; "": it has no such network.
       title: in reports; "": its key.
     """
 
     build: Callable[[settings_lib.Shared, settings_lib.Settings], base.Method]
     latent: bool = False
     lpips: bool = False
+    pixel_mask: str = ""
     title: str = ""
 
 
 METHODS = {
-    "madad": Entry(madad.build, latent=True, title="MAD-AD"),
+    "madad": Entry(
+        madad.build, latent=True, pixel_mask="pixel_head.network.widths", title="MAD-AD"
+    ),
     "ddpm": Entry(ddpm.build),
     "anoddpm": Entry(anoddpm.build),
     "pddpm": Entry(pddpm.build),
@@ -67,7 +73,9 @@ METHODS = {
     "vae": Entry(vae.build),
     "dae": Entry(dae.build),
     "maediff": Entry(maediff.build),
-    "drawn_unet": Entry(drawn_unet.build, title="U-Net on drawn anomalies"),
+    "drawn_unet": Entry(
+        drawn_unet.build, pixel_mask="network.widths", title="U-Net on drawn anomalies"
+    ),
     "deco_diff": Entry(deco_diff.build, latent=True),
     "reflect": Entry(reflect.build, latent=True),
 }
@@ -98,6 +106,16 @@ def learns_from_labels(config: config_dict.ConfigDict) -> bool:
 def stands_on_latents(config: config_dict.ConfigDict) -> bool:
     """Whether the method stands on the autoencoder's latents."""
     return _entry(config).latent
+
+
+def has_pixel_mask(config: config_dict.ConfigDict) -> bool:
+    """Whether the method has a mask network at image resolution, which may see an atlas."""
+    key = _entry(config).pixel_mask
+    section: Any = config.methods.get(config.method, {}) if key else {}
+    for name in key.split("."):
+        # Configs of earlier versions have no such section.
+        section = section.get(name, {})
+    return bool(section)
 
 
 def title(config: config_dict.ConfigDict) -> str:

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import config_dict
 
-from madad_jax.assembly import methods
+from madad_jax.assembly import methods, networks
 from madad_jax.core import errors
 from madad_jax.data.input import augment
 from madad_jax.metrics import scan_stacks
@@ -45,6 +45,7 @@ def check_values(config: config_dict.ConfigDict) -> None:
             f"data.latents: found 'cached' with method={config.method}, which works on images; "
             "set data.latents=live"
         )
+    _check_pixel_mask(config, cached)
     if cached and config.synthesis.share > 0:
         raise errors.UserError(
             f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "
@@ -59,6 +60,24 @@ def check_values(config: config_dict.ConfigDict) -> None:
             raise errors.UserError(
                 f"{key}.ema_decay: found {section.ema_decay}, accepted: 0 to below 1"
             )
+
+
+def _check_pixel_mask(config: config_dict.ConfigDict, cached: bool) -> None:
+    """A mask at image resolution, the atlas that it compares with, and what both need."""
+    has_mask, head = methods.has_pixel_mask(config), "methods.madad.pixel_head.network.widths"
+    groups = networks.atlas_options(config).groups
+    if groups and not has_mask:
+        raise errors.UserError(
+            f"atlas.groups: found {groups} with method={config.method}, which has no mask at image "
+            f"resolution to compare with it; set atlas.groups=0, or {head} of madad"
+        )
+    if not has_mask or not methods.stands_on_latents(config):
+        return
+    if cached:
+        raise errors.UserError(
+            f"data.latents: found 'cached' with {head}, and the mask head at image resolution "
+            "learns from images; set data.latents=live"
+        )
 
 
 def _check_false_positives(found: object) -> None:

@@ -68,7 +68,11 @@ def load(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
         found = {name: arrays[name] for name in wanted}
         for name, spec in wanted.items():
             if found[name].shape != spec.shape or found[name].dtype != spec.dtype:
-                raise ValueError(f"{name}: found {found[name].shape}, accepted: {spec.shape}")
+                array = found[name]
+                raise ValueError(
+                    f"{name}: found {array.dtype}{list(array.shape)}, accepted: "
+                    f"{spec.dtype}{list(spec.shape)}"
+                )
     return found
 
 

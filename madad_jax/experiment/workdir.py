@@ -205,7 +205,7 @@ class Workdir:
 def _show(then: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
     """The keys with their values of before and of now."""
     shown = [
-        f"{k}: {messages.shorten(repr(then.get(k)))} -> {messages.shorten(repr(now[k]))}"
+        f"{k}: {messages.shorten(repr(then.get(k)))} -> {messages.shorten(repr(now.get(k)))}"
         for k in keys[:5]
     ]
     return ", ".join(shown)

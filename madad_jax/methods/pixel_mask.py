@@ -114,17 +114,17 @@ class PixelMask:
         p = jax.nn.sigmoid(logit) * inside
         overlap = 2.0 * (p * wanted).sum((1, 2)) + _SMOOTH
         dice = overlap / (p.sum((1, 2)) + wanted.sum((1, 2)) + _SMOOTH)
-        dice = dice.mean()
+        missed = (1.0 - dice).mean()
         flagged = (logit > 0) * inside
         found = (flagged * wanted).sum() / jnp.maximum(wanted.sum(), 1.0)
         false = (flagged * (1.0 - wanted)).sum() / jnp.maximum((inside * (1.0 - wanted)).sum(), 1.0)
         metrics = {
             "pixel_entropy": entropy,
-            "pixel_dice": dice,
+            "pixel_dice": 1.0 - missed,
             "pixel_sensitivity": found,
             "pixel_specificity": 1.0 - false,
         }
-        return entropy + self.dice_weight * (1.0 - dice), metrics
+        return entropy + self.dice_weight * missed, metrics
 
     def probability(
         self,

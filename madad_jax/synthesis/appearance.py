@@ -55,12 +55,12 @@ def vary(
     exponent = jnp.exp(options.gamma * jax.random.normal(k_gamma, one))
     # The floor: the gradient of 0 ^ g is no number.
     x = jnp.where(x > 0, jnp.maximum(x, 1e-6) ** exponent, 0.0)
-    size = jax.random.uniform(k_size, one, maxval=max(options.field, 1e-9))
+    size = options.field * jax.random.uniform(k_size, one)
     x = x * (1.0 + size * smooth_noise.draw(k_field, x.shape, max(8, x.shape[1] // 2)))
     chosen = jax.random.bernoulli(k_blur, options.blur, one)
     width = jax.random.uniform(k_width, one) * chosen
     x = x + width * (smooth_noise.blur(x) - x)
-    deviation = jax.random.uniform(k_noise, one, maxval=max(options.noise, 1e-9))
+    deviation = options.noise * jax.random.uniform(k_noise, one)
     x = x + deviation * jax.random.normal(k_white, x.shape)
     out = jnp.where(brain, jnp.clip(x, 0.0, 1.0) * 2.0 - 1.0, -1.0)
     return out[..., None], brain

@@ -88,7 +88,7 @@ def draw(
 ) -> tuple[Float[jax.Array, "b H W 1"], Bool[jax.Array, "b H W"]]:
     """(slices with anomalies, their pixels). Slices and results span [-1, 1], background -1."""
     k_count, k_noise, k_shapes = jax.random.split(key, 3)
-    x = jnp.where(brain_masks, (images[..., 0] + 1.0) * 0.5, 0.0)
+    healthy_x = x = jnp.where(brain_masks, (images[..., 0] + 1.0) * 0.5, 0.0)
     levels = _measure_levels(x, brain_masks)
     bank = _draw_bank(k_noise, x.shape)
     u, healthy = jax.random.uniform(k_count, (2, len(x), 1, 1))
@@ -111,7 +111,8 @@ def draw(
     # A scan and no loop: the program is compiled once and not a time a shape.
     entries = jax.random.split(k_shapes, options.max_shapes), jnp.arange(options.max_shapes)
     (x, truth), _ = jax.lax.scan(add, (x, jnp.zeros(x.shape, bool)), entries)
-    out = jnp.where(brain_masks, jnp.clip(x, 0.0, 1.0) * 2.0 - 1.0, images[..., 0])
+    # What was not drawn upon stays as it was, to the bit: there and back would round.
+    out = jnp.where(x != healthy_x, x * 2.0 - 1.0, images[..., 0])
     return out[..., None], truth
 
 
@@ -230,7 +231,7 @@ def _draw_corners(draws: Draws, radius: Float[jax.Array, "b 1 1"], most: int = 9
 def _fill(draws, x, brain, levels, fields, shape, options) -> tuple[jax.Array, jax.Array]:
     """(what fills the shapes [b,H,W], weights of the tissue that a mass pushes away [b,H,W])."""
     kinds = jnp.array([KINDS.index(kind) for kind in options.kinds])
-    kind = kinds[jnp.floor(draws.uniform(0.0, len(kinds))).astype(jnp.int32)]
+    kind = kinds[jnp.floor(draws.uniform(0.0, float(len(kinds)))).astype(jnp.int32)]
     is_kind = {name: kind == i for i, name in enumerate(KINDS)}
     moved = _move(draws, x, brain, levels, fields, shape, is_kind)
     present = smooth_noise.blur_wide(brain.astype(jnp.float32), 4)

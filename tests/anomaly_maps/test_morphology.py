@@ -16,6 +16,14 @@ def test_grey_morphology_is_scipys(side):
         np.testing.assert_array_equal(ours(jnp.asarray(maps), side), expected)
 
 
+def test_the_largest_of_each_cell():
+    maps = np.arange(2 * 6 * 9, dtype=np.float32).reshape(2, 6, 9)
+    maps[0, 0, 4] = 500
+    found = morphology.largest_of_cells(jnp.asarray(maps), 3)
+    cells = [[m[i : i + 3, j : j + 3].max() for j in (0, 3, 6)] for m in maps for i in (0, 3)]
+    np.testing.assert_array_equal(found, np.reshape(cells, (2, 2, 3)))
+
+
 def test_structural_dissimilarity_is_wangs_formula():
     draw = np.random.default_rng(0)
     a = draw.uniform(-1, 1, (2, 16, 16, 1)).astype(np.float32)

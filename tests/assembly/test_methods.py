@@ -15,6 +15,7 @@ from madad_jax.experiment import preflight
 from madad_jax.methods import base, deco_diff, madad, reflect
 from madad_jax.methods import shared as settings_lib
 from madad_jax.methods.wrappers import penalised
+from madad_jax.synthesis import appearance, drawn
 
 
 def config_of(name, argument="demo"):
@@ -66,6 +67,8 @@ def test_every_setting_of_a_method_is_read(name):
     key = f"methods.{name}"
     if "adaptive_limit" in values.get("inference", {}):
         values["inference"]["adaptive_limit"] = 0.5  # `adaptive_first` is read where it is on
+    if "pixel_head" in values:
+        values["pixel_head"]["network"]["widths"] = (8,)  # the rest is read where it is on
     methods.METHODS[name].build(shared.ConfigShared(config), Watched(values, key, read))
     assert set(leaves(values, key)) - read <= NOT_BY_BUILD
     assert read <= set(leaves(values, key))
@@ -78,6 +81,10 @@ def test_every_setting_of_a_method_is_read(name):
         ("madad", ("loss",), madad.Loss, ()),
         ("madad", ("inference", "sampler"), madad.Sampler, ()),
         ("madad", ("inference", "score"), madad.Score, ("sigma", "inside_brain")),
+        ("madad", ("pixel_head", "drawn"), drawn.Options, ()),
+        ("madad", ("pixel_head", "appearance"), appearance.Options, ()),
+        ("drawn_unet", ("drawn",), drawn.Options, ()),
+        ("drawn_unet", ("appearance",), appearance.Options, ()),
         ("deco_diff", ("corruption",), deco_diff.Corruption, ()),
         ("reflect", ("corruption",), reflect.Corruption, ()),
     ],

@@ -130,6 +130,25 @@ def test_cells_outside_are_never_rewritten(rewrite):
     assert (np.asarray(out["rewritten"][:, :2]) == 0).all()
 
 
+@pytest.mark.parametrize("rewrite", samplers.REWRITES)
+def test_a_cell_known_to_be_noised_is_rewritten_whatever_the_network_says(rewrite):
+    latent, known = normal(0, *SHAPE), jnp.zeros((2, 4, 4)).at[:, 1, 2].set(1.0)
+    # The network is sure that all is visible.
+    denoise = constant(jnp.float32(5), jnp.float32(30))
+    out = run(denoise, latent, at_least=known, rewrite=rewrite)
+    np.testing.assert_allclose(out["rewritten"], known, atol=1e-6)
+    np.testing.assert_allclose(out["abnormal"], known, atol=1e-6)
+    np.testing.assert_allclose(out["latent"][:, 1, 2], 5, rtol=1e-5)
+    np.testing.assert_allclose(out["latent"][:, 0], latent[:, 0], atol=1e-6)
+
+
+def test_what_is_known_takes_nothing_from_the_network():
+    latent, denoise = normal(0, *SHAPE), constant(jnp.float32(5), jnp.float32(-1.0))
+    out = run(denoise, latent, at_least=jnp.full((2, 4, 4), 0.1))
+    plain = run(denoise, latent)
+    assert all((out[name] == plain[name]).all() for name in plain)
+
+
 def test_unknown_rewrite_names_the_key():
     with pytest.raises(errors.UserError, match=r"sampler.rewrite: found 'soft', accepted: thres"):
         run(constant(jnp.float32(0), jnp.float32(0)), normal(0, *SHAPE), rewrite="soft")

@@ -9,7 +9,7 @@ from madad_jax.evaluation import report
 # Names of configs/baselines; a method beats nothing in so few steps, and is not asked to.
 METHODS = (
     *("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb"),
-    *("ae", "vae", "dae", "maediff", "deco_diff", "reflect"),
+    *("ae", "vae", "dae", "maediff", "drawn_unet", "deco_diff", "reflect"),
 )
 ON_LATENTS = ("deco_diff", "reflect")
 SHORT = (

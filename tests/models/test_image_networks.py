@@ -5,7 +5,7 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.models import image_networks
-from madad_jax.models.networks import bottleneck
+from madad_jax.models.networks import bottleneck, mask_unet
 
 SMALL = {"levels": 1, "channels": 8, "max_channels": 8, "latent": 5, "num_groups": 4}
 
@@ -98,3 +98,34 @@ def test_folded_convolutions_are_the_strided_and_the_transposed_one():
     transposed = jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=numbers)
     found = jax.jit(bottleneck._Up(4, "float32").apply)(params, x)
     np.testing.assert_allclose(found, transposed, atol=1e-4)
+
+
+MASK = {"widths": (8, 16), "num_groups": 4}
+
+
+def test_a_mask_starts_near_its_prior_and_sees_the_image():
+    network = image_networks.mask_network(**MASK)
+    x = jnp.concatenate([image(), 0.5 * image(seed=1)], -1)
+    params = network.init(jax.random.key(0), (2, 8, 8, 2))
+    logit = np.asarray(jax.jit(network.apply)(params, x))
+    assert logit.shape == (2, 8, 8) and logit.dtype == np.float32
+    assert abs(logit.mean() - mask_unet.PRIOR) < 1 and logit.std() > 1e-3
+    reached = jax.jit(jax.grad(lambda v: network.apply(params, v)[0, 3, 4]))(x)
+    assert np.abs(reached[0]).max() > 0 and not np.abs(reached[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "found"),
+    [
+        ({}, 10, "multiples of 4, found 10x10"),
+        ({"widths": (8, 8, 8)}, 12, "3 levels and patch=2 need image sides .* multiples of 8"),
+        ({"widths": (8, 10)}, 8, "pixel_mask.widths: 10 channels do not divide"),
+        ({"widths": ()}, 8, r"pixel_mask.widths, patch: found \(\), 2"),
+        ({"patch": 0}, 8, "pixel_mask.widths, patch: found .*, 0"),
+        ({"width": 8}, 8, "pixel_mask.width: unknown key; did you mean 'widths'"),
+        ({"dtype": "int8"}, 8, "pixel_mask.dtype: found 'int8'"),
+    ],
+)
+def test_bad_masks_are_named(settings, side, found):
+    with pytest.raises(errors.UserError, match=found):
+        image_networks.mask_network(**MASK | settings).init(jax.random.key(0), (1, side, side, 2))

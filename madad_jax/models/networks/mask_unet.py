@@ -42,7 +42,8 @@ class _Block(nn.Module):
 
 
 class MaskUNet(nn.Module):
-    """The whole network. Sides must be multiples of patch * 2**(levels - 1)."""
+    """The whole network. Raises UserError for sides that are no multiples of
+    patch * 2**(levels - 1)."""
 
     widths: tuple[int, ...] = (24, 64, 128, 192)
     patch: int = 2
