@@ -87,11 +87,9 @@ class Fit:
                 f"atlas.groups: found {groups} with {len(cells) // 2} training slices, accepted: "
                 "at most as many as slices"
             )
-        first = np.random.default_rng(self._seed).choice(len(cells), groups, replace=False)
+        first = _choose_apart(cells, groups, np.random.default_rng(self._seed))
         self._features = []
-        centres, self._label = vq.kmeans2(
-            cells, cells[np.sort(first)], iter=_ROUNDS, minit="matrix"
-        )
+        centres, self._label = vq.kmeans2(cells, cells[first], iter=_ROUNDS, minit="matrix")
         self._centres = centres.astype(np.float32)
 
     def _add_moments(self, z: np.ndarray, brain: np.ndarray) -> None:
@@ -117,6 +115,25 @@ class Fit:
             "mean": mean.astype(np.float32),
             "spread": spread.astype(np.float32),
         }
+
+
+def _choose_apart(cells: np.ndarray, groups: int, rng: np.random.Generator) -> list[int]:
+    """Rows to start k-means from, each drawn by its squared distance to the nearest one before.
+
+    k-means++ (Arthur and Vassilvitskii 2007): two first centres of one kind would never part again.
+    """
+    first, nearest = [int(rng.integers(len(cells)))], np.full(len(cells), np.inf)
+    squares = np.square(cells).sum(1)
+    while len(first) < groups:
+        centre = cells[first[-1]]
+        # By products: differences of all slices would take their memory a second time.
+        distance = squares - 2.0 * (cells @ centre) + np.square(centre).sum()
+        nearest = np.minimum(nearest, np.maximum(distance, 0.0).astype(np.float64))
+        nearest[first] = 0.0
+        # Slices that are all alike: any other one.
+        left = nearest if nearest.any() else ~np.isin(np.arange(len(cells)), first)
+        first.append(int(rng.choice(len(cells), p=left / left.sum())))
+    return first
 
 
 def compare(

@@ -88,18 +88,18 @@ def test_every_kind_fills_in_its_way():
     @jax.jit
     def fill(key):
         levels, fields = drawn._measure_levels(x, brain), drawn._draw_bank(key, x.shape)
-        shape = drawn._draw_shape(Draws(key, count, 60), brain, fields, drawn.Options())
+        shape = drawn._draw_shape(Draws(key, count, 60), brain, fields, OPTIONS)
         draws = Draws(key, count, 60)
         kinds = (jnp.arange(count) + 0.5) / count
         draws._table = draws._table.at[0].set(kinds[:, None, None])
-        return drawn._fill(draws, x, brain, levels, fields, shape, drawn.Options())
+        return *drawn._fill(draws, x, brain, levels, fields, shape, OPTIONS), shape.inside
 
-    filled, pushed = (np.asarray(v) for v in fill(jax.random.key(3)))
+    filled, pushed, shapes = (np.asarray(v) for v in fill(jax.random.key(3)))
     change = [np.where(b, f - v, 0) for f, v, b in zip(filled, np.asarray(x), brain, strict=True)]
     by_kind = dict(zip(drawn.KINDS, change, strict=True))
     inside = np.asarray(brain[0])
-    for name, one in by_kind.items():
-        assert np.abs(one[inside]).mean() > 0.01, name
+    for (name, one), shape in zip(by_kind.items(), shapes, strict=True):
+        assert shape.any() and np.abs(one[shape]).mean() > 0.01, name
     assert by_kind["shift"][inside].std() < 1e-5
     named = dict(zip(drawn.KINDS, filled, strict=True))
     spread = float(np.asarray(x)[1][inside].std())
