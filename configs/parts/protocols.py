@@ -50,6 +50,8 @@ def config(method, argument, settings, published, small):
     c = _START[cohort](modality)
     c.name = f"{method}-{cohort}-{modality.lower()}"
     c.method = method
+    # What the demo sets for MAD-AD's head at image resolution.
+    c.atlas.groups, c.map.sigma = 0, 5.0
     c.methods[method] = config_dict.ConfigDict(settings)
     values = dict(published)
     if cohort in ("demo", "slices"):

@@ -8,7 +8,7 @@ import pytest
 from madad_jax.anomaly_maps import atlas
 from madad_jax.core import errors
 
-SIDE = 24
+SIDE = 32
 BRAIN = np.zeros((SIDE, SIDE), bool)
 BRAIN[4:-4, 4:-4] = True
 TOP = np.where(np.arange(SIDE)[:, None] < 12, 1.0, -1.0) * BRAIN  # bright above
@@ -76,8 +76,8 @@ def test_a_mirrored_slice_has_the_mirrored_maps():
 def test_what_cannot_be_is_said():
     with pytest.raises(errors.UserError, match=r"atlas\.groups: found -1, accepted: at least 0"):
         atlas.Options(-1)
-    with pytest.raises(errors.UserError, match=r"found 3 with data\.image_size=32, .* of 24"):
-        atlas.shapes(atlas.Options(3), 32)
+    with pytest.raises(errors.UserError, match=r"found 3 with data\.image_size=48, .* of 32"):
+        atlas.shapes(atlas.Options(3), 48)
     with pytest.raises(errors.UserError, match=r"found 9 with 8 training slices"):
         fit(two_kinds()[:8], groups=9)
     with pytest.raises(errors.UserError, match=r"found 1 with 0 training slices"):

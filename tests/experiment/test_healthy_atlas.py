@@ -13,7 +13,7 @@ from madad_jax.experiment import frozen_weights, healthy_atlas, workdir
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.metrics import baseline_maps
 
-SIDE = 48
+SIDE = 64
 
 
 class Inputs(inputs_lib.Inputs):
@@ -85,7 +85,7 @@ def test_it_is_not_measured_again_once_training_began(run):
 def test_a_missing_or_damaged_one_is_said(run):
     made, folder, inputs, _ = run
     path = healthy_atlas.path_of(folder)
-    with pytest.raises(errors.UserError, match=r"not an atlas .* found float32\[2, 1152\], accept"):
+    with pytest.raises(errors.UserError, match=r"not an atlas .* found float32\[2, 2048\], accept"):
         healthy_atlas.load(parts(groups=3), folder)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF

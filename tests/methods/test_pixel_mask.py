@@ -64,22 +64,15 @@ def test_an_answer_of_a_half_everywhere():
     loss, metrics = MASK.loss(jnp.zeros(truth.shape), truth, brain)
     pixels, true = float(brain[0].sum()), float(truth[0].sum())
     dice = (true + SMOOTH) / (0.5 * pixels + true + SMOOTH)
-    np.testing.assert_allclose(metrics["pixel_entropy"], np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(metrics["pixel_entropy"], np.log(2), rtol=1e-5)
     np.testing.assert_allclose(loss, np.log(2) + 0.5 * (1 - dice), rtol=1e-5)
 
 
-def test_samples_that_do_not_count_are_left_out():
+def test_a_batch_without_brain_has_no_entropy_and_no_nan():
     truth, brain = halves()
-    logit = jnp.where(truth, 40.0, -40.0).at[1].multiply(-1)
-    right, _ = MASK.loss(logit, truth, brain, jnp.array([True, False]))
-    wrong, _ = MASK.loss(logit, truth, brain, jnp.array([False, True]))
-    np.testing.assert_allclose(right, 0, atol=1e-6)
-    assert wrong > 40
-    none, metrics = MASK.loss(logit, truth, brain, jnp.array([False, False]))
-    assert none == 0 and metrics["pixel_dice"] == 1
-    # A batch of slices without brain neither.
-    none, metrics = MASK.loss(logit, truth, jnp.zeros_like(brain))
-    assert none == 0 and all(np.isfinite(v) for v in metrics.values())
+    logit = jnp.where(truth, 40.0, -40.0)
+    loss, metrics = MASK.loss(logit, truth, jnp.zeros_like(brain))
+    assert loss == 0 and all(np.isfinite(v) for v in metrics.values())
 
 
 def test_z_scores_are_those_of_the_baselines():
@@ -111,7 +104,7 @@ def test_a_mirrored_slice_has_the_mirrored_probability():
 
 def test_an_atlas_brings_two_channels_and_is_read():
     mask = dataclasses.replace(MASK, atlas=True)
-    b = {"image": jnp.zeros((1, 24, 24, 1)), "brain_mask": jnp.ones((1, 24, 24), bool)}
+    b = {"image": jnp.zeros((1, 32, 32, 1)), "brain_mask": jnp.ones((1, 32, 32), bool)}
     params = jax.eval_shape(lambda k: mask.init(k, b), jax.random.key(0))
     kernel = params["stem"]["kernel"].shape
     plain = jax.eval_shape(lambda k: MASK.init(k, b), jax.random.key(0))["stem"]["kernel"].shape
@@ -125,7 +118,7 @@ def test_cached_latents_are_refused():
     with pytest.raises(errors.UserError, match=r"data\.latents: found 'cached'.*latents=live"):
         MASK.init(jax.random.key(0), spec)
     with pytest.raises(errors.UserError, match=r"dice_weight: found -1"):
-        pixel_mask.PixelMask(NETWORK, dice_weight=-1)
+        pixel_mask.PixelMask(NETWORK, dice_weight=-1.0)
 
 
 def test_the_unet_alone_learns_drawn_anomalies_and_maps_slices():

@@ -94,7 +94,7 @@ def test_every_kind_fills_in_its_way():
         draws._table = draws._table.at[0].set(kinds[:, None, None])
         return *drawn._fill(draws, x, brain, levels, fields, shape, OPTIONS), shape.inside
 
-    filled, pushed, shapes = (np.asarray(v) for v in fill(jax.random.key(3)))
+    filled, pushed, shapes = (np.asarray(v) for v in fill(jax.random.key(5)))
     change = [np.where(b, f - v, 0) for f, v, b in zip(filled, np.asarray(x), brain, strict=True)]
     by_kind = dict(zip(drawn.KINDS, change, strict=True))
     inside = np.asarray(brain[0])
