@@ -26,6 +26,7 @@ import time
 
 import nibabel as nib
 import numpy as np
+from etils import epath
 
 from benchmarks.painted import painter, tissues
 from madad_jax.core import atomic_files, errors
@@ -127,7 +128,8 @@ def read_table(path: pathlib.Path) -> list[dict[str, str]]:
     Raises:
       UserError: another table, or none.
     """
-    rows = list(csv.DictReader(io.StringIO(atomic_files.read_bytes(path).decode())))
+    text = atomic_files.read_bytes(epath.Path(path)).decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
     if any(set(row) != set(COLUMNS) for row in rows):
         raise errors.UserError(f"'{path}': found other columns; accepted: {', '.join(COLUMNS)}")
     return rows

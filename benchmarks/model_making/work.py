@@ -55,8 +55,8 @@ def call(
     finally:
         cost = {
             "stage": stage,
-            "cpu_s": round(_child_seconds() - before, 1),
-            "wall_s": round(time.time() - start, 1),
+            "cpu_s": round(_child_seconds() - before, 2),
+            "wall_s": round(time.time() - start, 2),
             "status": process.returncode,
         }
         with (out / COSTS).open("a") as file:
