@@ -21,7 +21,7 @@ from typing import Any
 
 from etils import epath
 
-from benchmarks.model_making import card, cohort, join, work
+from benchmarks.model_making import ixi_cohort, join, model_card, work
 from madad_jax.core import command_line, errors, folder_lock
 from madad_jax.data import provenance
 from madad_jax.evaluation import lesion_list
@@ -82,9 +82,9 @@ class Job:
 
 def split(job: Job) -> None:
     """Who trains, chooses and tests; the tables of the preparation."""
-    table = yaml_file.read(job.cohort_file) if job.cohort_file else cohort.TABLE
-    splits = cohort.read_splits(job.heads, job.splits)
-    cohort.write(job.out, splits, table)
+    table = yaml_file.read(job.cohort_file) if job.cohort_file else ixi_cohort.TABLE
+    splits = ixi_cohort.read_splits(job.heads, job.splits)
+    ixi_cohort.write(job.out, splits, table)
     counts = {name: list(splits.values()).count(name) for name in sorted(set(splits.values()))}
     print("split: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
@@ -96,12 +96,12 @@ def prepare(job: Job) -> None:
 
 def paint(job: Job) -> None:
     """Lesions on validation and test heads, and their slices."""
-    splits = cohort.read_splits(job.heads, job.splits)
+    splits = ixi_cohort.read_splits(job.heads, job.splits)
     for part, seed in SEEDS.items():
         folder = job.painted(part)
         command = [
             *(f"--in={job.heads}", f"--segmentation={job.segmentation}", f"--out={folder}"),
-            *(f"--seed={seed}", f"--ids={cohort.choose_ids(splits, part)}"),
+            *(f"--seed={seed}", f"--ids={ixi_cohort.choose_ids(splits, part)}"),
         ]
         stage, mark = f"paint_{part}", work.mark_of(command)
         if not work.is_done(job.out, stage, mark):
@@ -192,22 +192,22 @@ def draw_pictures(job: Job) -> None:
     # Drawn by the model as it is handed on.
     command = [f"--heads={job.painted('test')}", f"--checkpoint={job.package_out}"]
     command += [f"--out={job.pictures}", f"--panels={job.panels}"]
-    work.call(job.out, "pictures", "benchmarks.model_making.panels", command)
+    work.call(job.out, "pictures", "benchmarks.model_making.head_panels", command)
 
 
 def package(job: Job) -> None:
     """The card from what was measured, and the model's folder, calibrated with its own weights."""
-    facts = card.read_given(job.facts) if job.facts else card.IXI
+    facts = model_card.read_given(job.facts) if job.facts else model_card.IXI
     link = os.path.relpath(job.pictures, job.package_out).replace(os.sep, "/")
     given = {"name": job.name, "seed": job.seed, "command": command_of(job)}
-    given |= {"shown": card.read_pictures(job.pictures), "pictures_link": link}
+    given |= {"shown": model_card.read_pictures(job.pictures), "pictures_link": link}
     # A score of other weights or options is no figure of this model.
     sets = [
         name
         for stage, name in (("choose", SET_OF["val"]), ("final", SET_OF["test"]))
         if work.is_done(job.out, stage, _scored(job, name))
     ]
-    texts = card.write_files(job.out, job.run, job.data, sets, {**facts, **given})
+    texts = model_card.write_files(job.out, job.run, job.data, sets, {**facts, **given})
     # Healthy heads are not scored again for a new card alone.
     again = work.is_done(job.out, "weights", _packaged(job))
     source = job.package_out if again else job.run
@@ -275,7 +275,7 @@ def parse(argv: list[str]) -> tuple[Job, list[str]]:
     flags, changes = parser.parse_known_args(argv)
     if flags.cohort_file and not flags.facts:
         # The card would say of these heads what is true of IXI.
-        raise errors.UserError(f"--facts is missing: JSON with {', '.join(card.IXI)}")
+        raise errors.UserError(f"--facts is missing: JSON with {', '.join(model_card.IXI)}")
     if not flags.facts:
         flags.ages = flags.ages or IXI_AGES
     if wrong := [word for word in changes if not word.startswith("--config.")]:

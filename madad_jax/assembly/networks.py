@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import config_dict
 
-from madad_jax.anomaly_maps import atlas
+from madad_jax.anomaly_maps import healthy_groups as atlas
 from madad_jax.convert import containers
 from madad_jax.core import errors
 from madad_jax.methods import autoencoder as autoencoder_method

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_dict
 
-from madad_jax.anomaly_maps import atlas as atlas_lib
+from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.assembly import config_record, methods, networks, preset_changes, values
 from madad_jax.assembly import data as data_lib
 from madad_jax.assembly import evaluation as evaluation_lib

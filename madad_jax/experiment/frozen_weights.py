@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax.anomaly_maps import atlas
+from madad_jax.anomaly_maps import healthy_groups as atlas
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests
 from madad_jax.core import errors, random_keys

@@ -9,7 +9,7 @@ import logging
 import numpy as np
 from etils import epath
 
-from madad_jax.anomaly_maps import atlas as atlas_lib
+from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import atomic_files, errors
 from madad_jax.core.types import Params

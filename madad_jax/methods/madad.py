@@ -11,8 +11,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from madad_jax.anomaly_maps import atlas, joined, morphology
 from madad_jax.anomaly_maps import difference as difference_lib
+from madad_jax.anomaly_maps import healthy_groups as atlas
+from madad_jax.anomaly_maps import joined, morphology
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers

@@ -4,8 +4,8 @@
             BCE(f(x'), m) over the brain + w (1 - soft Dice(f(x'), m))
     test    (sigmoid f(x) + mirrored sigmoid f(mirrored x)) / 2
 
-The network sees the slice as z-scores of its brain, the brain mask, and the expected slice
-with the deviation from it where there is an atlas of healthy slices (`anomaly_maps/atlas.py`).
+The network sees the slice as z-scores of its brain, the brain mask, and the expected slice with the
+deviation from it where there is an atlas of healthy slices (`anomaly_maps/healthy_groups.py`).
 `drawn_unet` is this network alone; in `madad` it is the mask head at image resolution.
 
 It does not see what MAD-AD would rewrite: with that it learned the traces of drawing, and found
@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from madad_jax.anomaly_maps import atlas as atlas_lib
+from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.models import image_networks
-from madad_jax.synthesis import appearance as appearance_lib
+from madad_jax.synthesis import acquisition
 from madad_jax.synthesis import drawn as drawn_lib
 
 _RANGE = (-4.0, 5.0)  # of z-scores that the network sees
 _SMOOTH = 20.0  # pixels added to both sides of the Dice ratio: small lesions stay learnable
 
 _DRAWN = drawn_lib.Options()
-_APPEARANCE = appearance_lib.Options()
+_APPEARANCE = acquisition.Options()
 
 
 class Example(NamedTuple):
@@ -57,7 +57,7 @@ class PixelMask:
 
     network: image_networks.MaskNetwork
     drawn: drawn_lib.Options = _DRAWN
-    appearance: appearance_lib.Options = _APPEARANCE
+    appearance: acquisition.Options = _APPEARANCE
     dice_weight: float = 0.5
     atlas: bool = False
 
@@ -78,7 +78,7 @@ class PixelMask:
     def draw(self, key: jax.Array, batch: Batch) -> Example:
         """Slices of another appearance with anomalies."""
         k_vary, k_draw = jax.random.split(key)
-        healthy, brain = appearance_lib.vary(
+        healthy, brain = acquisition.vary(
             k_vary, batch["image"], batch["brain_mask"], self.appearance
         )
         images, truth = drawn_lib.draw(k_draw, healthy, brain, self.drawn)

@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from madad_jax.anomaly_maps import atlas, difference, fused
+from madad_jax.anomaly_maps import difference, fused
+from madad_jax.anomaly_maps import healthy_groups as atlas
 from madad_jax.core import errors
 from madad_jax.diffusion import partial, schedule
 from madad_jax.methods import pixel_mask as pixel_mask_lib
 from madad_jax.models import image_networks, interfaces
-from madad_jax.synthesis import appearance, drawn, shapes
+from madad_jax.synthesis import acquisition, drawn, shapes
 
 _FUSED = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
 
@@ -149,7 +150,7 @@ def pixel_mask(shared: Shared, settings: Settings) -> pixel_mask_lib.PixelMask:
     return pixel_mask_lib.PixelMask(
         network=shared.mask_network(settings.network.table()),
         drawn=drawn.Options(**settings.drawn.table()),
-        appearance=appearance.Options(**settings.appearance.table()),
+        appearance=acquisition.Options(**settings.appearance.table()),
         dice_weight=settings.dice_weight,
         atlas=shared.atlas.groups > 0,
     )

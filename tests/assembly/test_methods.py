@@ -15,7 +15,7 @@ from madad_jax.experiment import preflight
 from madad_jax.methods import base, deco_diff, madad, reflect
 from madad_jax.methods import shared as settings_lib
 from madad_jax.methods.wrappers import penalised
-from madad_jax.synthesis import appearance, drawn
+from madad_jax.synthesis import acquisition, drawn
 
 
 def config_of(name, argument="demo"):
@@ -82,9 +82,9 @@ def test_every_setting_of_a_method_is_read(name):
         ("madad", ("inference", "sampler"), madad.Sampler, ()),
         ("madad", ("inference", "score"), madad.Score, ("sigma", "inside_brain")),
         ("madad", ("pixel_head", "drawn"), drawn.Options, ()),
-        ("madad", ("pixel_head", "appearance"), appearance.Options, ()),
+        ("madad", ("pixel_head", "appearance"), acquisition.Options, ()),
         ("drawn_unet", ("drawn",), drawn.Options, ()),
-        ("drawn_unet", ("appearance",), appearance.Options, ()),
+        ("drawn_unet", ("appearance",), acquisition.Options, ()),
         ("deco_diff", ("corruption",), deco_diff.Corruption, ()),
         ("reflect", ("corruption",), reflect.Corruption, ()),
     ],

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from benchmarks import make_model, paint_lesions
-from benchmarks.model_making import card, card_figures, cohort, join, licence, panels, work
+from benchmarks.model_making import (
+    card_figures,
+    head_panels,
+    ixi_cohort,
+    join,
+    licence,
+    model_card,
+    work,
+)
 from madad_jax.core import errors
 from madad_jax.data.sources import png_folder
 
@@ -17,24 +25,24 @@ LISTED = dict.fromkeys(("IXI013-A-1", "IXI011-A-1", "IXI012-A-1", "IXI010-A-1"))
 
 
 def test_heads_are_split_by_the_last_digit_of_their_number():
-    assert cohort.split_heads(list(LISTED)) == {
+    assert ixi_cohort.split_heads(list(LISTED)) == {
         "IXI013-A-1": "train",
         "IXI011-A-1": "val",
         "IXI012-A-1": "test",
     }, "0 is kept out"
     lists = {"IXI010-A-1": "train", "IXI013-A-1": "val", "IXI011-A-1": "test"}
-    assert cohort.split_heads(list(LISTED), lists) == lists
+    assert ixi_cohort.split_heads(list(LISTED), lists) == lists
     with pytest.raises(errors.UserError, match="no head for 'val'"):
-        cohort.split_heads(["IXI013-A-1", "IXI012-A-1"])
+        ixi_cohort.split_heads(["IXI013-A-1", "IXI012-A-1"])
     with pytest.raises(errors.UserError, match="no number"):
-        cohort.split_of("head")
+        ixi_cohort.split_of("head")
 
 
 def test_painted_heads_are_those_of_their_split_alone(tmp_path):
     splits = {"a1": "val", "a1b": "test", "xa1": "test"}
-    found = [n for n in splits if paint_lesions.re.search(cohort.choose_ids(splits, "val"), n)]
+    found = [n for n in splits if paint_lesions.re.search(ixi_cohort.choose_ids(splits, "val"), n)]
     assert found == ["a1"]
-    cohort.write(tmp_path, splits, cohort.TABLE)
+    ixi_cohort.write(tmp_path, splits, ixi_cohort.TABLE)
     assert (tmp_path / "painted_test.csv").read_text() == "subject,split\na1b,test\nxa1,test\n"
     assert "healthy: false" in (tmp_path / "painted.yaml").read_text()
 
@@ -146,12 +154,12 @@ def row(method="madad", name="test", learns=True, ap=0.512, **more):
     }  # fmt: skip
 
 
-FACTS = {**card.IXI, "name": "ixi-t1", "seed": 3, "command": "python -m x"}
+FACTS = {**model_card.IXI, "name": "ixi-t1", "seed": 3, "command": "python -m x"}
 
 
 def test_a_card_without_figures_says_so_and_has_none():
-    text = card.write_card(FACTS, [])
-    assert text.count(card.MISSING) == 4, "two sets, pictures, CPU hours"
+    text = model_card.write_card(FACTS, [])
+    assert text.count(model_card.MISSING) == 4, "two sets, pictures, CPU hours"
     assert text.startswith("---\nlicense: cc-by-sa-3.0\n")
     assert "not a medical device" in text and "20 to 82" in text and "Seed 3" in text
     figures = text.split("## Figures")[1].split("## Limitations")[0]
@@ -171,12 +179,12 @@ def test_a_card_has_the_figures_of_the_rows():
         {"kind": "stroke", "volume_ml": 1.21, "hit": False},
         {"kind": "tumour", "volume_ml": 9.0, "hit": True}]}]  # fmt: skip
     facts = FACTS | {"shown": shown, "pictures_link": "../pics", "cpu_hours": {"train": 2.345}}
-    text = card.write_card(facts, rows)
+    text = model_card.write_card(facts, rows)
     assert "| madad | 51.2 [41.2, 61.2] |" in text and "train 2.35" in text
     assert "| mean image | 30.0" in text and "| intensity |" not in text
     assert "1.2 [1.0, 2.0]" in text, "healthy pixels above the threshold of 1 %"
     assert "[IXI002](../pics/IXI002.png): found 1 of 2 lesions; missed stroke of 1.2 ml" in text
-    assert text.count(card.MISSING) == 1, "validation heads were not scored"
+    assert text.count(model_card.MISSING) == 1, "validation heads were not scored"
     assert card_figures.list_figures(rows)["AP, painted test heads"] == "51.2 [41.2, 61.2]"
 
 
@@ -189,21 +197,21 @@ def test_figures_of_other_weights_are_left_out():
 
 def test_a_damaged_row_is_named():
     with pytest.raises(errors.UserError, match=r"results\.jsonl: a row"):
-        card.write_card(FACTS, [{"set": "test", "method": "madad"}])
+        model_card.write_card(FACTS, [{"set": "test", "method": "madad"}])
 
 
 def test_facts_of_other_heads_are_complete(tmp_path):
     path = tmp_path / "facts.json"
     for given, said in (
-        ({k: v for k, v in card.IXI.items() if k != "people"}, "'people' missing"),
-        (card.IXI | {"more": "x"}, "'more' found"),
-        (card.IXI | {"people": 3}, "'people' found"),
+        ({k: v for k, v in model_card.IXI.items() if k != "people"}, "'people' missing"),
+        (model_card.IXI | {"more": "x"}, "'more' found"),
+        (model_card.IXI | {"people": 3}, "'people' found"),
     ):
         path.write_text(json.dumps(given))
         with pytest.raises(errors.UserError, match=said):
-            card.read_given(str(path))
-    path.write_text(json.dumps(card.IXI))
-    assert card.read_given(str(path)) == card.IXI
+            model_card.read_given(str(path))
+    path.write_text(json.dumps(model_card.IXI))
+    assert model_card.read_given(str(path)) == model_card.IXI
 
 
 def test_the_licence_names_its_source():
@@ -213,23 +221,23 @@ def test_the_licence_names_its_source():
         "creativecommons.org/licenses/by-sa/3.0",
     ):
         assert words in licence.IXI
-    hours = card.training_hours([{"time": 0.0}, {"time": 360.0}, {"time": 9000.0}])
+    hours = model_card.training_hours([{"time": 0.0}, {"time": 360.0}, {"time": 9000.0}])
     assert hours == pytest.approx(0.1), "a stop of hours is no training"
 
 
 def test_heads_and_levels_of_panels_follow_from_the_truth(tmp_path):
     for name in "abcde":
         (tmp_path / f"{name}_lesions.nii.gz").touch()
-    assert panels.choose_heads(tmp_path, 3) == ["a", "c", "e"]
+    assert head_panels.choose_heads(tmp_path, 3) == ["a", "c", "e"]
     truth = np.zeros((6, 5, 9), np.int32)
     truth[1, 1, 2:4], truth[1:3, 1, 3] = 1, 1
     truth[4, 4, 7] = 2
-    assert panels.choose_levels(truth) == [3, 7] and panels.choose_levels(truth, 1) == [3]
+    assert head_panels.choose_levels(truth) == [3, 7] and head_panels.choose_levels(truth, 1) == [3]
     labels = np.zeros_like(truth)
     labels[1, 1, 2] = 5
-    assert panels.found_lesions(truth, labels) == {1: True, 2: False}
+    assert head_panels.found_lesions(truth, labels) == {1: True, 2: False}
     # Left stays left, front comes to the top.
-    picture = panels.as_picture(truth, [7])
+    picture = head_panels.as_picture(truth, [7])
     assert picture.shape == (1, 5, 6) and picture[0, 0, 4] == 2
 
 
@@ -237,10 +245,10 @@ def test_pictures_are_made_small(tmp_path):
     path = tmp_path / "p.png"
     noise = np.random.default_rng(0).integers(0, 255, (120, 120, 3), np.uint8)
     Image.fromarray(noise).save(path)
-    panels.shrink(path, 12_000)
+    head_panels.shrink(path, 12_000)
     assert path.stat().st_size <= 12_000
     with pytest.raises(errors.UserError, match="larger than 10 bytes"):
-        panels.shrink(path, 10)
+        head_panels.shrink(path, 10)
 
 
 def test_a_score_is_made_again_for_other_weights_alone_and_stale_ones_leave_the_card(

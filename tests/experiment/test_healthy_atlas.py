@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs.baselines import drawn_unet
-from madad_jax.anomaly_maps import atlas as atlas_lib
+from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import errors
 from madad_jax.devices import mesh as mesh_lib

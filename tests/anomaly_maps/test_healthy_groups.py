@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax.anomaly_maps import atlas
+from madad_jax.anomaly_maps import healthy_groups as atlas
 from madad_jax.core import errors
 
 SIDE = 32

@@ -1,6 +1,6 @@
 """Panels of painted heads as `predict` shows them, small enough for the docs.
 
-    python -m benchmarks.model_making.panels --heads=PAINTED --checkpoint=ixi-t1 --out=DIR
+    python -m benchmarks.model_making.head_panels --heads=PAINTED --checkpoint=ixi-t1 --out=DIR
 
 PAINTED is what `paint_lesions` wrote. Heads are spread evenly over the ids, never picked by score.
 A row is the slice on which a lesion is largest: scan, reconstruction, map, candidates, truth. OUT

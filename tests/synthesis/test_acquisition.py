@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.synthesis import appearance
+from madad_jax.synthesis import acquisition
 
 NONE = {"gamma": 0.0, "field": 0.0, "blur": 0.0, "noise": 0.0, "flip": 0.0}
 
@@ -19,8 +19,8 @@ def slices(count=6, side=16):
 
 def vary(seed=0, **options):
     images, brain = slices()
-    options = appearance.Options(**options)
-    varied = jax.jit(lambda k: appearance.vary(k, images, brain, options))(jax.random.key(seed))
+    options = acquisition.Options(**options)
+    varied = jax.jit(lambda k: acquisition.vary(k, images, brain, options))(jax.random.key(seed))
     return [np.asarray(part) for part in (*varied, images, brain)]
 
 
@@ -49,4 +49,4 @@ def test_a_varied_slice_stays_a_slice():
 @pytest.mark.parametrize("name", NONE)
 def test_bad_options_are_named(name):
     with pytest.raises(errors.UserError, match=rf"appearance\.{name}: found -0\.1, accepted"):
-        appearance.Options(**{name: -0.1})
+        acquisition.Options(**{name: -0.1})
