@@ -28,7 +28,7 @@ DRAWN = {"min_radius": 0.016, "max_radius": 0.25}  # 3 to 48 mm, the small ones 
 
 def get_config():
     c = default.get_config("paper")
-    c.name = "ixi-t1"
+    c.name = "model-ixi-t1"
     c.data.root = "data/ixi_heads"
     c.data.modality = PREPARATION["modality"]
     c.data.image_size = PREPARATION["image_size"]
