@@ -12,7 +12,7 @@ TESTED = $(if $(filter .venv,$(VENV)),$(wildcard constraints/python$(VERSION).tx
 .PHONY: demo test test-slow test-newest lint setup constraints freeze clean
 
 demo: $(VENV)/.run
-	$(BIN)/python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
+	$(BIN)/python -m madad_jax demo --out=runs/demo
 
 # A file's tests share fixtures, so one worker takes them all (--dist=loadfile).
 PYTEST = $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder

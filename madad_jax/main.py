@@ -22,7 +22,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
-from madad_jax.core import errors, shipped_configs
+from madad_jax.core import command_line, errors, shipped_configs
 from madad_jax.devices import machines
 from madad_jax.runtime import huge_pages
 
@@ -238,11 +238,7 @@ def main(run: Callable[[list[str]], int] = _run) -> None:
     """Entry point of `python -m madad_jax.main`; `run` is another command with its flags."""
     # Libraries speak at every file they touch; a person wants our lines and their warnings.
     absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
-    _LOG.propagate = False
+    command_line.show_log()
     app.run(functools.partial(_guarded, run), flags_parser=_parse)
 
 

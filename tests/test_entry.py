@@ -14,7 +14,7 @@ import pytest
 import madad_jax
 from madad_jax import __main__ as entry
 from madad_jax.core import shipped_configs, version
-from madad_jax.predict import model_names, package_files
+from madad_jax.predict import example, model_names, package_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,6 +72,7 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
 @pytest.mark.parametrize(
     ("verb", "flag"),
     [
+        ("demo", "--example_only"),
         ("run", "--workdir"),
         ("predict", "--checkpoint"),
         ("prepare", "--cohort"),
@@ -185,6 +186,17 @@ def test_shipped_models_are_small_and_their_licences_are_the_wheels():
         assert licence in PYPROJECT["project"]["license-files"]
 
 
+def test_the_example_scan_is_packed_and_its_licence_is_the_wheels():
+    assert "example_scan/*" in PYPROJECT["tool"]["setuptools"]["package-data"]["madad_jax.predict"]
+    assert "CC-BY-SA-3.0" in PYPROJECT["project"]["license"].split()
+    licence = str((example.FOLDER / "LICENSE").relative_to(ROOT))
+    assert licence in PYPROJECT["project"]["license-files"]
+
+
+def test_make_demo_starts_the_demo():
+    assert "python -m madad_jax demo --out=runs/demo\n" in (ROOT / "Makefile").read_text()
+
+
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory):
     """A wheel of this tree, unpacked; built from a copy, so that nothing is left in the tree."""
@@ -214,6 +226,8 @@ def test_the_wheel_holds_the_tree(unpacked):
             if path.is_file() and "__pycache__" not in path.parts:
                 packed = unpacked / target / path.relative_to(ROOT / source)
                 assert packed.read_bytes() == path.read_bytes(), packed
+    licences = {path.read_bytes() for path in unpacked.glob("*.dist-info/licenses/**/LICENSE")}
+    assert (example.FOLDER / "LICENSE").read_bytes() in licences
     assert not (unpacked / "configs").exists() and not (unpacked / "tests").exists()
 
 

@@ -4,6 +4,7 @@ Flags stand in a `FlagValues` of the command's own, so that importing one comman
 another's. Starts nothing: `--help` and a mistyped flag answer at once.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -43,6 +44,17 @@ def require(options: flags.FlagValues, needed: Sequence[str]) -> None:
     for name in needed:
         if not options[name].value:
             raise errors.UserError(f"--{name} is missing; see --help")
+
+
+def show_log() -> None:
+    """Prints the package's own log on the standard error stream, a line each with its time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("madad_jax")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    # Else absl's handler prints each line once more.
+    log.propagate = False
 
 
 class Terminated(BaseException):

@@ -1,6 +1,7 @@
 """Scans in, anomaly maps in the scanner's own space out.
 
     python -m madad_jax predict --input=scan.nii.gz --output=out/
+    python -m madad_jax predict --example --output=out/
     python -m madad_jax predict --checkpoint=runs/x --input=scan.nii.gz --output=out/
     python -m madad_jax predict --checkpoint=runs/x --input=folder/ --output=out/ --voxel_fpr=0.005
     python -m madad_jax predict --checkpoint=runs/x --mode=calibrate --input=healthy/ \
@@ -11,6 +12,8 @@
 --checkpoint is the name of a model that comes with the package (`madad-jax models` lists them;
 left out, the default one), the workdir of a run, or a folder made by `madad-jax package`. A plain
 word is a name before it is a folder: ./NAME is the folder.
+
+--example is the scan that comes with the package, in place of --input.
 
 A folder's masks, segmentations, `derivatives/` and scans named for another contrast are left out,
 each with a line; --include='*_T1w.nii.gz' chooses by a pattern instead.
@@ -31,7 +34,6 @@ another process of the job is gone.
 process k of n takes every n-th from the k-th, on its own devices, and process 0 writes the table.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -86,6 +88,9 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "distributed", False, "Share the scans with other processes.", flag_values=values
     )
+    flags.DEFINE_bool(
+        "example", False, "Score the scan that comes with the package.", flag_values=values
+    )
     flags.DEFINE_bool("report", True, "Write report.html.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     flags.DEFINE_bool("traceback", False, "Show tracebacks of user errors.", flag_values=values)
@@ -101,6 +106,8 @@ def run(argv: Sequence[str]) -> int:
     options = make_flags()
     if not command_line.parsed(options, argv, __doc__, ("output",)):
         return 0
+    if options.example:
+        options.input = _locate_example(options)
     if options.mode != "export":
         command_line.require(options, ("input",))
     # Before JAX starts: a mistyped name is answered at once.
@@ -121,6 +128,21 @@ def run(argv: Sequence[str]) -> int:
         work = _calibrate if options.mode == "calibrate" else _predict
         status = work(options, lambda: stop.signal is not None)
         return stop.exit_status or status
+
+
+def _locate_example(options: flags.FlagValues) -> str:
+    """The path of the scan that comes with the package.
+
+    Raises:
+      UserError: there is another scan, or nothing is predicted.
+    """
+    if options.input:
+        raise errors.UserError(f"--example: found with --input={options.input}; accepted: one")
+    if options.mode != "predict":
+        raise errors.UserError(f"--example: found with --mode={options.mode}; accepted: predict")
+    from madad_jax.predict import example
+
+    return str(example.path())
 
 
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
@@ -259,13 +281,7 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
 
 def main() -> None:
     """Entry point of `python -m madad_jax predict`."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log = logging.getLogger("madad_jax")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    # Else absl's handler prints each line once more.
-    log.propagate = False
+    command_line.show_log()
     status = command_line.status("madad_jax predict", run, sys.argv)
     if status == 2 and "jax" in sys.modules:
         from madad_jax.runtime import watchdog

@@ -14,7 +14,6 @@ package first, calibrate that folder, then package it again with the file.
 
 import dataclasses
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -230,12 +229,7 @@ def _calibration_of(
 
 def main() -> None:
     """Entry point of `madad-jax package`."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log = logging.getLogger("madad_jax")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    command_line.show_log()
     sys.exit(command_line.status("madad_jax package", run, sys.argv))
 
 
