@@ -27,7 +27,7 @@ TRAINING = {"steps": 1600, "batch_size": 16, "ema_decay": 0.997}
 
 def get_config():
     c = default.get_config("paper")
-    c.name = "ixi-t1"
+    c.name = "model-ixi-t1"  # configs/ixi.py has the shorter name
     c.data.root = "data/ixi_heads"
     c.data.modality = PREPARATION["modality"]
     c.data.image_size = PREPARATION["image_size"]
