@@ -243,10 +243,18 @@ def test_heads_and_levels_of_panels_follow_from_the_truth(tmp_path):
 
 def test_pictures_are_made_small(tmp_path):
     path = tmp_path / "p.png"
-    noise = np.random.default_rng(0).integers(0, 255, (120, 120, 3), np.uint8)
+    grey = np.random.default_rng(0).integers(0, 255, (120, 120, 1), np.uint8)
+    noise = np.repeat(grey, 3, axis=2)
+    noise[40:50, 40:50], noise[60:70, 40:50] = (76, 201, 240), (255, 176, 0)
     Image.fromarray(noise).save(path)
     head_panels.shrink(path, 12_000)
     assert path.stat().st_size <= 12_000
+    small = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    for at, colour in ((45, (76, 201, 240)), (65, (255, 176, 0))):
+        pixel = small[round(at * len(small) / 120), round(45 * len(small) / 120)]
+        assert np.abs(pixel - colour).max() < 24, (
+            "what is found and what is missed differ by colour"
+        )
     with pytest.raises(errors.UserError, match="larger than 10 bytes"):
         head_panels.shrink(path, 10)
 
