@@ -59,7 +59,7 @@ def test_version(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "text"), [("pepare", "did you mean 'prepare'?"), ("x", "accepted: run, train, ")]
+    ("word", "text"), [("pepare", "did you mean 'prepare'?"), ("x", "accepted: demo, run, ")]
 )
 def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, text):
     monkeypatch.setattr(sys, "argv", ["madad-jax", word])
