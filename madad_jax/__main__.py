@@ -23,7 +23,7 @@ class Verb:
 
 _MAIN, _PREDICT = "madad_jax.main", "madad_jax.predict.__main__"
 VERBS = {
-    "demo": Verb("madad_jax.predict.demo", (), "first steps: an example scan, then a training"),
+    "demo": Verb("madad_jax.predict.first_steps", (), "an example scan, then a small training"),
     "run": Verb(_MAIN, ("--mode=run",), "train, evaluate and report an experiment (--config=)"),
     "train": Verb(_MAIN, ("--mode=train",), "train an experiment's networks"),
     "evaluate": Verb(_MAIN, ("--mode=evaluate",), "score the test sets of a trained experiment"),

@@ -10,7 +10,7 @@ import pytest
 
 from madad_jax.core import errors, shipped_configs
 from madad_jax.predict import __main__ as predict
-from madad_jax.predict import demo, example, model_names
+from madad_jax.predict import example, first_steps, model_names
 from madad_jax.scans import volumes
 from tests import holder
 
@@ -66,7 +66,7 @@ def training():
 
 
 def run(training, *flags, load, **changes):
-    return demo.run(["demo", *map(str, flags)], load, training, **changes)
+    return first_steps.run(["demo", *map(str, flags)], load, training, **changes)
 
 
 def test_the_scan_is_the_one_that_was_painted():
@@ -154,7 +154,7 @@ def test_the_example_alone(detector, training, tmp_path):
 
 def test_without_a_model_it_trains_all_the_same(training, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(model_names, "FOLDER", tmp_path / "nothing")
-    assert run(training, f"--out={tmp_path / 'out'}", load=demo.load_detector) == 3
+    assert run(training, f"--out={tmp_path / 'out'}", load=first_steps.load_detector) == 3
     assert len(training.asked) == 1 and not (tmp_path / "out").exists()
     assert capsys.readouterr().out == (
         "No model ixi-t1 comes with this version: no example is scored.\n"
@@ -185,9 +185,9 @@ def test_the_training_is_the_plain_command(monkeypatch):
     def become(program, words):
         raise Gone(program, *words)
 
-    monkeypatch.setattr(demo.os, "execv", become)
+    monkeypatch.setattr(first_steps.os, "execv", become)
     with pytest.raises(Gone) as gone:
-        demo.train("configs/demo.py", "runs/demo")
+        first_steps.train("configs/demo.py", "runs/demo")
     flags = ("--config=configs/demo.py", "--workdir=runs/demo")
     assert gone.value.args == (sys.executable, sys.executable, "-m", "madad_jax.main", *flags)
 
