@@ -16,6 +16,7 @@ from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibrate, report
 from madad_jax.experiment import preflight
+from madad_jax.metrics import scan_stacks
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.runtime import watchdog
 from madad_jax.training import batch_specs
@@ -244,7 +245,7 @@ def test_evaluation_calibrates_where_slices_say_where_they_lie(
     assert [s.subject for s in scans] == [f"val0{i}" for i in range(5)]
     assert found.facts["spacing"] == [2.0, 6.0, 6.0] and found.facts["numbers"] == [0, 4, 1]
     assert set(found.healthy) == {
-        (s, p) for s in ("map", "mask_map", "latent_map") for p in ("none", "pddpm", "dae")
+        (s, p) for s in ("map", "mask_map", "latent_map") for p in scan_stacks.PRESETS
     }
     assert found.facts["config"]["name"] == "tiny"
     kept = provenance.read(tmp_path / "run" / "preparation.json")
