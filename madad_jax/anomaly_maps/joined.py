@@ -3,8 +3,9 @@
     map = sigmoid( a logit p + b log d + c logit q )
 
 p is the probability of a mask at image resolution, d the smoothed deviation from the atlas of
-healthy slices in units of `_TYPICAL`, q the probability of a mask of latent cells. The weights
-were fitted by logistic regression to validation slices with drawn anomalies; no lesion had a say.
+healthy slices in units of `_TYPICAL`, q the probability of a mask of latent cells. The default
+weights are rounded from logistic regressions on validation slices with drawn anomalies. Which
+anomalies to fit was decided on slices that served development (docs/methods.md).
 """
 
 import dataclasses

@@ -95,7 +95,8 @@ _NO_SYNTHESIS = shapes.Options()
 
 @dataclasses.dataclass(frozen=True)
 class MadAd(families.OnLatents):
-    """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}."""
+    """The method. `frozen` is {"autoencoder": params, "scaling_factor": scalar}, and with an atlas
+    {"atlas": arrays} besides (`anomaly_maps/healthy_groups.py`)."""
 
     schedule: schedule_lib.Schedule
     masking: Masking = Masking()
@@ -269,8 +270,9 @@ class MadAd(families.OnLatents):
         # A share of the clip in [0, 1], so that thresholds compare between the signals.
         latent_map = jnp.minimum(latent_map, latent_gamma) / latent_gamma
         abnormal = self._to_image(result["abnormal"], batch)
+        image_map = self._finish(image_map, batch)
         maps = {
-            "map": self._finish(image_map, batch),
+            "map": image_map,
             "mask_map": self._finish(abnormal, batch),
             "latent_map": self._finish(self._to_image(latent_map, batch), batch),
             "reconstruction": corrected,
@@ -279,7 +281,7 @@ class MadAd(families.OnLatents):
         if pixels is not None:
             maps["map"] = self._join(frozen, batch, pixels, abnormal)
             maps["mask_map"] = self._finish(pixels, batch)
-            maps["difference_map"] = self._finish(image_map, batch)
+            maps["difference_map"] = image_map
         return maps
 
     def _join(self, frozen, batch, pixels, abnormal) -> jax.Array:

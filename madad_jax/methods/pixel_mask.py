@@ -9,7 +9,7 @@ deviation from it where there is an atlas of healthy slices (`anomaly_maps/healt
 `drawn_unet` is this network alone; in `madad` it is the mask head at image resolution.
 
 It does not see what MAD-AD would rewrite: with that it learned the traces of drawing, and found
-fewer lesions of other makers (docs/shipped_model.md).
+fewer lesions of other makers (docs/methods.md).
 """
 
 import dataclasses
