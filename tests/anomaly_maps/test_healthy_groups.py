@@ -82,3 +82,11 @@ def test_what_cannot_be_is_said():
         fit(two_kinds()[:8], groups=9)
     with pytest.raises(errors.UserError, match=r"found 1 with 0 training slices"):
         atlas.Fit(atlas.Options(1)).group()
+
+
+def test_outside_the_slices_own_brain_nothing_deviates():
+    smaller = jnp.asarray(BRAIN).at[:12].set(False)[None]
+    z = jnp.asarray(TOP, jnp.float32)[None] * smaller
+    mean, deviation = jax.jit(atlas.compare)(fit(two_kinds()), z, smaller)
+    # The groups' brains reach further, and their means are 1 there.
+    assert not np.any(mean[~smaller]) and not np.any(deviation[~smaller])
