@@ -4,6 +4,7 @@ It lies beside the detector's checkpoints, `<workdir>/denoiser/atlas.npz`, and i
 that the method reads and does not train.
 """
 
+import hashlib
 import logging
 
 import numpy as np
@@ -14,6 +15,7 @@ from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import atomic_files, errors
 from madad_jax.core.types import Params
 from madad_jax.experiment import inputs as inputs_lib
+from madad_jax.experiment import stage_inputs
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.metrics import archives, baseline_maps
 from madad_jax.runtime import agreement
@@ -22,6 +24,7 @@ from madad_jax.runtime import stop as stop_lib
 _LOG = logging.getLogger(__name__)
 
 FILE = "atlas.npz"
+_NAME = "atlas"  # in `inputs.json`
 _WHAT = "an atlas of healthy slices"
 _MOST_SLICES = 20_000  # more change no mean by what one could see
 
@@ -36,8 +39,11 @@ def measure(
     """
 
     def on_first() -> None:
+        path = path_of(workdir)
         if not workdir.is_begun("denoiser"):
-            _write(parts, path_of(workdir), inputs)
+            _write(parts, path, inputs)
+        if path.exists():
+            stage_inputs.note_measured(workdir, "denoiser", _NAME, _digest(path.read_bytes()))
 
     # Process 0 writes; the others read what it wrote.
     agreement.from_first(on_first)
@@ -53,7 +59,7 @@ def load(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
     """The atlas of a run that has one.
 
     Raises:
-      UserError: it is missing, damaged, or of another size.
+      UserError: it is missing, damaged, of another size, or not the one of the training.
     """
     path = path_of(workdir)
     try:
@@ -73,7 +79,12 @@ def load(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
                     f"{name}: found {array.dtype}{list(array.shape)}, accepted: "
                     f"{spec.dtype}{list(spec.shape)}"
                 )
+    stage_inputs.check_measured(workdir, "denoiser", _NAME, _digest(content), str(path))
     return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write(parts: parts_lib.Parts, path: epath.Path, inputs: inputs_lib.Inputs) -> None:

@@ -1,8 +1,9 @@
 """Which weights a stage read: bound to what they are, and not to where they lie.
 
 `<workdir>/<stage>/inputs.json` holds, for each key of the config that names weights, their digest
-and where they lay. A folder that moved is no change; other weights at the same place are one, and
-are named. A run of an older version has no such file and is given one.
+and where they lay; and the digest of what the run measured for the stage, as its atlas. A folder
+that moved is no change; other weights at the same place are one, and are named. A run of an older
+version has no such file and is given one.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from madad_jax.runtime import agreement
 _LOG = logging.getLogger(__name__)
 
 FILE = "inputs.json"
+MEASURED = "measured"  # what no key of the config names: the run's own measurements
 AUTOENCODER, LPIPS, INITIAL = "autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init"
 _WHAT = {AUTOENCODER: "autoencoder weights", LPIPS: "LPIPS weights", INITIAL: "initial weights"}
 # Read by training alone: what is finished can be scored without them.
@@ -72,14 +74,20 @@ def noted(workdir: workdir_lib.Workdir, stage: str) -> dict[str, dict[str, Any]]
 
     Raises UserError for a damaged file.
     """
+    return _noted(workdir, stage, "weights")
+
+
+def _noted(workdir: workdir_lib.Workdir, stage: str, part: str) -> dict[str, dict[str, Any]]:
     path = workdir.trained / stage / FILE
     if not path.exists():
         return {}
-    weights = json_file.as_object(json_file.read_object(path).get("weights"), str(path))
-    for key, entry in weights.items():
+    content = json_file.read_object(path)
+    # Files of versions that noted weights alone have no other part.
+    entries = json_file.as_object(content.get(part, {} if part != "weights" else None), str(path))
+    for key, entry in entries.items():
         if not isinstance(json_file.as_object(entry, str(path)).get("digest"), str | None):
             raise errors.UserError(f"'{path}': {messages.shorten(key)}: digest: accepted: a text")
-    return weights
+    return entries
 
 
 def places(workdir: workdir_lib.Workdir, stage: str, key: str, path: str) -> list[str]:
@@ -134,6 +142,33 @@ def check_read(workdir: workdir_lib.Workdir, stage: str, key: str, digest: str, 
         raise errors.UserError(_explain(workdir, stage, key, before, digest, place))
 
 
+def note_measured(workdir: workdir_lib.Workdir, stage: str, name: str, digest: str) -> None:
+    """Notes what the run measured for a stage. By process 0 alone.
+
+    A stage that has weights keeps what it knows; one of an older version, which knew nothing, is
+    given the digest of today.
+    """
+    entries = _noted(workdir, stage, MEASURED)
+    if workdir.is_begun(stage) and (name in entries or workdir.trained != workdir.folder):
+        return
+    if entries.get(name, {}).get("digest") != digest:
+        weights = noted(workdir, stage)
+        _write(workdir, stage, weights, entries | {name: {"digest": digest}})
+
+
+def check_measured(
+    workdir: workdir_lib.Workdir, stage: str, name: str, digest: str, place: str
+) -> None:
+    """Raises UserError where what lies at `place` is not what the stage was trained with."""
+    before = _noted(workdir, stage, MEASURED).get(name, {}).get("digest")
+    if before is not None and before != digest:
+        raise errors.UserError(
+            f"'{place}': not the {name} that {stage} was trained with; found digest "
+            f"{messages.shorten(digest[:12])}, accepted: {messages.shorten(before[:12])}. Put back "
+            "the file of that run, or train anew in another --workdir"
+        )
+
+
 def _bind(
     workdir: workdir_lib.Workdir, stage: str, found: Sequence[Weights], digest_at: DigestAt
 ) -> None:
@@ -150,8 +185,15 @@ def _bind(
         _write(workdir, stage, entries)
 
 
-def _write(workdir: workdir_lib.Workdir, stage: str, entries: Mapping[str, Any]) -> None:
-    text = json.dumps({"weights": entries}, indent=1, sort_keys=True)
+def _write(
+    workdir: workdir_lib.Workdir,
+    stage: str,
+    entries: Mapping[str, Any],
+    measured: Mapping[str, Any] | None = None,
+) -> None:
+    measured = _noted(workdir, stage, MEASURED) if measured is None else measured
+    content = {"weights": entries} | ({MEASURED: measured} if measured else {})
+    text = json.dumps(content, indent=1, sort_keys=True)
     atomic_files.write_text(workdir.trained / stage / FILE, text)
 
 

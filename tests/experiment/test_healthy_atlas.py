@@ -1,5 +1,8 @@
 """The atlas of a run: measured once, kept beside the checkpoints, refused where it is damaged."""
 
+import hashlib
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import errors
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.experiment import frozen_weights, healthy_atlas, workdir
+from madad_jax.experiment import frozen_weights, healthy_atlas, stage_inputs, workdir
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.metrics import baseline_maps
 
@@ -100,6 +103,36 @@ def test_a_missing_or_damaged_one_is_said(run):
     (folder.checkpoints("denoiser") / "5").mkdir(parents=True)
     with pytest.raises(errors.UserError, match="lies beside its checkpoints"):
         healthy_atlas.measure(made, folder, inputs)
+
+
+def test_another_runs_atlas_of_the_same_shape_is_refused(run, tmp_path_factory):
+    made, folder, inputs, found = run
+    other = workdir.Workdir(tmp_path_factory.mktemp("other"))
+    inputs.image = -inputs.image
+    healthy_atlas.measure(made, other, inputs)
+    path = healthy_atlas.path_of(folder)
+    own = path.read_bytes()
+    path.write_bytes(healthy_atlas.path_of(other).read_bytes())
+    (folder.checkpoints("denoiser") / "5").mkdir(parents=True)
+    for load in (healthy_atlas.load, lambda *a: healthy_atlas.measure(*a, inputs)):
+        with pytest.raises(errors.UserError, match=r"atlas\.npz': not the atlas that denoiser was"):
+            load(made, folder)
+    path.write_bytes(own)
+    np.testing.assert_array_equal(
+        healthy_atlas.measure(made, folder, inputs)["mean"], found["mean"]
+    )
+
+
+def test_a_run_of_before_is_bound_to_the_atlas_it_has(run):
+    made, folder, inputs, _ = run
+    noted = folder.trained / "denoiser" / stage_inputs.FILE
+    noted.unlink()
+    (folder.checkpoints("denoiser") / "5").mkdir(parents=True)
+    healthy_atlas.load(made, folder)
+    assert not noted.exists()  # reading writes nothing
+    healthy_atlas.measure(made, folder, inputs)
+    digest = json.loads(noted.read_text())[stage_inputs.MEASURED]["atlas"]["digest"]
+    assert digest == hashlib.sha256(healthy_atlas.path_of(folder).read_bytes()).hexdigest()
 
 
 def test_fewer_slices_than_groups_are_refused(tmp_path):
