@@ -78,6 +78,7 @@ def get_config(preset: str = "paper"):
         every_minutes=10.0,  # 0: by steps alone
         keep_latest=2,  # and the best by validation loss
     )
+    c.profile = ""  # first and last training step of a trace in <run>/profile, as 10:15
     c.eval = _eval()
     c.mesh = config_dict.create(  # sizes of the axes over the whole job
         data=-1,  # -1: what is left

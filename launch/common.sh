@@ -3,11 +3,12 @@
 #
 #   --config=FILE   experiment, as configs/brats.py:FLAIR
 #   --workdir=DIR   folder of the run: a disk that all hosts share, or gs://...
+#   --xla_flags=M   a set of compiler flags: v5e, v6e or h100 (launch/xla_flags)
 #   --dry_run       print what would be done, and do nothing
 # Everything that a script does not know is handed to the program (--config.optim.lr=1e-4).
 
 # shellcheck disable=SC2034 # the scripts read them
-config="" workdir="" dry_run=0 rest=()
+config="" workdir="" dry_run=0 rest=() flag_set=""
 
 # take FLAG: the flags that all scripts have; false for others.
 # shellcheck disable=SC2034
@@ -15,6 +16,7 @@ take() {
   case "$1" in
     --config=*) config="${1#*=}" ;;
     --workdir=*) workdir="${1#*=}" ;;
+    --xla_flags=*) flag_set="${1#*=}" ;;
     --dry_run) dry_run=1 ;;
     *) return 1 ;;
   esac
@@ -29,10 +31,23 @@ fail() {
 need_run() {
   [[ -n "$config" ]] || fail "--config is missing; for example --config=configs/demo.py"
   [[ -n "$workdir" ]] || fail "--workdir is missing; give a folder that all hosts share"
+  case "$flag_set" in
+    "" | v5e | v6e | h100) ;;
+    *) fail "--xla_flags: found '$flag_set', accepted: v5e, v6e, h100" ;;
+  esac
+}
+
+# flags_of MACHINE: its set as NAME=VALUE, the first line of the file being the name.
+flags_of() {
+  local file
+  file="$(dirname "${BASH_SOURCE[0]}")/xla_flags/$1.txt"
+  printf '%s=%s' "$(sed -n '1s/^# //p' "$file")" "$(sed -n 's/ *#.*//; /^--/p' "$file" | paste -sd' ')"
 }
 
 # program_line: what every host runs, quoted for a shell. The same in every script.
 program_line() {
+  # `env` and no assignment: srun and Kubernetes start programs without a shell.
+  [[ -z "$flag_set" ]] || printf 'env %q ' "$(flags_of "$flag_set")"
   printf 'python -m madad_jax.main --config=%q --workdir=%q --distributed' "$config" "$workdir"
   ((${#rest[@]} == 0)) || printf ' %q' "${rest[@]}"
   echo

@@ -37,6 +37,7 @@ if ((devices > 0)); then
 fi
 program() { # the line that all scripts end in, with the interpreter of PYTHON
   python() { exec "${PYTHON:-$(type -P python3)}" "$@"; }
+  env() { export "${1?}" && "${@:2}"; } # the real one would not find the function above
   eval "$(program_line)"
 }
 free_port() {

@@ -114,8 +114,9 @@ def start(argv: list[str], cache_dir: str | None = None) -> tuple[Any, str, Any]
 
 def _run(argv: list[str]) -> int:
     config, workdir, machine = start(argv)
-    from madad_jax.runtime import agreement
+    from madad_jax.runtime import agreement, wall_time
 
+    wall_time.count_from_process_start()
     # Before the log, which is the first file that a run writes.
     alone = _MODE.value not in _READ
     with agreement.lock(workdir, "--workdir") if alone else contextlib.nullcontext():

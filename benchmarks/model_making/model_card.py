@@ -133,6 +133,7 @@ def count_slices(data: pathlib.Path, modality: str) -> dict[str, tuple[int, int]
 
 def training_hours(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Hours between the lines of a run's metric log, without the times that it stood still."""
+    rows = [row for row in rows if row.get("split") != "goodput"]  # written after evaluation
     times = sorted(row["time"] for row in rows if isinstance(row.get("time"), int | float))
     steps = [b - a for a, b in itertools.pairwise(times) if b - a < _GAP_S]
     return sum(steps) / 3600 if steps else None

@@ -72,7 +72,8 @@ def image_batch(size: int, batch: int) -> Batch:
     return {"image": image, "brain_mask": np.repeat(brain[None], batch, axis=0)}
 
 
-def _train_batch(config: Any, batch: int) -> Batch:
+def train_batch(config: Any, batch: int) -> Batch:
+    """A batch of the denoiser's training: noise in an ellipse, and latents where it reads them."""
     parts = parts_lib.assemble(config)
     spec = parts.train_spec(batch)
     made = image_batch(parts.data.image_size, batch)
@@ -136,7 +137,7 @@ def train_step(config: Any, batch: int) -> Job:
     elif "autoencoder" in weights:
         parameters["autoencoder"] = count(weights["autoencoder"])
     weights = jax.device_put(weights, mesh_lib.replicated(mesh))
-    inputs = batches.global_batch(mesh, _train_batch(config, batch))
+    inputs = batches.global_batch(mesh, train_batch(config, batch))
     held = {"state": trainer.initial_state()}
     key = random_keys.root_key(0)
 

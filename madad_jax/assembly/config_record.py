@@ -65,6 +65,7 @@ _PLACES = (
     "benchmark.run",
     "benchmark.rival_python",
 )
+_WATCHING = ("profile",)  # no result depends on it, and no checkpoint, digest or report holds it
 # Sources that hand out the same slices in the same order, one packed from the other.
 _SAME_SLICES = ("png_folder", "array_record", "tfds")
 # Attention that needs a library, or a device, that not every machine has.
@@ -84,8 +85,11 @@ RENAMED = {
 
 
 def plain(config: config_dict.ConfigDict) -> dict[str, Any]:
-    """A ConfigDict as what comes back from its JSON."""
-    return json.loads(config.to_json())
+    """A ConfigDict as what comes back from its JSON, without what only watches a run."""
+    record = json.loads(config.to_json())
+    for name in _WATCHING:
+        record.pop(name, None)
+    return record
 
 
 def stage_keys(config: config_dict.ConfigDict, on_latents: bool) -> dict[str, tuple[str, ...]]:

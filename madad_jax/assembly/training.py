@@ -2,14 +2,17 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import optax
 from ml_collections import config_dict
 
-from madad_jax.core import errors
+from madad_jax.core import errors, messages
 from madad_jax.training import optimizer, trainer
+
+_MOST_PROFILED = 100  # steps: a trace grows by megabytes a step, and no viewer opens gigabytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,7 @@ class StagePlan:
       validate_batches: at most so many; 0: all.
       checkpoint_minutes: 0: by steps alone.
       keep_latest: checkpoints.
+      profile: first and last step of a trace, or None.
     """
 
     stage: str
@@ -58,6 +62,7 @@ class StagePlan:
     checkpoint_every: int
     checkpoint_minutes: float
     keep_latest: int
+    profile: tuple[int, int] | None = None
 
     @property
     def optim_key(self) -> str:
@@ -106,7 +111,25 @@ class StagePlan:
             checkpoint_minutes=self.checkpoint_minutes,
             keep_latest=self.keep_latest,
             selected_by=selected_by,
+            profile=self.profile,
         )
+
+
+def profiled_steps(found: Any) -> tuple[int, int] | None:
+    """(first, last) of `profile`, as "10:15"; None for "".
+
+    Raises UserError for anything else.
+    """
+    if found == "":
+        return None
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", str(found))
+    first, last = (int(word) for word in match.groups()) if match else (0, 0)
+    if not 1 <= first <= last < first + _MOST_PROFILED:
+        raise errors.UserError(
+            f"profile: found {messages.shorten(repr(found))}, accepted: first and last training "
+            f"step, counted from 1, as 10:15, at most {_MOST_PROFILED} of them; empty: no trace"
+        )
+    return first, last
 
 
 def stage_plan(config: config_dict.ConfigDict, stage: str) -> StagePlan:
@@ -127,4 +150,5 @@ def stage_plan(config: config_dict.ConfigDict, stage: str) -> StagePlan:
         checkpoint_every=config.checkpoint.every_steps,
         checkpoint_minutes=config.checkpoint.every_minutes,
         keep_latest=config.checkpoint.keep_latest,
+        profile=profiled_steps(config.get("profile", "")),  # records of before do not have it
     )

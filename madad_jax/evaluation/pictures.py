@@ -26,6 +26,7 @@ _PREDICTED, _TRUE, _MISSED = "#ffb000", "#4cc9f0", "#ff4d52"
 _LINES = ("#58a6ff", "#ffb000", "#35d07f", "#ff7ab6", "#b392f0", "#79e2f2")
 _COLUMNS = ("input", "reconstruction", "anomaly map", "above the threshold", "truth")
 _RESERVED = frozenset({"stage", "split", "step", "time"})
+_NO_CURVES = ("goodput",)  # rows of whole starts
 _SMOOTH_FROM = 60  # points; a shorter curve is drawn as it is
 _STYLE = {
     "figure.facecolor": _GROUND,
@@ -229,6 +230,8 @@ def _read_curves(
             stage, split, step = str(row["stage"]), str(row["split"]), int(row["step"])
         except (errors.UserError, ValueError, KeyError, TypeError, OverflowError):
             continue  # The torn tail of a killed run.
+        if split in _NO_CURVES:
+            continue
         for name, value in row.items():
             if name in _RESERVED or isinstance(value, bool | str):
                 continue

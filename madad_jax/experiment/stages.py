@@ -27,13 +27,14 @@ from madad_jax.experiment import (
     score_stage,
     slice_changes,
     stage_inputs,
+    time_shares,
     trained_weights,
     training_stage,
 )
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.models import interfaces
-from madad_jax.runtime import agreement
+from madad_jax.runtime import agreement, wall_time
 from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
@@ -66,7 +67,23 @@ def execute(
     # Before the inputs: how many rows this process reads depends on the mesh.
     mesh = mesh_lib.make_mesh(**parts.mesh, devices=devices)
     inputs = inputs_lib.Inputs(parts.data, mesh, parts.evaluation.batch_size)
-    preflight.once(parts, workdir, inputs, mode)
+    if mode == "report":
+        # It only reads; the time of a run is that of what it makes.
+        preflight.once(parts, workdir, inputs, mode)
+        report_stage.write_report(parts, workdir)
+        return
+    with time_shares.counted(workdir):
+        preflight.once(parts, workdir, inputs, mode)
+        _run_stages(parts, workdir, inputs, mode, stop)
+
+
+def _run_stages(
+    parts: parts_lib.Parts,
+    workdir: workdir_lib.Workdir,
+    inputs: inputs_lib.Inputs,
+    mode: str,
+    stop: stop_lib.GracefulStop,
+) -> None:
     for stage in MODES[mode]:
         stop_lib.check(f"before {stage}", shared=False)
         if stage == "autoencoder":
@@ -74,7 +91,8 @@ def execute(
         elif stage == "denoiser":
             # First of all: latents of other weights than the denoiser's would cost hours.
             open_stage(parts, workdir, inputs, "denoiser")
-            latents = cache_latents(parts, workdir, inputs, stop)
+            with wall_time.spend("input"):
+                latents = cache_latents(parts, workdir, inputs, stop)
             train_denoiser(parts, workdir, inputs, stop, latents)
         elif stage == "evaluate":
             # A run of other training options is refused before its weights are read.
@@ -82,9 +100,13 @@ def execute(
             steps = int(workdir.number("denoiser", "steps"))
             open_stage(parts, workdir, inputs, "denoiser")
             frozen = load_frozen(parts, workdir, inputs)
-            score_stage.score_sets(parts, workdir, inputs, frozen, steps)
+            wall_time.begin("evaluate", 0)
+            with wall_time.spend("evaluation"):
+                score_stage.score_sets(parts, workdir, inputs, frozen, steps)
+            wall_time.end("evaluate")
         else:
-            report_stage.write_report(parts, workdir)
+            with wall_time.spend("evaluation"):
+                report_stage.write_report(parts, workdir)
 
 
 def open_stage(

@@ -23,9 +23,9 @@ from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.runtime import agreement, watchdog
+from madad_jax.runtime import agreement, wall_time, watchdog
 from madad_jax.runtime import stop as stop_lib
-from madad_jax.training import metric_log, schedules
+from madad_jax.training import metric_log, schedules, step_trace
 from madad_jax.training import state as state_lib
 from madad_jax.training import trainer as trainer_lib
 
@@ -143,16 +143,11 @@ def train(
         best_metric=f"val/{options.selected_by}",
     ) as saver:
         watchdog.progress(f"{options.stage}: restoring")
-        state, start = _restore(trainer, iterator, saver, first)
+        with wall_time.spend("checkpoints"):
+            state, start = _restore(trainer, iterator, saver, first)
+        wall_time.begin(options.stage, start)
         outputs.writer.truncate_after(options.stage, start)
-        bar = tqdm.tqdm(
-            total=options.steps,
-            initial=start,
-            desc=options.stage,
-            unit="step",
-            dynamic_ncols=True,
-            disable=jax.process_index() != 0,
-        )
+        bar = _progress_bar(options, start)
         metrics = _LateMetrics(options.stage, saver, outputs.advice)
         clock = _Clock(start)
         lr_fn = jax.jit(lr_fn)  # one program in place of a dozen small ones
@@ -160,24 +155,43 @@ def train(
         validate = _Validate(trainer, frozen, validation, outputs.writer)
         save = _Save(options, saver, iterator, outputs.config, metrics, validate, clock, stop)
 
-        step_fn = functools.partial(_take_step, trainer, frozen, iterator)
+        step_fn = functools.partial(_take_step, trainer, frozen, iterator, metrics)
+        folder = outputs.directory.parent / "profile" / options.stage
+        trace = step_trace.StepTrace(folder, options.profile, start, options.stage)
         loop = Loop(options.stage, step_fn, start=start, steps=options.steps)
         # A loss that is not finite must be found before it is logged, and above all before a
         # save: the newest checkpoint is what the user goes back to.
         loop.every(1, lambda moment: bar.update())
+        loop.every(1, lambda moment: trace.after(moment.step, moment.metrics))
         loop.every(1, metrics.add)
         loop.every(options.log_every, log)
         loop.every(options.validate_every, validate)
         # Last, since it saves what validation found, and since it may end the run.
         loop.every(1, save)
         try:
-            state = loop.run(state)
+            with wall_time.spend("steps"):
+                state = loop.run(state)
         except stop_lib.Stopped:
             bar.close()
             raise
+        finally:
+            trace.close()
         bar.close()
-        saver.wait()
+        with wall_time.spend("checkpoints"):
+            saver.wait()
+        wall_time.end(options.stage)
         return state
+
+
+def _progress_bar(options: trainer_lib.Options, start: int) -> tqdm.tqdm:
+    return tqdm.tqdm(
+        total=options.steps,
+        initial=start,
+        desc=options.stage,
+        unit="step",
+        dynamic_ncols=True,
+        disable=jax.process_index() != 0,
+    )
 
 
 def _restore(
@@ -199,9 +213,13 @@ def _take_step(
     trainer: trainer_lib.Trainer,
     frozen: Params,
     iterator: DataIterator,
+    metrics: "_LateMetrics",
     state: state_lib.TrainState,
 ) -> tuple[state_lib.TrainState, Metrics]:
-    batch = batches_lib.global_batch(trainer.mesh, next(iterator))
+    with wall_time.spend("input") as doing:
+        batch = batches_lib.global_batch(trainer.mesh, next(iterator))
+        if not metrics.computed():
+            doing.part = "steps"  # the devices were at work all the while
     return trainer.step(state, frozen, batch)
 
 
@@ -219,6 +237,12 @@ class _LateMetrics:
         if self._newest is not None:
             self.read()
         self._newest = (moment.step, moment.metrics)
+
+    def computed(self) -> bool:
+        """Whether the devices have done the newest step; also before the first."""
+        return self._newest is None or all(
+            value.is_ready() for value in self._newest[1].values() if isinstance(value, jax.Array)
+        )
 
     def read(self) -> dict[str, float]:
         """The newest step's metrics as numbers; waits for the step.
@@ -289,7 +313,8 @@ class _Validate:
     newest: tuple[int, dict[str, float]] | None = None  # step, metrics
 
     def __call__(self, moment: Moment) -> None:
-        metrics = self.trainer.validate(moment.state, self.frozen, self.batches())
+        with wall_time.spend("evaluation"):
+            metrics = self.trainer.validate(moment.state, self.frozen, self.batches())
         self.writer.write(self.trainer.options.stage, "val", moment.step, metrics)
         self.newest = (moment.step, metrics)
 
@@ -326,11 +351,14 @@ class _Save:
             self.metrics.read()  # weights that are not finite are never saved
             watchdog.progress(f"{self.options.stage}: saving step {moment.step}")
             data = self.iterator.state()
-            self.saver.save(moment.step, moment.state, data, self.config, validated, force=True)
+            with wall_time.spend("checkpoints"):
+                self.saver.save(moment.step, moment.state, data, self.config, validated, force=True)
+            wall_time.saved(self.options.stage, moment.step)
             self.last_save = time.monotonic()
             self.clock.restart(moment.step)
         if stopping:
-            self.saver.wait()  # written in the background: the process may end right after
+            with wall_time.spend("checkpoints"):
+                self.saver.wait()  # written in the background: the process may end right after
             raise stop_lib.Stopped(
                 self.stop.signal, f"{self.options.stage}: stopped after step {moment.step}"
             )

@@ -27,7 +27,8 @@ _LOG = logging.getLogger(__name__)
 class Options:
     """How long and how often; every count is in optimiser steps.
 
-    `selected_by` is the validation metric whose lowest value makes the best checkpoint.
+    `selected_by` is the validation metric whose lowest value makes the best checkpoint;
+    `profile` the first and the last step of a trace (`step_trace.py`).
     """
 
     stage: str
@@ -41,6 +42,7 @@ class Options:
     checkpoint_minutes: float = 0.0
     keep_latest: int = 2
     selected_by: str = "loss"
+    profile: tuple[int, int] | None = None
 
 
 class Trainer:

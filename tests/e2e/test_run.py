@@ -74,6 +74,7 @@ def restored(config, workdir, stage="denoiser"):
 def metrics_of(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     timing = ("time", "samples_per_second")
+    lines = [line for line in lines if line["split"] != "goodput"]
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
