@@ -1,9 +1,11 @@
 """How many evaluators one test set builds, and what building them costs.
 
     python -m benchmarks.evaluators
+    python -m benchmarks.evaluators --add --scans=20
 
 Scoring is free here: the maps are constant and the evaluators take them without looking. What is
-left is the bookkeeping of a set, which is what the seconds are about.
+left is the bookkeeping of a set, which is what the seconds are about. With --add the evaluators of
+slices look at maps of noise, of 8 x 8 pixels: what a slice costs whatever its size.
 """
 
 import argparse
@@ -27,11 +29,13 @@ _SIGNALS = tuple(signals.SIGNALS)[:3]
 class Counter:
     """How many evaluators of slices and of whole scans were built, and for how long."""
 
-    def __init__(self) -> None:
+    def __init__(self, adds: bool) -> None:
         self.slices = self.scans = 0
+        self._adds = adds
 
     def install(self) -> None:
-        """Puts classes that count themselves, and forget what they are given, in place."""
+        """Puts classes that count themselves in place; they forget what they are given, unless
+        slices are to be added."""
         counter = self
 
         class Evaluator(evaluator_lib.Evaluator):
@@ -39,8 +43,9 @@ class Counter:
                 counter.slices += 1
                 super().__init__(**options)
 
-            def add(self, *unused) -> None:
-                pass
+            def add(self, *slices) -> None:
+                if counter._adds:
+                    super().add(*slices)
 
         class Scans(scan_figures.Scans):
             def __init__(self, *counts, **options) -> None:
@@ -70,21 +75,28 @@ class Scans:
 
 
 class Scorer:
-    """Constant maps in no time."""
+    """Constant maps in no time, or noise in little."""
 
     name = "constant"
+    noise = False
 
     def __call__(self, number: int, batch: dict) -> dict[str, np.ndarray]:
         """A map a signal, and a reconstruction."""
         shape = batch["brain_mask"].shape
         maps = {signal: np.full(shape, 0.5, np.float32) for signal in _SIGNALS}
+        if self.noise:
+            draw = np.random.default_rng(number)
+            maps = {signal: draw.random(shape, np.float32) ** 2 for signal in _SIGNALS}
         return {**maps, "reconstruction": batch["image"]}
 
 
 def batches_of(source: Scans, size: int = 16) -> list[dict[str, np.ndarray]]:
-    """Batches of `size` slices, of one image; the last is padded with index -1."""
+    """Batches of `size` slices, of one image, every fourth slice with a lesion; the last is padded
+    with index -1."""
     image = np.linspace(-1, 1, size * _SIDE**2, dtype=np.float32).reshape(size, _SIDE, _SIDE, 1)
     brain = np.ones((size, _SIDE, _SIDE), bool)
+    lesion = np.zeros_like(brain)
+    lesion[::4, 2:4, 2:4] = True
     out = []
     for start in range(0, len(source.records), size):
         index = np.arange(start, start + size)
@@ -93,7 +105,7 @@ def batches_of(source: Scans, size: int = 16) -> list[dict[str, np.ndarray]]:
                 "index": np.where(index < len(source.records), index, -1),
                 "image": image,
                 "brain_mask": brain,
-                "segmentation": ~brain,
+                "segmentation": lesion,
                 "has_segmentation": np.ones(size, bool),
             }
         )
@@ -105,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scans", type=int, default=133)
     parser.add_argument("--slices", type=int, default=150)
+    parser.add_argument("--add", action="store_true", help="evaluators of slices look at the maps")
     flags = parser.parse_args()
     options = runner.Options(
         image_size=_SIDE,
@@ -118,7 +131,8 @@ def main() -> None:
     few = Scans(2, 16)
     evaluation.fit_baselines(few)
     evaluation.choose_thresholds(few)
-    counter = Counter()
+    evaluation._scorer.noise = flags.add
+    counter = Counter(flags.add)
     counter.install()
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), time.process_time()

@@ -18,7 +18,7 @@ def facts() -> dict[str, Any]:
     """Where and when: to be stored with every row."""
     device = jax.devices()[0]
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "device": device.device_kind,
         "versions": startup.device_line(),
@@ -28,13 +28,22 @@ def facts() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor as it names itself."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:  # no Linux
         return platform.processor() or platform.machine()
     found = re.search(r"model name\s*:\s*(.+)", text)
     return found.group(1).strip() if found else platform.machine()
+
+
+def has_avx512() -> bool:
+    """Whether the processor has AVX-512; False where that is not known."""
+    try:
+        return " avx512f " in pathlib.Path("/proc/cpuinfo").read_text().replace("\n", " ")
+    except OSError:
+        return False
 
 
 def peak_bytes(pid: int | str = "self") -> int:

@@ -121,12 +121,9 @@ class Evaluator:
         for one in slice_scores.measure(
             maps, segmentations, everywhere, brain_masks, [records[i] for i in known]
         ):
-            # Each pixel is placed once: the histogram of a person is folded from the fine one.
-            fine = np.stack(
-                [histogram.count_fine(one.positive), histogram.count_fine(one.negative)]
-            )
-            coarse = np.stack([histogram.fold(part) for part in fine])
-            self.subjects.add(one.subject, coarse, one.dice)
+            # Each pixel is placed once: the coarse bin of a person follows from the fine one.
+            placed = [histogram.place_fine(part) for part in (one.positive, one.negative)]
+            self.subjects.add(one.subject, np.stack([p.coarse() for p in placed]), one.dice)
             self._scored += 1
             if one.brain is not None:
                 self._rates.add(one.subject, one.brain)
@@ -134,7 +131,7 @@ class Evaluator:
                 self._kept.append(one)
                 self._kept_pixels += len(one.positive) + len(one.negative)
             else:
-                self._totals.add(one, fine)
+                self._totals.add(one, placed)
         self._drop_past_limit()
 
     def add_healthy(
@@ -174,7 +171,7 @@ class Evaluator:
         out = running_totals.Totals(threshold, alarm_pixels, fine=fine)
         for one in self._kept:
             parts = (one.positive, one.negative)
-            out.add(one, np.stack([histogram.count_fine(p) for p in parts]) if fine else None)
+            out.add(one, [histogram.place_fine(p) for p in parts] if fine else ())
         for one in self._kept_healthy:
             out.add_healthy(one)
         return out

@@ -6,6 +6,7 @@ depends on a threshold that is no part of the grid of 201 is counted while the p
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,9 @@ class Totals:
             # A list of slice-level scores would grow with the set.
             self.image = {k: list(np.zeros((2, histogram.N_BINS), np.int64)) for k in self.image}
 
-    def add(self, one: slice_scores.SliceScores, fine: np.ndarray | None = None) -> None:
-        """Adds a slice with a known segmentation; `fine` [2, bins] its histograms if kept."""
+    def add(self, one: slice_scores.SliceScores, placed: Sequence[histogram.Placed] = ()) -> None:
+        """Adds a slice with a known segmentation; `placed` its lesion and other pixels where
+        histograms are kept."""
         group = self.groups.setdefault((one.size, one.kind), Group())
         group.slices += 1
         group.lesion += one.lesion
@@ -111,11 +113,15 @@ class Totals:
             if group.fine is None:
                 group.fine = np.zeros((2, histogram.N_BINS), np.int64)
                 group.mass = np.zeros(histogram.N_BINS)
-            group.fine += fine
+            for part, counts in zip(placed, group.fine, strict=True):
+                part.add_to(counts)
             if one.lesion:
                 # AUPRO weighs each lesion pixel by its region, so that counts are not enough.
                 bins = histogram.fine_bins(one.positive)
-                group.mass += np.bincount(bins, one.weight, histogram.N_BINS)
+                # From the lowest bin to the highest: a lesion's scores lie close together.
+                low = int(bins.min())
+                mass = np.bincount(bins - low, one.weight)
+                group.mass[low : low + len(mass)] += mass
         if one.lesion:
             self._add_image(one, 1)
         else:

@@ -20,7 +20,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from madad_jax.metrics import finite
+from madad_jax.metrics import finite, pixel_pool
 
 N_THRESHOLDS = 201
 THRESHOLDS = np.linspace(0.0, 1.0, N_THRESHOLDS)
@@ -48,8 +48,12 @@ class ThresholdCounts:
         maps: Float32[np.ndarray, "n H W"],
         segmentations: Bool[np.ndarray, "n H W"],
         inside: Bool[np.ndarray, "n H W"] | None = None,
+        pool: pixel_pool.Pool | None = None,
     ) -> None:
         """Counts `n` slices; with `inside`, only the pixels where it is true.
+
+        `pool` takes all pixels of the slices too (`pool.add`), so that they are gone through once
+        for both.
 
         Raises:
           UserError: NaN in a map.
@@ -59,18 +63,28 @@ class ThresholdCounts:
         step = max(1, _CHUNK_PIXELS // max(1, math.prod(maps.shape[1:])))
         for i in range(0, n, step):
             part = slice(i, i + step)
-            self._add(maps[part], segmentations[part], None if inside is None else inside[part])
+            chosen = None if inside is None else inside[part]
+            self._add(maps[part], segmentations[part], chosen, pool)
 
-    def _add(self, maps: np.ndarray, truth: np.ndarray, inside: np.ndarray | None) -> None:
+    def _add(
+        self,
+        maps: np.ndarray,
+        truth: np.ndarray,
+        inside: np.ndarray | None,
+        pool: pixel_pool.Pool | None,
+    ) -> None:
         n, n_bins = len(maps), N_THRESHOLDS + 1
         lesion = truth if inside is None else truth & inside
         # Zeros, which all is outside the brain, are above nothing and left out.
         some = maps > 0.0 if inside is None else (maps > 0.0) & inside
-        bins = _place(maps[some])
+        scores, sick = maps[some], truth[some]
+        if pool is not None:
+            _add_to_pool(pool, maps, truth, None if inside is not None else (scores, sick))
+        bins = _place(scores)
         if n > 1:
             # One bincount for all slices of a chunk: each has a range of bins of its own.
             bins += np.repeat(np.arange(n) * n_bins, some.sum(axis=(1, 2)))
-        for chosen, out in ((bins, self._positives), (bins[truth[some]], self._true_positives)):
+        for chosen, out in ((bins, self._positives), (bins[sick], self._true_positives)):
             histogram = np.bincount(chosen, minlength=n * n_bins).reshape(n, n_bins)
             # Bin k counts the scores above k thresholds: sums from the top down, without bin 0,
             # are how many lie above each threshold.
@@ -112,6 +126,21 @@ class ThresholdCounts:
         return float((2.0 * tp / (p + lesion)).max())
 
 
+def _add_to_pool(
+    pool: pixel_pool.Pool,
+    maps: np.ndarray,
+    truth: np.ndarray,
+    above: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
+    """All pixels of some slices; `above` are the scores above 0, and whether lesion, if known."""
+    if above is None or maps.min(initial=0.0) < 0.0:
+        pool.add(maps[truth], maps[~truth])
+        return
+    scores, sick = above
+    lesion = int(np.count_nonzero(truth) - np.count_nonzero(sick))
+    pool.add_above_zero(scores, sick, (maps.size - scores.size - lesion, lesion))
+
+
 def _place(values: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """How many of the thresholds are below each score above 0, in float32: it is positive at
     threshold k exactly when k is less. All 201 for scores of 1 and more, the official quirk.
@@ -120,9 +149,15 @@ def _place(values: Float32[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     value too, so that the product, rounded, is never short; one comparison mends a score that
     lies at the threshold or just below.
     """
-    place = (np.minimum(values, 1.0) * np.float32(N_THRESHOLDS - 1)).astype(np.intp)
-    place += _TH32[place] < values
-    place[values >= 1.0] = N_THRESHOLDS
+    product = np.minimum(values, np.float32(1.0))
+    product *= np.float32(N_THRESHOLDS - 1)
+    place = product.astype(np.intp)
+    # Into the product's memory: new memory for each step costs as much as the step.
+    np.take(_TH32, place, out=product, mode="clip")
+    place += product < values
+    ones = values >= 1.0
+    if ones.any():
+        place[ones] = N_THRESHOLDS
     return place
 
 

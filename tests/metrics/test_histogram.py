@@ -103,3 +103,16 @@ def test_fast_histogram_is_that_of_its_bins_and_folds_into_the_coarse_one():
     assert folded.sum() == len(scores) and (folded[0], folded[-1]) == (2, 2)
     moved = np.abs(folded - np.bincount(coarse, minlength=histogram.COARSE_BINS)).sum()
     assert moved <= 4  # a score on an edge, rounded
+
+
+@pytest.mark.parametrize("count", [0, 3, 40_000])
+def test_placed_scores_give_the_histograms_that_counting_gives(count):
+    rng = np.random.default_rng(count)
+    ends = np.array([0, -1e-5, 1e-12, 1, 1 - 6e-8, 1.00001], np.float32)
+    scores = np.concatenate([rng.random(count).astype(np.float32) ** 3, ends])
+    counted = np.bincount(histogram.fine_bins(scores), minlength=histogram.N_BINS)
+    placed, before = histogram.place_fine(scores), np.arange(histogram.N_BINS)
+    sums = before.copy()
+    placed.add_to(sums)
+    np.testing.assert_array_equal(sums - before, counted)
+    np.testing.assert_array_equal(placed.coarse(), histogram.fold(counted))

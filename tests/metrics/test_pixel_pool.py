@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from madad_jax.metrics import pixel_pool
+from madad_jax.metrics import pixel_pool, threshold_counts
 from tests.metrics.records import group
 
 
@@ -65,3 +65,36 @@ def test_zeros_and_blocks_change_nothing(parts):
     assert got.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
     assert got.ap == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
     assert got == pixel_pool.pooled(scores, labels) == found.figures()
+
+
+def plain_figures(scores, labels):
+    """The same sums over counts that are searched for, score by score."""
+    score, count = np.unique(scores[labels], return_counts=True)
+    other = np.sort(scores[~labels])
+    below = np.searchsorted(other, score, side="left")
+    tied = np.searchsorted(other, score, side="right") - below
+    tp = count[::-1].cumsum()[::-1]
+    precision, recall = tp / (tp + other.size - below), tp / labels.sum()
+    dice = 2.0 * precision * recall / (precision + recall + 1e-10)
+    return pixel_pool.Pooled(
+        auroc=float((count * (below + 0.5 * tied)).sum() / (labels.sum() * other.size)),
+        ap=float((precision * count).sum() / labels.sum()),
+        max_dice=float(dice.max()),
+        threshold=float(score[dice.argmax()]),
+    )
+
+
+@pytest.mark.parametrize("levels", [3, 40, 1 << 24])
+@pytest.mark.parametrize("lowest", [-1, 0, 1])
+def test_one_sort_gives_the_figures_of_searches_to_the_last_digit(levels, lowest):
+    rng = np.random.default_rng(levels)
+    scores = (rng.integers(lowest, levels + 1, (6, 20, 20)) / levels).astype(np.float32)
+    labels = rng.random(scores.shape) < 0.02 + 0.3 * scores.clip(0)
+    pixels, slices, within = pixel_pool.Pool(first_block=7), pixel_pool.Pool(), pixel_pool.Pool()
+    for one, sick in zip(scores, labels, strict=True):
+        pixels.add(one[sick], one[~sick])
+        threshold_counts.ThresholdCounts().add(one[None], sick[None], pool=slices)
+        threshold_counts.ThresholdCounts().add(one[None], sick[None], one[None] > 0.5, within)
+    expected = plain_figures(scores.ravel(), labels.ravel())
+    assert pixels.figures() == expected == within.figures()
+    assert slices.figures() == expected == slices.figures()

@@ -48,8 +48,7 @@ def four_figures(source: maps_lib.Generator, count: int) -> dict[str, float]:
     for start in range(0, count, maps_lib.BATCH):
         kept = min(maps_lib.BATCH, count - start)
         found, truth = (a[:kept] for a in source.batch(start)[:2])
-        counts.add(found, truth)
-        everything.add(found[truth], found[~truth])
+        counts.add(found, truth, pool=everything)
     pooled = everything.figures()
     return {
         "max_dice": counts.max_dice()[0],
