@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32
-from scipy.cluster import vq
 
 from madad_jax.core import errors
 from madad_jax.core.types import Params
@@ -87,6 +86,8 @@ class Fit:
                 f"atlas.groups: found {groups} with {len(cells) // 2} training slices, accepted: "
                 "at most as many as slices"
             )
+        from scipy.cluster import vq  # Half a second: a prediction groups nothing.
+
         first = _choose_apart(cells, groups, np.random.default_rng(self._seed))
         self._features = []
         centres, self._label = vq.kmeans2(cells, cells[first], iter=_ROUNDS, minit="matrix")

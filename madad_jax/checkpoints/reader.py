@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -111,7 +110,9 @@ def steps_of(directory: epath.PathLike) -> list[int]:
     folder = epath.Path(directory)
     if not folder.is_dir():
         raise errors.UserError(f"{directory}: no such folder; expected one with checkpoints")
-    steps = sorted(ocp.utils.checkpoint_steps(folder))
+    from orbax.checkpoint import utils as orbax_steps
+
+    steps = sorted(orbax_steps.checkpoint_steps(folder))
     if not steps:
         raise errors.UserError(f"{directory}: holds no checkpoint; train first")
     return steps
@@ -265,6 +266,9 @@ def _read_arrays(folder: epath.Path, target: Any) -> Any:
         ),
         target,
     )
+    # A second to import, and a packaged model has no checkpoints.
+    import orbax.checkpoint as ocp
+
     handler = ocp.StandardCheckpointHandler()
     args = ocp.args.StandardRestore(abstract)
     try:

@@ -26,10 +26,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
 from madad_jax.checkpoints import digests, reader
 from madad_jax.core import errors, json_digest
@@ -59,8 +57,8 @@ class Problem:
     moved_to: str | None
 
 
-class _Keep(checkpoint_managers.PreservationPolicy):
-    """The newest `count` steps and the best one.
+class _Keep:
+    """The newest `count` steps and the best one: a `PreservationPolicy` of Orbax by its method.
 
     Orbax's own `BestN` reads a metrics file of its own, and a damaged one of those stops the
     manager from opening the folder at all; ours are inside the digests item.
@@ -109,6 +107,8 @@ class Checkpointer:
         self._best = {"metric": best_metric, "mode": best_mode} if best_metric else None
         self._records: dict[int, dict[str, Any] | None] = {}
         self._saving_thread: threading.Thread | None = None
+        import orbax.checkpoint as ocp  # A second: those who read digests need none of it.
+
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep_latest, self),
             enable_async_checkpointing=async_save,
@@ -168,6 +168,8 @@ class Checkpointer:
           UserError: when the disk is full or the folder cannot be written, also by the save
             before this one.
         """
+        import orbax.checkpoint as ocp
+
         existing = self.all_steps()
         if step in existing or (existing and step < existing[-1] and not force):
             return False
@@ -279,7 +281,9 @@ class Checkpointer:
         run that ends early prints that thread's traceback.
         """
         if jax.process_index() == 0 and self.directory.exists():
-            for path in ocp.utils.tmp_checkpoints(self.directory):
+            from orbax.checkpoint import utils as unfinished
+
+            for path in unfinished.tmp_checkpoints(self.directory):
                 path.get().rmtree()
         if barrier:
             _barrier("unfinished-saves-removed")

@@ -16,9 +16,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import scipy.sparse.csgraph  # noqa: F401  (a submodule that sparse does not load by itself)
 from jaxtyping import Bool, Float32, Int
-from scipy import ndimage, sparse
+from scipy import ndimage
 
 from madad_jax.core import errors
 from madad_jax.metrics import finite
@@ -246,6 +245,10 @@ def _find_joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.nd
     Of all pairs of neighbours those of a minimum spanning forest, weighted by the later place,
     are enough: every other pair joins what is joined already.
     """
+    # Here and not above: calibrations alone need them.
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     place = np.full(int(shape.prod()), -1, np.int64)
     place[order] = np.arange(len(order))
     pairs = []
@@ -260,7 +263,7 @@ def _find_joins(order: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.nd
     first, second = np.minimum(mine, other), np.maximum(mine, other)
     # Weights from 1: a sparse graph takes 0 for no edge.
     graph = sparse.coo_matrix((second + 1.0, (first, second)), shape=(len(order),) * 2)
-    forest = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
+    forest = csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
     early = np.minimum(forest.row, forest.col)
     late = np.maximum(forest.row, forest.col)
     by_time = np.argsort(late, kind="stable")

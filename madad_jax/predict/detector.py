@@ -168,28 +168,31 @@ class Detector:
         )
         labels, _ = scan_stacks.candidates(final, s.point.threshold, self.spacing, s.options)
 
-        def to_scan(array: np.ndarray, order: int) -> np.ndarray:
-            return slices.to_scan(array, self.numbers, volume, stack.transform, g, order=order)
-
-        brain = stack.brain_in_scan
-        anomaly = np.where(brain, np.clip(to_scan(final, 1), 0.0, 1.0), np.float32(0.0))
-        # Pixels of the slices reach beyond the mask that was found in the scan.
-        scored = to_scan(_scored_brain(stack), 0) & brain
-        # By the nearest slice: between the candidates 1 and 3 there is no 2.
-        labels_in_scan = np.where(scored, to_scan(labels.astype(np.int32), 0), 0)
+        # Pixels of the slices reach beyond the mask that was found in the scan. Labels by the
+        # nearest slice: between the candidates 1 and 3 there is no 2.
+        anomaly, scored, labels_in_scan, reconstruction_in_scan = slices.to_scan_inside(
+            (
+                (final, 1),
+                (_scored_brain(stack), 0),
+                (labels.astype(np.int32), 0),
+                (reconstruction, 1),
+            ),
+            self.numbers,
+            *(volume, stack.transform, g, stack.brain_in_scan),
+        )
+        np.clip(anomaly, 0.0, 1.0, out=anomaly)
+        labels_in_scan[~scored] = 0
         # Back to the scanner's units, by the inverse of what scaled the slices.
         low, high = stack.scale.low, stack.scale.high
-        reconstruction_in_scan = np.where(
-            scored, to_scan(reconstruction, 1) * (high - low) + low, 0.0
-        )
+        reconstruction_in_scan = np.where(scored, reconstruction_in_scan * (high - low) + low, 0.0)
         candidates = candidates_lib.list_candidates(
             labels_in_scan, labels, final, volume, stack.transform, g.grid(self.numbers)
         )
         score = scan_stacks.score(final, inside)
         return result_lib.Result(
             volume=volume,
-            anomaly=anomaly.astype(np.float32),
-            labels=labels_in_scan.astype(np.int32),
+            anomaly=anomaly,
+            labels=labels_in_scan,
             reconstruction=reconstruction_in_scan.astype(np.float32),
             transform=stack.transform,
             summary=self._summary(volume, stack, score, candidates, scored),

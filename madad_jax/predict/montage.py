@@ -5,8 +5,14 @@ import io
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 _COLUMNS, _ROWS = 4, 2
+_CELL = (270, 306)  # px of a slice and its title
+_TITLE, _MARGIN = 22, 6  # px: a title's height; left free around a slice
+_FONT = 12  # px
+_SQUARE = np.ones((3, 3), bool)
 
 
 def draw_slices(result: Any) -> bytes:
@@ -14,38 +20,47 @@ def draw_slices(result: Any) -> bytes:
 
     Slices of the largest candidates first, then even ones, in order of height.
     """
-    import matplotlib
-
-    # Servers have no display; a notebook that chose its backend keeps it.
-    matplotlib.use("Agg", force=False)
-    from matplotlib import figure
-
     data, labels = result.volume.data, result.labels
-    levels = _choose_levels(result, _COLUMNS * _ROWS)
     x, y, _ = result.volume.voxel_mm
-    canvas = figure.Figure(figsize=(3 * _COLUMNS, 3.4 * _ROWS), layout="constrained")
     some = data[data != 0]
     low, high = min(0.0, float(some.min())), float(np.percentile(some, 99.5))
-    for place in range(_COLUMNS * _ROWS):
-        axes = canvas.add_subplot(_ROWS, _COLUMNS, place + 1)
-        axes.set_axis_off()
-        if place >= len(levels):
-            continue
-        k = levels[place]
-        axes.imshow(data[:, :, k].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=y / x)
-        inside = labels[:, :, k].T > 0
-        if inside.any() and not inside.all():
-            # White on black shows on any grey, and to who cannot tell colours.
-            axes.contour(inside, [0.5], colors="black", linewidths=2.6)
-            axes.contour(inside, [0.5], colors="white", linewidths=1.0)
+    canvas = Image.new("L", (_COLUMNS * _CELL[0], _ROWS * _CELL[1]), 255)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT)
+    for place, k in enumerate(_choose_levels(result, _COLUMNS * _ROWS)):
+        left, top = place % _COLUMNS * _CELL[0], place // _COLUMNS * _CELL[1]
+        unit = (data[:, :, k] - low) / max(high - low, 1e-6)
+        picture = _draw_slice(unit, labels[:, :, k] > 0, y / x)
+        room = _CELL[0] - picture.width, _CELL[1] - _TITLE - picture.height
+        canvas.paste(picture, (left + room[0] // 2, top + _TITLE + room[1] // 2))
         numbers = np.unique(labels[:, :, k])[1:]
         title = f"slice {k + 1}" + (
             f": candidate {', '.join(map(str, numbers[:6]))}" * bool(len(numbers))
         )
-        axes.set_title(title, fontsize=9)
+        # On the picture, wherever in its cell that came to lie.
+        middle = left + _CELL[0] / 2, top + _TITLE + room[1] // 2 - 4
+        pen.text(middle, title, fill=0, font=font, anchor="ms")
     content = io.BytesIO()
-    canvas.savefig(content, format="png", dpi=90)
+    canvas.save(content, format="png")
     return content.getvalue()
+
+
+def _draw_slice(unit: np.ndarray, inside: np.ndarray, aspect: float) -> Image.Image:
+    """One slice over [0, 1], [X, Y], as large as its cell allows; y upwards."""
+    grey = np.round(255 * np.clip(unit.T[::-1], 0.0, 1.0)).astype(np.uint8)
+    height, width = grey.shape
+    free = _CELL[0] - 2 * _MARGIN, _CELL[1] - _TITLE - _MARGIN
+    scale = min(free[0] / width, free[1] / (height * aspect))
+    size = max(1, round(scale * width)), max(1, round(scale * height * aspect))
+    pixels = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+    if inside.any() and not inside.all():
+        mask = Image.fromarray(np.where(inside.T[::-1], np.uint8(255), np.uint8(0)))
+        # A pixel that meets a voxel of a candidate belongs to it: none is too small to be seen.
+        seen = np.array(mask.resize(size, Image.Resampling.BOX)) > 0
+        line = seen & ~ndimage.binary_erosion(seen, _SQUARE, border_value=1)
+        # White on black shows on any grey, and to who cannot tell colours.
+        pixels[ndimage.binary_dilation(line, _SQUARE)] = 0
+        pixels[line] = 255
+    return Image.fromarray(pixels)
 
 
 def _choose_levels(result: Any, count: int) -> list[int]:

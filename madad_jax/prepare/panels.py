@@ -3,10 +3,8 @@
 import dataclasses
 import io
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float32
-from matplotlib import figure
 
 COLUMNS, ROWS = 6, 4
 _INCHES, _TITLE = 2.1, 0.3
@@ -35,6 +33,10 @@ def draw_panels(panels: list[Panel]) -> bytes:
     """All panels, six a row, as a PNG; b"" for none. The same panels give the same bytes."""
     if not panels:
         return b""
+    # Here and not above: the processes that prepare scans draw nothing.
+    import matplotlib
+    from matplotlib import figure
+
     count = -(-len(panels) // COLUMNS)
     height = _INCHES + _TITLE
     # Not pyplot, which keeps every figure and asks for a display.

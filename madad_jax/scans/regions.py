@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import template_files
+
 _MIDLINE_MM = 4.0
 _FAR_MM = 20.0  # beyond, a region's name says nothing
 
@@ -65,18 +68,15 @@ def _tissue(atlas: _Atlas, voxel: np.ndarray) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _load() -> _Atlas:
-    from nilearn import datasets  # Three seconds to import: only when a place is named.
-
-    found = datasets.fetch_coords_dosenbach_2010()
-    rois = found["rois"]
-    centres = np.stack([np.asarray(rois[axis], np.float64) for axis in "xyz"], axis=1)
-    # Labels are 'name number' in the order of the paper; numbers tell neighbours apart.
-    names = tuple(str(label).rsplit(" ", 1)[0] for label in found["labels"])
-    grey = datasets.load_mni152_gm_template(resolution=2)
-    white = datasets.load_mni152_wm_template(resolution=2)
+    centres, names = template_files.read_regions()
     tissues = {}
-    for name, image in (("grey matter", grey), ("white matter", white)):
-        values = np.asarray(image.dataobj, np.float32)
+    for name, read in (
+        ("grey matter", template_files.read_grey_matter),
+        ("white matter", template_files.read_white_matter),
+    ):
+        # Every second voxel: a cubic spline through all of them has these very values there.
+        values = read()[::2, ::2, ::2]
         # The maps are probabilities up to a factor.
         tissues[name] = values / values.max()
-    return _Atlas(centres, names, tissues, np.linalg.inv(grey.affine))
+    affine = geometry_lib.TEMPLATE_GRID.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    return _Atlas(centres, names, tissues, np.linalg.inv(affine))

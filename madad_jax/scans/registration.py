@@ -9,6 +9,7 @@ template's, as for data that were distributed in MNI space.
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from scipy import ndimage
 
 from madad_jax.core import atomic_files, errors, json_file
 from madad_jax.scans import geometry as geometry_lib
-from madad_jax.scans import itk, pose, resample, volumes
+from madad_jax.scans import itk, pose, resample, template_files, volumes
 
 METHODS = ("none", "affine")
 # Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.
 _LEAST_OVERLAP = 0.6
 _CHECKS = ("overlap", "agreement", "rival")
 _UPRIGHT = 25.0  # Degrees from which the climb finds the right optimum by itself.
+_MARGIN = 16  # Voxels around a brain.
 _ASTRAY = 0.02  # Nats that the affine map may lack against the best rigid pose.
 
 
@@ -86,6 +88,17 @@ class Transform:
         """An array on `grid` in ICBM152 space, seen on the volume's canonical grid."""
         target = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
         return resample.resample(array, grid, target, self.matrix, order=order)
+
+    def to_scan_inside(
+        self,
+        arrays: Sequence[tuple[np.ndarray, int]],
+        volume: volumes.Volume,
+        grid: geometry_lib.VoxelGrid,
+        inside: Bool[np.ndarray, "X Y Z"],
+    ) -> list[np.ndarray]:
+        """`to_scan` of (array, order 0 or 1) pairs at once where `inside` is true, 0 elsewhere."""
+        target = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
+        return resample.resample_inside(arrays, grid, target, self.matrix, inside)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -170,10 +183,8 @@ def register(
 @functools.lru_cache(maxsize=1)
 def template_brain() -> tuple[np.ndarray, np.ndarray, geometry_lib.VoxelGrid]:
     """ICBM152 T1 of the brain (float32, [0, 1]) and its mask at 2 mm, from the nilearn wheel."""
-    from nilearn import datasets  # Three seconds to import: only when registering.
-
-    image = np.asarray(datasets.load_mni152_template(resolution=1).dataobj, np.float32)
-    brain = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
+    image = template_files.read_t1()
+    brain = template_files.find_brain(image)
     halves = [_halve(a.astype(np.float32)) for a in (image * brain, brain)]
     affine = geometry_lib.TEMPLATE_GRID.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
     # The middle of two voxels of 1 mm lies half a millimetre beyond the first.
@@ -208,7 +219,10 @@ def _make_pair(volume: volumes.Volume, brain: np.ndarray) -> _Pair:
     low, high = np.percentile(volume.data[brain], (1.0, 99.0))
     if high <= low:
         raise errors.UserError(f"'{volume.source}' is constant inside the brain ({low:g})")
-    scaled = np.where(brain, np.clip((volume.data - low) / (high - low), 0.0, 1.0), 0.0)
+    # What is 0 all around need not be smoothed and sampled.
+    box, source = _cut_around(brain, source)
+    brain = brain[box]
+    scaled = np.where(brain, np.clip((volume.data[box] - low) / (high - low), 0.0, 1.0), 0.0)
     return _Pair(
         fixed=fixed_array,
         fixed_brain=fixed_brain,
@@ -312,6 +326,19 @@ def _box_around(volume: volumes.Volume, brain: np.ndarray) -> geometry_lib.Voxel
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = low
     return geometry_lib.VoxelGrid(tuple(int(n) for n in np.ceil((high - low) / 2.0) + 1), affine)
+
+
+def _cut_around(
+    brain: np.ndarray, grid: geometry_lib.VoxelGrid
+) -> tuple[tuple[slice, ...], geometry_lib.VoxelGrid]:
+    """The box of the brain with a margin as wide as any smoothing reaches, and its own grid."""
+    box = tuple(
+        slice(max(s.start - _MARGIN, 0), s.stop + _MARGIN)
+        for s in ndimage.find_objects(brain.view(np.uint8))[0]
+    )
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return box, geometry_lib.VoxelGrid(brain[box].shape, affine)
 
 
 def _make_image(sitk, array: np.ndarray, grid: geometry_lib.VoxelGrid):

@@ -1,12 +1,16 @@
 """Arrays from one grid of voxels to another through an affine map of space."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from scipy import ndimage
 
 from madad_jax.scans import geometry as geometry_lib
 
 _ROUNDING = 1e-6  # Voxels. Centres on a face are common: half a level of 1 mm.
+_BLOCK = 1 << 16  # Places looked at together: a few megabytes.
 
 
 def resample(
@@ -59,6 +63,85 @@ def resample(
     if order:
         _clear_outside(out, matrix, source.shape)
     return out.astype(bool) if array.dtype == bool else out
+
+
+def resample_inside(
+    arrays: Sequence[tuple[np.ndarray, int]],
+    grid: geometry_lib.VoxelGrid,
+    target: geometry_lib.VoxelGrid,
+    target_to_source: Float64[np.ndarray, "4 4"],
+    inside: Bool[np.ndarray, "X Y Z"],
+) -> list[np.ndarray]:
+    """`resample` of several arrays at once where `inside` is true, 0 elsewhere.
+
+    A brain is a fifth of its scan, and its places are computed once for all arrays.
+
+    Args:
+      arrays: (array [*grid.shape], order 0 or 1) each.
+      grid, target, target_to_source: as in `resample`.
+      inside: [*target.shape] where values are wanted.
+
+    Returns:
+      [*target.shape] each, as `resample` gives them; order 1 within one rounding of float32.
+    """
+    matrix = np.linalg.inv(grid.affine) @ target_to_source @ target.affine
+    sources, found = [], []
+    for array, order in arrays:
+        if order:
+            array = _smooth(array.astype(np.float32, copy=False), matrix[:3, :3])
+        sources.append((np.ascontiguousarray(array).ravel(), order))
+        found.append(np.zeros(int(np.prod(target.shape)), array.dtype))
+    wanted = np.flatnonzero(inside)
+    for start in range(0, len(wanted), _BLOCK):
+        part = wanted[start : start + _BLOCK]
+        index = np.unravel_index(part, target.shape)
+        places = [r[3] + r[0] * index[0] + r[1] * index[1] + r[2] * index[2] for r in matrix[:3]]
+        nearest = linear = None
+        for (source, order), out in zip(sources, found, strict=True):
+            if order:
+                linear = linear or _locate_corners(places, grid.shape)
+                out[part] = _blend(source, *linear)
+            else:
+                nearest = nearest or _locate_nearest(places, grid.shape)
+                out[part] = np.where(nearest[1], source.take(nearest[0]), source.dtype.type(0))
+    return [out.reshape(target.shape) for out in found]
+
+
+def _locate_nearest(places: list[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """(flat indices of the nearest voxels, whether a voxel's box holds the place)."""
+    flat, there = np.zeros(len(places[0]), np.int64), np.ones(len(places[0]), bool)
+    for place, n in zip(places, shape, strict=True):
+        index = np.floor(place + 0.5).astype(np.int64)
+        there &= (index >= 0) & (index < n)
+        flat = flat * n + np.clip(index, 0, n - 1)
+    return flat, there
+
+
+def _locate_corners(places: list[np.ndarray], shape: Sequence[int]) -> tuple[Any, ...]:
+    """(flat indices of the lowest of eight corners, steps to the others, shares, what is in)."""
+    flat, there = np.zeros(len(places[0]), np.int64), np.ones(len(places[0]), bool)
+    shares = []
+    for place, n in zip(places, shape, strict=True):
+        there &= (place >= -0.5 - _ROUNDING) & (place <= n - 0.5 + _ROUNDING)
+        place = np.clip(place, 0.0, n - 1.0)
+        low = np.minimum(place.astype(np.int64), max(n - 2, 0))
+        shares.append(place - low)
+        flat = flat * n + low
+    # Along an axis of one voxel there is no neighbour: its share is 0.
+    steps = [int(np.prod(shape[axis + 1 :])) if shape[axis] > 1 else 0 for axis in range(3)]
+    return flat, steps, shares, there
+
+
+def _blend(source: np.ndarray, flat, steps, shares, there) -> np.ndarray:
+    """Linear interpolation, float32; 0 where `there` is false."""
+    values = []
+    for x, y in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        at = flat + (x * steps[0] + y * steps[1])
+        # In float64, as `ndimage` does.
+        low, high = source.take(at).astype(np.float64), source.take(at + steps[2])
+        values.append(low + (high - low) * shares[2])
+    values = [a + (b - a) * shares[1] for a, b in (values[:2], values[2:])]
+    return np.where(there, values[0] + (values[1] - values[0]) * shares[0], 0.0).astype(np.float32)
 
 
 def _clear_outside(out: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> None:

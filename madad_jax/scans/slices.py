@@ -170,6 +170,18 @@ def to_scan(
     return transform.to_scan(maps, volume, order=order, grid=geometry.grid(wanted))
 
 
+def to_scan_inside(
+    arrays: Sequence[tuple[np.ndarray, int]],
+    wanted: Sequence[int],
+    volume: volumes.Volume,
+    transform: registration.Transform,
+    geometry: geometry_lib.Geometry,
+    inside: Bool[np.ndarray, "X Y Z"],
+) -> list[np.ndarray]:
+    """`to_scan` of (maps, order) pairs at once, in the scan's voxels `inside`; 0 elsewhere."""
+    return transform.to_scan_inside(arrays, volume, geometry.grid(wanted), inside)
+
+
 def quantise(
     unit: Float32[np.ndarray, "*shape"], brain: Bool[np.ndarray, "*shape"], bits: int
 ) -> UInt[np.ndarray, "*shape"]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy import ndimage
 
-from madad_jax.core import errors
+from madad_jax.scans import template_files
 
 # Middle of the brain in plane, and the voxel of MNI height 0.
 CENTRE = (72.0, 116.0, 98.0)
@@ -48,18 +48,12 @@ def load() -> Template:
     """Reads and prepares the template (about four seconds, once per process).
 
     Raises:
-      UserError: nilearn is not installed.
+      UserError: nilearn is not installed, or lacks its files.
     """
-    try:
-        from nilearn import datasets  # Three seconds to import: only when drawing.
-    except ImportError as error:
-        raise errors.UserError(
-            "the embedded cohort needs the package 'nilearn' (see requirements.txt)"
-        ) from error
-    image = _orient(datasets.load_mni152_template(resolution=1))
-    grey = _orient(datasets.load_mni152_gm_template(resolution=1))
-    white = _orient(datasets.load_mni152_wm_template(resolution=1))
-    brain = _orient(datasets.load_mni152_brain_mask(resolution=1)) > 0
+    image = _orient(template_files.read_t1())
+    grey = _orient(template_files.read_grey_matter())
+    white = _orient(template_files.read_white_matter())
+    brain = template_files.find_brain(image)
     grey, white = grey / grey.max(), white / white.max()
     # Distances are smooth: every second voxel is enough.
     depth = ndimage.distance_transform_edt(brain[::2, ::2, ::2]) * 2.0
@@ -76,10 +70,9 @@ def load() -> Template:
     )
 
 
-def _orient(image) -> Float32[np.ndarray, "z r c"]:
+def _orient(image: np.ndarray) -> Float32[np.ndarray, "z r c"]:
     """[x, y, z] with y towards the front -> [z, row, column] with rows towards the back."""
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    return np.ascontiguousarray(data.transpose(2, 1, 0)[:, ::-1, :])
+    return np.ascontiguousarray(image.transpose(2, 1, 0)[:, ::-1, :])
 
 
 def _tissue_logits(

@@ -111,3 +111,20 @@ def test_json_digest_is_of_the_content():
         {"b": 0.1, "a": [1, 2]}
     )
     assert json_digest.json_digest({"a": 1}) != json_digest.json_digest({"a": 1.5})
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "bool", "float64", "int64"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5), (5000,), (61, 71, 67)])
+def test_pieces_in_memory_are_summed_as_devices_sum_whole_arrays(dtype, shape):
+    raw = np.random.default_rng(1).integers(0, 2, (*shape, 8), np.uint8) * 3
+    array = raw[..., 0].astype(jnp.dtype(dtype))
+    # 64-bit arrays reach a device as two words each.
+    with jax.enable_x64(True):
+        wanted = np.asarray(jax.jit(digests.array_digest)(array))
+    np.testing.assert_array_equal(digests._host_digest(array), wanted)
+
+
+def test_numbers_of_64_bits_are_digested_as_jax_holds_them():
+    x = np.arange(7, dtype=np.float64)
+    lanes = [_digest(a).split(":")[1] for a in (x, x.astype(np.float32), jnp.asarray(x))]
+    assert len(set(lanes)) == 1

@@ -117,3 +117,19 @@ def test_cubic_splines_end_at_the_same_faces():
     found = resample.resample(array, source, target, np.eye(4), order=3)
     expected = resample.resample(array, source, target, np.eye(4), order=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_several_arrays_inside_a_mask_are_what_each_alone_is_there(seed):
+    source, target = grids(seed)
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=source.shape).astype(np.float32)
+    labels = rng.integers(0, 5, source.shape).astype(np.int32)
+    inside = rng.random(target.shape) < 0.4
+    arrays = ((values, 1), (labels, 0), (labels > 2, 0), (2 * values, 1))
+    found = resample.resample_inside(arrays, source, target, np.eye(4), inside)
+    for one, (array, order) in zip(found, arrays, strict=True):
+        alone = resample.resample(array, source, target, np.eye(4), order=order)
+        assert one.dtype == alone.dtype and one.any()
+        np.testing.assert_allclose(one, np.where(inside, alone, 0), rtol=0, atol=5e-7)
+        assert order or np.array_equal(one, np.where(inside, alone, 0))

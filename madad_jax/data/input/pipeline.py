@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
 from madad_jax.core import errors
@@ -60,7 +59,8 @@ class _PickDraw:
 class TrainIterator:
     """Endless training batches whose position is one number."""
 
-    def __init__(self, dataset: grain.MapDataset, options: grain.ReadOptions, global_batch: int):
+    def __init__(self, dataset: Any, options: Any, global_batch: int):
+        """Takes a Grain `MapDataset`, its `ReadOptions`, and the samples of a global batch."""
         self._dataset = dataset
         self._options = options
         self._global_batch = global_batch
@@ -131,6 +131,8 @@ def train_iterator(
     Raises:
       UserError: `batch_size` not divisible by `process_count`, empty source, bad option.
     """
+    import grain  # A second, with Orbax: a prediction trains nothing.
+
     local = _local_batch_size(batch_size, process_count)
     if len(source) == 0:
         raise errors.UserError("training data: found 0 slices, at least 1 is needed")
