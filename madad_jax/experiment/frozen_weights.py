@@ -11,7 +11,7 @@ import numpy as np
 from madad_jax.anomaly_maps import healthy_groups as atlas
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests
-from madad_jax.core import errors, random_keys
+from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.experiment import healthy_atlas, stage_inputs, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
@@ -39,10 +39,8 @@ class FrozenWeights:
         if parts.atlas.groups:
             values[_ATLAS] = atlas.shapes(parts.atlas, parts.data.image_size)
         if parts.autoencoder is not None:
-            method, spec = parts.autoencoder.method, parts.image_spec()
-            # The key is an argument, so that initial weights are traced and not drawn.
-            key = jax.eval_shape(lambda: random_keys.root_key(0))
-            values[_ENCODER] = jax.eval_shape(lambda k: method.init(k, spec), key)[_ENCODER]
+            made = trained_weights.initial_shapes(parts.autoencoder.method, parts.image_spec())
+            values[_ENCODER] = made[_ENCODER]
             values["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
         return cls(values)
 

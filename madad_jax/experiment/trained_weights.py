@@ -7,13 +7,14 @@ from etils import epath
 
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import reader, saver
-from madad_jax.core import atomic_files, errors, messages
-from madad_jax.core.types import Params
+from madad_jax.core import atomic_files, errors, messages, trees
+from madad_jax.core.types import Batch, Params
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.devices import parameter_rules
 from madad_jax.experiment import stage_inputs
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.methods import base
+from madad_jax.runtime import executables
 
 _LOG = logging.getLogger(__name__)
 _READER = "denoiser"  # the stage that reads the autoencoder
@@ -167,6 +168,19 @@ def restore_denoiser(
 def _abstract(parts: parts_lib.Parts, mesh: jax.sharding.Mesh, method: base.Method) -> Params:
     """Shapes of a method's weights, whole on every device."""
     spec = parts.image_spec()  # weights do not depend on how many slices a batch has
-    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), spec))
+    abstract = initial_shapes(method, spec)
     whole = mesh_lib.replicated(mesh)
     return parameter_rules.with_shardings(abstract, jax.tree.map(lambda _: whole, abstract))
+
+
+def initial_shapes(method: base.Method, spec: Batch) -> Params:
+    """Shapes and types of a method's weights for batches of `spec`; nothing is drawn.
+
+    Traced once a machine: the result is kept beside the compiled programs.
+    """
+
+    def create() -> Params:
+        return method.init(jax.random.key(0), spec)
+
+    reads = (method, trees.tree_signatures(spec))
+    return executables.shapes(f"{method.name} weights", create, reads)

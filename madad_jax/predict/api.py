@@ -165,14 +165,16 @@ def build_detector(
     known = model.calibration
     # Looks of other slices are no yardstick either.
     same = known is not None and list(known.facts.get("numbers", ())) == list(numbers)
+    rows = model_lib.compiled_batch_size(model, batch_size)
     return detector.Detector(
         model.scorer,
         preparation,
         tuple(range(first, last + 1, step)),
         setting,
-        batch_size=model_lib.compiled_batch_size(model, batch_size),
+        batch_size=rows,
         facts=model.facts,
         looks=known.looks if same else None,
+        warm=lambda: model.scorer.prepare(rows, model.parts.data.image_size),
     )
 
 

@@ -57,6 +57,7 @@ class Detector:
         batch_size: int,
         facts: dict[str, Any],
         looks: scan_look.HealthyLooks | None = None,
+        warm: Callable[[], None] | None = None,
     ):
         """Takes the parts; `predict.api.load` puts them together.
 
@@ -68,6 +69,7 @@ class Detector:
           batch_size: slices on the device at a time.
           facts: of the model, for summaries.
           looks: of the healthy scans on these slices; None: a scan is not held against any.
+          warm: starts to make the program of `score`, without waiting; called once a scan was read.
         """
         self._score = score
         self.preparation = preparation
@@ -76,6 +78,7 @@ class Detector:
         self._batch_size = batch_size
         self.facts = facts
         self._looks = looks
+        self._warm = warm
 
     @property
     def spacing(self) -> scan_stacks.Spacing:
@@ -96,10 +99,19 @@ class Detector:
         Raises:
           UserError: the scan is unusable; the message names it and says why.
         """
-        volume = as_volume(scan, affine)
+        volume = self._read(scan, affine)
         stack = scan_lib.prepare(volume, self.preparation, self.numbers, brain_mask_file=brain_mask)
         maps, reconstruction = self.maps(stack)
         return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
+
+    def _read(self, scan: Any, affine: Any = None) -> volumes.Volume:
+        volume = as_volume(scan, affine)
+        # After the reading: a file that is none is answered at once. The program is made while the
+        # brain is sought.
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            warm()
+        return volume
 
     def maps(self, stack: to_slices.Slices) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """({signal: maps [k,H,W] in [0,1]}, reconstruction [k,H,W] in [0,1]) of a stack.
@@ -130,7 +142,7 @@ class Detector:
         self, scan: Any, subject: str, options: dict[str, scan_stacks.Options]
     ) -> tuple[dict[calibration_lib.Key, calibration_lib.Scan], scan_look.Look]:
         """What a healthy scan adds to a calibration, by signal and post-processing; its look."""
-        stack = scan_lib.prepare(as_volume(scan), self.preparation, self.numbers)
+        stack = scan_lib.prepare(self._read(scan), self.preparation, self.numbers)
         maps, _ = self.maps(stack)
         entries = {}
         for signal, values in maps.items():

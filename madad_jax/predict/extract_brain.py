@@ -29,7 +29,7 @@ from scipy import ndimage
 from madad_jax.convert import containers, torch_file
 from madad_jax.core import errors
 from madad_jax.models.networks import brain_extraction
-from madad_jax.runtime import startup
+from madad_jax.runtime import executables, startup
 from madad_jax.scans import volumes
 
 _SMALL, _LARGE = 128, 256
@@ -64,11 +64,23 @@ def load(name: str) -> dict[str, jax.Array]:
     with path.open("rb") as stream, torch_file.opened(str(path), stream, scripted=True) as root:
         found = dict(containers.walk_scripted(str(path), root))
         brain_extraction.check(str(path), found)
-        return {key: jax.numpy.asarray(tensor.read()) for key, tensor in found.items()}
+        # Not by `jax.numpy`, which compiles a program for every shape among them.
+        return jax.device_put({key: tensor.read() for key, tensor in found.items()})
 
 
-# Two programs at most, one for each of the two volumes' sizes.
-_probability = jax.jit(brain_extraction.probability)
+@functools.cache
+def _program(name: str, side: int) -> jax.stages.Compiled:
+    """The network with the weights `name` on volumes of `side`^3; kept whole for the next scan."""
+    network = brain_extraction.probability
+    volume = jax.ShapeDtypeStruct((side,) * 3, np.float32)
+    inputs = (load(name), volume)
+    return executables.compiled(
+        "brain extraction", jax.jit(network), inputs, network, jax.devices()[:1]
+    )
+
+
+def _probability(name: str, volume: Float[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "X Y Z"]:
+    return np.asarray(_program(name, len(volume))(load(name), volume))
 
 
 def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
@@ -82,12 +94,12 @@ def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
     limits = np.quantile(small, (_LOW, _HIGH))
     if not limits[1] > limits[0]:
         raise errors.UserError("the volume is constant: there is no head in it")
-    rough = np.asarray(_probability(load("bbox_model.pt"), _normalise(small, limits))) > 0.5
+    rough = _probability("bbox_model.pt", _normalise(small, limits)) > 0.5
     if not rough.any():
         raise errors.UserError("no brain was found in the volume")
     box = _box(_largest(rough), data.shape)
     large = resize(data[box], (_LARGE,) * 3)
-    fine = np.asarray(_probability(load("model.pt"), _normalise(large, limits)))
+    fine = _probability("model.pt", _normalise(large, limits))
     inside = resize(fine, data[box].shape) > 0.5
     mask = np.zeros(data.shape, bool)
     if inside.any():

@@ -18,7 +18,7 @@ from madad_jax.core import errors, json_file, messages, trees
 from madad_jax.core.types import Params
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.experiment import frozen_weights
+from madad_jax.experiment import frozen_weights, trained_weights
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.predict import model as model_lib
 from madad_jax.predict import package_files
@@ -93,8 +93,7 @@ def split_weights(
     # LPIPS and the like have no shapes of their own here: they come as the file has them.
     others = dataclasses.replace(parts, method_weights=lambda: _other_weights(flat))
     frozen = frozen_weights.FrozenWeights.abstract(others).values
-    spec = parts.image_spec()
-    trained = jax.eval_shape(lambda: parts.method.init(jax.random.key(0), spec))
+    trained = trained_weights.initial_shapes(parts.method, parts.image_spec())
     tree = {_DENOISER: trained, **frozen}
     wanted, found = trees.tree_signatures(tree), trees.tree_signatures(flat)
     for name in sorted({*wanted, *found}):

@@ -9,7 +9,7 @@ import platform
 import jax
 
 from madad_jax.core import errors, version
-from madad_jax.runtime import watchdog
+from madad_jax.runtime import executables, watchdog
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def _integer(variable: str, value: int | None) -> int | None:
 
 def _use_cache(folder: str | None) -> None:
     """Keeps compiled programs in `folder` (None: the default, "": nowhere)."""
+    executables.use(None)
     if folder == "":
         return
     folder = folder or default_cache_dir()
@@ -102,6 +103,8 @@ def _use_cache(folder: str | None) -> None:
             return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Beside the cache, in a folder that no other user may read or write: they are code.
+    executables.use(None if "://" in folder else pathlib.Path(folder) / executables.NAME)
 
 
 def package_version(name: str) -> str:

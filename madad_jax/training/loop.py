@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 import tqdm
 from etils import epath
 
@@ -23,7 +24,7 @@ from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.runtime import agreement, wall_time, watchdog
+from madad_jax.runtime import agreement, executables, wall_time, watchdog
 from madad_jax.runtime import stop as stop_lib
 from madad_jax.training import metric_log, schedules, step_trace
 from madad_jax.training import state as state_lib
@@ -150,8 +151,7 @@ def train(
         bar = _progress_bar(options, start)
         metrics = _LateMetrics(options.stage, saver, outputs.advice)
         clock = _Clock(start)
-        lr_fn = jax.jit(lr_fn)  # one program in place of a dozen small ones
-        log = _Log(options, outputs.writer, metrics, clock, bar, lr_fn)
+        log = _Log(options, outputs.writer, metrics, clock, bar, _one_program(options.stage, lr_fn))
         validate = _Validate(trainer, frozen, validation, outputs.writer)
         save = _Save(options, saver, iterator, outputs.config, metrics, validate, clock, stop)
 
@@ -207,6 +207,13 @@ def _restore(
     iterator.restore(restored.data_state)
     _LOG.info("%s: continues from step %d", trainer.options.stage, restored.step)
     return restored.state, restored.step
+
+
+def _one_program(stage: str, lr_fn: schedules.Schedule) -> schedules.Schedule:
+    """The schedule as one program in place of a dozen small ones, kept whole as the step is."""
+    program, here = jax.jit(lr_fn), jax.local_devices()[:1]
+    made = executables.compiled(f"{stage} rate", program, (np.int32(0),), lr_fn, here)
+    return lambda step: made(np.int32(step))
 
 
 def _take_step(

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax.core import random_keys, units
+from madad_jax.core import random_keys, trees, units
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches as batches_lib
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.devices import parameter_rules
 from madad_jax.methods import base
-from madad_jax.runtime import watchdog
+from madad_jax.runtime import executables, watchdog
 from madad_jax.training import state as state_lib
 from madad_jax.training import step as step_lib
 
@@ -69,8 +69,12 @@ class Trainer:
             tx,
             ema=options.ema_decay > 0,
         )
+        self._devices = list(mesh.devices.flat)
+        # What the traces depend on; the root key is the seed's.
+        spec = trees.tree_signatures(batch_spec)
+        self._reads = (method, tx, options.stage, options.ema_decay, seed, spec)
         # Shapes alone: a large model is first made where it belongs, in shards.
-        abstract = jax.eval_shape(self._init)
+        abstract = executables.shapes(f"{options.stage} shapes", self._init, self._reads)
         _LOG.info("%s: %s", options.stage, parameter_rules.describe(abstract, mesh))
         self.state_shardings = parameter_rules.state_shardings(abstract, mesh)
         self.abstract = parameter_rules.with_shardings(abstract, self.state_shardings)
@@ -86,16 +90,16 @@ class Trainer:
         params_s = self.state_shardings.params
         self.loss_fn = step_lib.make_loss(method, (params_s, replicated, batch, replicated))
         self.stream_key = random_keys.stream(self.root_key, options.stage)
-        self._compiled: Any = None
+        self._compiled: dict[str, Any] = {}
 
     def step(self, state: state_lib.TrainState, frozen: Params, batch: Batch) -> Any:
-        """(state, metrics) after one optimiser step. The first call compiles the step and logs
-        what it needs."""
-        if self._compiled is None:
+        """(state, metrics) after one optimiser step. The first call compiles the step, or loads
+        it, and logs what it needs."""
+        arguments = (state, frozen, batch, self.stream_key)
+        if "step" not in self._compiled:
             started = time.monotonic()
             # The very program that runs, so that asking for its memory compiles nothing twice.
-            self._compiled = self.step_fn.lower(state, frozen, batch, self.stream_key).compile()
-            memory = self._compiled.memory_analysis()
+            memory = self._make("step", self.step_fn, arguments).memory_analysis()
             _LOG.info(
                 "%s: step compiled in %.0f s; per device: activations and temporaries %s, all "
                 "arguments %s; batches of %d slices, of which this host reads %d",
@@ -106,12 +110,23 @@ class Trainer:
                 self.options.batch_size,
                 self.options.batch_size // batches_lib.data_process(self.mesh)[1],
             )
-        return self._compiled(state, frozen, batch, self.stream_key)
+        return self._compiled["step"](*arguments)
+
+    def _make(self, name: str, program: Any, arguments: tuple[Any, ...]) -> Any:
+        """The program `name` of this stage, made at its first use."""
+        if name not in self._compiled:
+            reads = (name, self._reads, self.options.accum_steps, str(self.state_shardings))
+            short = f"{self.options.stage} {name.split()[0]}"
+            self._compiled[name] = executables.compiled(
+                short, program, arguments, reads, self._devices
+            )
+        return self._compiled[name]
 
     def initial_state(self, first: Params | None = None) -> state_lib.TrainState:
         """Fresh weights, made on the mesh in their own shards, or the weights `first`."""
         # Compiled with its shardings: no device ever holds the whole state.
-        state = jax.jit(self._init, out_shardings=self.state_shardings)()
+        create = jax.jit(self._init, out_shardings=self.state_shardings)
+        state = self._make("initial_state", create, ())()
         if first is None:
             return state
         params = jax.device_put(first, self.state_shardings.params)
@@ -129,9 +144,10 @@ class Trainer:
         for i, batch in enumerate(batches):
             watchdog.progress(f"{self.options.stage}: validation batch {i}")
             batch = batches_lib.global_batch(self.mesh, batch)
-            metrics = self.loss_fn(
-                state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step
-            )
+            arguments = (state.eval_params, frozen, batch, jax.random.fold_in(key, i), state.step)
+            # Validation batches may be of another size than those of training.
+            name = f"validation {sorted(trees.tree_signatures(batch).items())}"
+            metrics = self._make(name, self.loss_fn, arguments)(*arguments)
             for name, value in jax.device_get(metrics).items():
                 # Read batch by batch: no more than one batch waits on the device.
                 total.setdefault(name, []).append(float(value))

@@ -149,3 +149,17 @@ def test_smaller_candidates_are_dropped_in_millilitres(result, setting):
     found = conftest.make_detector(dataclasses.replace(setting, options=options))(image, affine)
     assert not found.candidates and not found.labels.any()
     assert found.score == pytest.approx(result.score)
+
+
+def test_the_program_is_made_once_while_the_first_scan_is_prepared(setting, tmp_path):
+    """And for no file that is none, which is answered at once."""
+    made, asked = conftest.make_detector(setting), []
+    made._warm = lambda: asked.append(1)
+    (tmp_path / "no.nii.gz").write_bytes(b"no")
+    with pytest.raises(errors.UserError):
+        made(tmp_path / "no.nii.gz")
+    assert asked == []
+    image, _, affine = conftest.brain_scan()
+    for _ in range(2):
+        made(image, affine)
+    assert asked == [1]
