@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs import pages
 
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|<img src=\")([^)\s\"]+)")
 # Pages outside docs/ that readers of the site meet too.
 MORE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "benchmarks/README.md")
 ALL = [*pages.pages(), *(pages.ROOT / more for more in MORE)]
@@ -37,7 +37,8 @@ def test_links_lead_somewhere(path):
 
 def test_a_broken_link_is_seen():
     text = "# One (two)\n[a](gone.md) [b](faq.md#gone) [c](#one-two) [d](https://x.y) [e](api.md)\n"
-    assert broken(text, "docs/x.md") == ["gone.md", "faq.md#gone"]
+    text += '<img src="gone.png" width="9">\n'
+    assert broken(text, "docs/x.md") == ["gone.md", "faq.md#gone", "gone.png"]
 
 
 def test_every_page_is_in_the_menu_and_every_entry_is_a_page():
