@@ -9,7 +9,7 @@ VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info
 # Empty for a Python without such a file, and in every other venv than .venv.
 TESTED = $(if $(filter .venv,$(VENV)),$(wildcard constraints/python$(VERSION).txt))
 
-.PHONY: demo test test-slow test-newest lint setup constraints freeze clean
+.PHONY: demo test test-slow test-newest lint docs setup constraints freeze clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m madad_jax demo --out=runs/demo
@@ -31,6 +31,15 @@ test-newest:
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The pages as a site in site/, by a venv of its own: nothing of it is needed to run or test.
+docs: .venv-docs/.made
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.made: requirements-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
 
 setup: $(VENV)/.dev
 
@@ -59,4 +68,4 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-newest runs
+	rm -rf .venv .venv-newest .venv-docs site runs

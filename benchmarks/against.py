@@ -297,7 +297,7 @@ def _medians(samples: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _flags(arguments: Sequence[str]) -> argparse.Namespace:
+def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--commit", required=True, help="of the old build")
     parser.add_argument("--jobs", default="predict_warm", help=", ".join(against_jobs.JOBS))
@@ -309,7 +309,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the jobs of the flags, prints their ratios and stores their rows."""
     flags = _flags(arguments)
     jobs = against_jobs.chosen(flags.jobs)
@@ -355,6 +355,6 @@ if __name__ == "__main__":
     # As ctrl-C: the process that is measured has a session of its own and would run on.
     signal.signal(signal.SIGTERM, _stop)
     try:
-        main(sys.argv[1:])
+        main()
     except errors.UserError as error:
         sys.exit(f"error: {error}")
