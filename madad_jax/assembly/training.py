@@ -42,6 +42,7 @@ class StagePlan:
       validate_batches: at most so many; 0: all.
       checkpoint_minutes: 0: by steps alone.
       keep_latest: checkpoints.
+      track: names of trackers that get the metrics too.
     """
 
     stage: str
@@ -58,6 +59,7 @@ class StagePlan:
     checkpoint_every: int
     checkpoint_minutes: float
     keep_latest: int
+    track: tuple[str, ...] = ()
 
     @property
     def optim_key(self) -> str:
@@ -127,4 +129,6 @@ def stage_plan(config: config_dict.ConfigDict, stage: str) -> StagePlan:
         checkpoint_every=config.checkpoint.every_steps,
         checkpoint_minutes=config.checkpoint.every_minutes,
         keep_latest=config.checkpoint.keep_latest,
+        # Configs of earlier runs have none.
+        track=tuple(config.log.get("track", ())),
     )

@@ -21,6 +21,7 @@ from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.methods import base
 from madad_jax.runtime import startup
+from madad_jax.training import trackers
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ def _check_stages(parts: parts_lib.Parts, inputs: inputs_lib.Inputs, mode: str) 
         plans.append(parts.autoencoder.plan)
     if mode != "train_autoencoder":
         plans.append(parts.plan)
+    trackers.check(parts.plan.track)
     slices = len(inputs.source("train"))
     inputs.source("val")  # opened for its errors alone
     for plan in plans:
