@@ -9,7 +9,8 @@ brightness are read from headers and a sample. Networks, image size, batch and s
 them, and from cores, memory and accelerators. Every line says why.
 
 The expected minutes are measured here: each program of the run is compiled and run a few times.
-That takes some minutes on two cores, and shortens the start of the run. --nomeasure leaves it out. Steps are cut, to a third at most, where small networks would take longer than --minutes.
+That takes some minutes on two cores, and shortens the start of the run. --nomeasure leaves it out.
+Steps are cut, to a third at most, where small networks would take longer than --minutes.
 
 Exit status: 0 done; 2 bad input, one line.
 """
