@@ -45,8 +45,9 @@ def room(path: pathlib.Path, root: pathlib.Path = ROOT) -> str:
 
 
 def root_entries(root: pathlib.Path = ROOT) -> int:
-    """Files and folders in the package's root."""
-    return sum(p.name != "__pycache__" for p in (root / PACKAGE).iterdir())
+    """Files and folders in the package's root, without the empty mark of typed packages."""
+    left_out = ("__pycache__", "py.typed")
+    return sum(p.name not in left_out for p in (root / PACKAGE).iterdir())
 
 
 def room_lines(root: pathlib.Path = ROOT) -> dict[str, int]:

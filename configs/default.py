@@ -72,7 +72,12 @@ def get_config(preset: str = "paper"):
         accum_steps=1,  # microbatches per optimiser step
         ema_decay=0.0,  # 0 keeps no average
     )
-    c.log = config_dict.create(every_steps=50, validate_every_steps=500, validate_batches=0)
+    c.log = config_dict.create(
+        every_steps=50,
+        validate_every_steps=500,
+        validate_batches=0,
+        track=(),  # wandb, mlflow: get the metrics too (pip install 'madad_jax[track]')
+    )
     c.checkpoint = config_dict.create(
         every_steps=500,
         every_minutes=10.0,  # 0: by steps alone

@@ -23,7 +23,6 @@ from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
 from madad_jax.core import command_line, errors, shipped_configs
-from madad_jax.devices import machines
 from madad_jax.runtime import huge_pages
 
 MODES = ("run", "train_autoencoder", "train", "evaluate", "report", "compile", "export")
@@ -67,6 +66,9 @@ def _described_machine() -> Any:
         return None
     if _MODE.value != "compile":
         raise errors.UserError("--devices and --topology belong to --mode=compile")
+    # Here and not above: `--help` needs no numpy.
+    from madad_jax.devices import machines
+
     machine = machines.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
     count = machine.devices if machine else _DEVICES.value
     if count < 1 or _DEVICES.value not in (0, count):
@@ -200,11 +202,14 @@ def _ended(status: int, message: object) -> int:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; whatever is wrong with them or the config ends in one line, status 2."""
+    if "--help" in argv or "-h" in argv:
+        # absl lists the flags of `__main__`, which is another module behind `madad-jax VERB`.
+        own = flags.FLAGS.main_module_help()
+        print(f"{__doc__}\n{own or flags.FLAGS.module_help(__name__)}")
+        sys.exit(0)
     try:
         shipped_configs.make_importable()
         return flags.FLAGS(_located(argv))
-    except SystemExit as end:  # absl ends `--help` with 1, the commands with flags of their own 0
-        sys.exit(0 if "--help" in argv else end.code)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if "--traceback" in argv:
             raise

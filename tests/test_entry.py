@@ -59,7 +59,7 @@ def test_version(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "text"), [("pepare", "did you mean 'prepare'?"), ("x", "accepted: demo, run, train, ")]
+    ("word", "text"), [("pepare", "did you mean 'prepare'?"), ("x", "accepted: demo, plan, run, ")]
 )
 def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, text):
     monkeypatch.setattr(sys, "argv", ["madad-jax", word])
@@ -73,7 +73,7 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
     ("verb", "flag"),
     [
         ("demo", "--example_only"),
-        ("run", "--workdir"),
+        ("run", "Folder of the run; default"),
         ("predict", "--checkpoint"),
         ("prepare", "--cohort"),
         ("check", "--locate"),
@@ -83,12 +83,56 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
         ("extract-brain", "--serve"),
         ("package", "--card"),
         ("models", "traceback"),
+        ("plan", "--minutes"),
     ],
 )
 def test_help_of_a_verb_lists_its_flags(verb, flag):
     status, out, error = run("-m", "madad_jax", verb, "--help")
     assert status == 0, error
     assert flag in out and entry.__doc__.splitlines()[0] not in out
+
+
+@pytest.mark.parametrize("name", entry.VERBS)
+def test_a_verb_has_two_examples_of_flags_that_there_are(name):
+    """Read out of the modules' sources: starting each verb once more would take a minute."""
+    verb = entry.VERBS[name]
+    assert len(verb.examples) == len(set(verb.examples)) == 2
+    source = pathlib.Path(importlib.import_module(verb.module).__file__).read_text()
+    for word in " ".join(verb.examples).split():
+        flag = word.removeprefix("--").removeprefix("no").partition("=")[0].partition(".")[0]
+        assert flag in source and word.startswith("--"), word
+    assert entry.verb_text(name).count(f"madad-jax {name}") == 3
+
+
+HELP_IMPORTS = ("jax", "numpy", "scipy", "nibabel", "flax", "sklearn", "matplotlib")
+
+
+def test_help_of_a_verb_loads_nothing_heavy():
+    """What takes the seconds; none of it is needed to list flags."""
+    # One verb a module: its flags can be defined once in a process.
+    names = {verb.module: name for name, verb in entry.VERBS.items()}.values()
+    code = f"""
+import contextlib, io, sys
+from madad_jax import __main__ as entry
+for name in {list(names)!r}:
+    sys.argv = ["madad-jax", name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        entry.main()
+    print(name, *sorted(set({HELP_IMPORTS!r}) & set(sys.modules)), len(out.getvalue()) > 300)
+"""
+    status, out, error = run("-c", code)
+    assert status == 0, error
+    assert out.splitlines() == [f"{name} True" for name in names]
+
+
+def test_completion_is_a_line_for_a_shell(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["madad-jax", "--completion"])
+    assert entry.main() == 0
+    line = capsys.readouterr().out
+    done = subprocess.run(
+        ["bash", "-c", f"{line}complete -p madad-jax"], capture_output=True, text=True, check=True
+    )
+    assert "demo plan run train" in done.stdout
 
 
 def test_all_modules_of_verbs_are_asked_for_help():

@@ -71,6 +71,7 @@ class Cell:
         for key in ("root", "cache_dir", "latents_dir", "num_threads"):
             plain["data"].pop(key)
         plain["eval"].pop("run")
+        plain["log"].pop("track", None)
         plain["autoencoder"].pop("checkpoint")
         if not seed:
             plain.pop("seed")

@@ -36,6 +36,7 @@ _FREE = (
     "data.root",
     "mesh",
     "log.every_steps",
+    "log.track",
     "log.validate_batches",
     "autoencoder.chunk",
     "autoencoder.convolution",

@@ -46,6 +46,7 @@ class StagePlan:
       checkpoint_minutes: 0: by steps alone.
       keep_latest: checkpoints.
       profile: first and last step of a trace, or None.
+      track: names of trackers that get the metrics too.
     """
 
     stage: str
@@ -63,6 +64,7 @@ class StagePlan:
     checkpoint_minutes: float
     keep_latest: int
     profile: tuple[int, int] | None = None
+    track: tuple[str, ...] = ()
 
     @property
     def optim_key(self) -> str:
@@ -151,4 +153,6 @@ def stage_plan(config: config_dict.ConfigDict, stage: str) -> StagePlan:
         checkpoint_minutes=config.checkpoint.every_minutes,
         keep_latest=config.checkpoint.keep_latest,
         profile=profiled_steps(config.get("profile", "")),  # records of before do not have it
+        # Configs of earlier runs have none.
+        track=tuple(config.log.get("track", ())),
     )

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+from typing import Any
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -40,3 +41,12 @@ def make_importable() -> None:
         found = None
     if found is None and (_PACKAGE / "configs").is_dir():
         sys.modules["configs"] = importlib.import_module("madad_jax.configs")
+
+
+def load(path: str) -> Any:
+    """The config that `get_config()` of a file returns; runs the file, as `--config=` does."""
+    make_importable()
+    spec = importlib.util.spec_from_file_location("_experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()

@@ -18,10 +18,15 @@ RESULT = "summary.json"
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """A scan to be read: `name` is its output folder's."""
+    """A scan to be read: `name` is its output folder's, `brain_mask` a file; "" finds the brain.
+
+    `fault` says why it cannot be scored; "" for nothing that its files' names tell.
+    """
 
     name: str
     path: epath.Path
+    brain_mask: str = ""
+    fault: str = ""
 
 
 def discover(path: str, include: str = "") -> tuple[list[Scan], bool]:

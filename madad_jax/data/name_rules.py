@@ -67,6 +67,12 @@ def other_contrast(stem: str, modality: str) -> tuple[str, bool]:
     return (found, sure) if own and found and found != own else ("", False)
 
 
+def stated_contrast(stem: str) -> str:
+    """The contrast that the last word of a name states; "" for none."""
+    words = _words(stem)
+    return _contrast(words[-1] if words else "")[0]
+
+
 def _contrast(word: str) -> tuple[str, bool]:
     return _CONTRASTS.get(word) or _UNSURE.get(word, ""), word in _CONTRASTS
 

@@ -1,33 +1,26 @@
 """Paired differences between rows of one or several runs on the same test set.
 
-    python -m madad_jax compare --run=runs/a --run=runs/b --set=test
-
-Every learned row of every run is compared with the first run's first learned row (or with `--to`),
-over the same draws of subjects: AP, pooled max Dice and max Dice per slice, with 95 % bootstrap
-intervals of the difference. Where whole scans were judged (`eval.protocol=both`) so is the share of
-lesions found at each number of false positives a scan. Runs must have scored the same slices; a
-run that did not is refused.
+Every learned row of every run is compared with the first run's first learned row, or with a named
+one, over the same draws of subjects. Runs must have scored the same slices; a run that did not is
+refused.
 """
 
 import os
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 from etils import epath
 
-from madad_jax.core import command_line, errors
+from madad_jax.core import errors
 from madad_jax.evaluation import set_files, tables
 from madad_jax.metrics import bootstrap, lesion_sums, subject_sums
 
-_FIGURES = (
+FIGURES = (
     ("ap", "AP"),
     ("pooled_max_dice", "Pooled max Dice" + tables.ORACLE_MARK),
     ("max_dice", "Max Dice per slice" + tables.ORACLE_MARK),
 )
-_FOUND = "found_at_"
+FOUND = "found_at_"
 
 
 def differences(
@@ -99,46 +92,6 @@ def _add_lesions(
     for asked, groups in gaps.items():
         if lesion_sums.ALL in groups:
             gap = groups[lesion_sums.ALL]
-            entry[f"{_FOUND}{asked:g}"] = gap["sensitivity"]
+            entry[f"{FOUND}{asked:g}"] = gap["sensitivity"]
             if gap["interval"] is not None:
-                entry["intervals"][f"{_FOUND}{asked:g}"] = gap["interval"]
-
-
-def _options() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
-    flags.DEFINE_bool("traceback", False, "Show the traceback of errors.", flag_values=values)
-    flags.DEFINE_multi_string("run", [], "Folder of a run; as often as needed.", flag_values=values)
-    flags.DEFINE_string("set", "test", "The set that they scored.", flag_values=values)
-    text = "Row to compare with, of the first run; default: its first learned one."
-    flags.DEFINE_string("to", "", text, flag_values=values)
-    flags.DEFINE_integer("draws", 1000, "Of subjects.", lower_bound=1, flag_values=values)
-    return values
-
-
-def _run(argv: Sequence[str]) -> int:
-    options = _options()
-    if not command_line.parsed(options, argv, __doc__, ("run",)):
-        return 0
-    found = differences(options.run, options.set, to=options.to, draws=options.draws)
-    reference, rows = found[0], found[1:]
-    print(f"Difference to {reference['method']} of {reference['run']}, set {options.set}, points;")
-    print("brackets: 95 % bootstrap interval over subjects, the same draws for both.\n")
-    columns = [tables.Column("run", "Run", "text", ""), tables.METHOD]
-    columns += [tables.Column(key, label, better="") for key, label in _FIGURES]
-    asked = {key.removeprefix(_FOUND) for row in rows for key in row if key.startswith(_FOUND)}
-    columns += [
-        tables.Column(_FOUND + a, f"Lesions found at {a} false positives a scan", better="")
-        for a in sorted(asked, key=float)
-    ]
-    print(tables.markdown(rows, columns))
-    return 0
-
-
-def main() -> None:
-    """Entry point of `python -m madad_jax compare`."""
-    sys.exit(command_line.status("madad_jax compare", _run, sys.argv))
-
-
-if __name__ == "__main__":
-    main()
+                entry["intervals"][f"{FOUND}{asked:g}"] = gap["interval"]

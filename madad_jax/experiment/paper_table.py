@@ -19,7 +19,7 @@ from madad_jax.assembly import cells
 from madad_jax.checkpoints import reader
 from madad_jax.core import atomic_files, errors, json_digest, json_file, signals
 from madad_jax.evaluation import paper_tables, report
-from madad_jax.experiment import preflight, report_stage, stages
+from madad_jax.experiment import healthy_only, preflight, report_stage, stages
 from madad_jax.runtime import agreement
 from madad_jax.runtime import stop as stop_lib
 
@@ -67,7 +67,11 @@ def _check(table: cells.Table) -> None:
             continue
         seen.add(text)
         try:
-            preflight.check_programs(cell.parts())
+            parts = cell.parts()
+            preflight.check_programs(parts)
+            # A table of figures against lesions has no cell without them.
+            if healthy_only.is_one(parts):
+                raise errors.UserError(healthy_only.explain(parts))
         except errors.UserError as error:
             raise errors.UserError(f"{cell.row}, {cell.column}: {error}") from error
 

@@ -1,5 +1,6 @@
 """What is checked before hours are spent or a file is written: every program, every input."""
 
+import logging
 import pathlib
 
 import jax
@@ -11,6 +12,7 @@ from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches
 from madad_jax.experiment import (
     frozen_weights,
+    healthy_only,
     latent_cache,
     score_stage,
     trained_weights,
@@ -19,6 +21,9 @@ from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.methods import base
 from madad_jax.runtime import startup
+from madad_jax.training import trackers
+
+_LOG = logging.getLogger(__name__)
 
 _MARKER = "checked.json"
 _TRAINS = ("run", "train", "train_autoencoder")
@@ -121,7 +126,11 @@ def check_inputs(
             raise errors.UserError("eval.sets is empty: nothing to score; use --mode=train")
         # Millimetres and the table of lesions.
         plan.options(parts.data.preparation())
-        for name in plan.sets:
+        sets = healthy_only.sets_to_score(parts)
+        if not sets:
+            # Before hours are spent: somebody may have forgotten the folder.
+            _LOG.warning("%s", healthy_only.explain(parts))
+        for name in sets:
             inputs.source(name)
             inputs.healthy_source(name)
 
@@ -133,6 +142,7 @@ def _check_stages(parts: parts_lib.Parts, inputs: inputs_lib.Inputs, mode: str) 
         plans.append(parts.autoencoder.plan)
     if mode != "train_autoencoder":
         plans.append(parts.plan)
+    trackers.check(parts.plan.track)
     slices = len(inputs.source("train"))
     inputs.source("val")  # opened for its errors alone
     for plan in plans:

@@ -10,6 +10,7 @@ from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import reader
 from madad_jax.core import errors, messages
 from madad_jax.evaluation import report, tables
+from madad_jax.experiment import healthy_only
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.runtime import startup
 
@@ -24,13 +25,18 @@ SYNTHETIC = (
 def write_report(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> None:
     """`report.md` from what the run has left behind, and the curves.
 
-    Raises UserError when nothing was scored.
+    Without a set to score it holds the training and the calibration.
+
+    Raises UserError when nothing was scored that could have been.
     """
     if not workdir.primary:
         return
     folder = workdir.folder
     rows = report.read_results(folder / "results.jsonl")
-    if not rows:
+    notes = []
+    if not rows and healthy_only.is_one(parts):
+        notes = [healthy_only.explain(parts), healthy_only.explain_calibration(folder)]
+    elif not rows:
         raise errors.UserError(f"{folder} has no results.jsonl; run --mode=evaluate first")
     _warn_of_other_weights(workdir, rows)
     # Imported late: matplotlib takes a second that a training job need not wait for.
@@ -41,7 +47,9 @@ def write_report(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> None:
     names = ("dice_over_thresholds.png", "froc.png")
     of_sets = [p for name in names for p in sorted((folder / "eval").glob(f"*/{name}"))]
     with report.explain_rows(folder / "results.jsonl"):
-        _write(parts, workdir, rows, [*([curves] if drawn else []), *of_sets])
+        _write(parts, workdir, rows, [*([curves] if drawn else []), *of_sets], notes)
+    for line in notes:
+        _LOG.info("%s", line)
     _LOG.info("report: %s", folder / "report.md")
 
 
@@ -68,6 +76,7 @@ def _write(
     workdir: workdir_lib.Workdir,
     rows: list[dict[str, Any]],
     curves: list[epath.Path],
+    notes: list[str],
 ) -> None:
     folder = workdir.folder
     report.write_report(
@@ -84,7 +93,7 @@ def _write(
             "machine": startup.device_line(),
         },
         cohort_note=SYNTHETIC if parts.data.synthetic else "",
-        notes=[parts.note] if parts.note else [],
+        notes=[*notes, *([parts.note] if parts.note else [])],
     )
 
 

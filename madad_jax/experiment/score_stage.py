@@ -13,7 +13,7 @@ from madad_jax.core import atomic_files, version
 from madad_jax.data import provenance
 from madad_jax.evaluation import calibrate, report, runner
 from madad_jax.evaluation import scorer as scorer_lib
-from madad_jax.experiment import frozen_weights, trained_weights
+from madad_jax.experiment import frozen_weights, healthy_only, trained_weights
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 
@@ -29,11 +29,14 @@ def score_sets(
 ) -> list[dict[str, Any]]:
     """Scores every set of `eval.sets` with weights trained for `steps`; returns and stores rows.
 
+    A cohort of healthy people alone has none, and is calibrated all the same.
+
     Raises UserError when a set is missing, or there is no checkpoint.
     """
     plan = parts.evaluation
     # Opened first: a set that is missing is found before anything is scored.
-    sets = {name: (inputs.source(name), inputs.healthy_source(name)) for name in plan.sets}
+    names = healthy_only.sets_to_score(parts)
+    sets = {name: (inputs.source(name), inputs.healthy_source(name)) for name in names}
     params = trained_weights.restore_denoiser(
         parts, workdir.checkpoints("denoiser"), inputs.mesh, plan.checkpoint
     )
@@ -41,8 +44,11 @@ def score_sets(
     preparation = parts.data.preparation()
     evaluation = runner.Evaluation(scorer, plan.options(preparation), inputs.eval_batches)
     # Thresholds come from healthy validation slices, before any test slice is scored.
-    evaluation.fit_baselines(inputs.source("train"))
-    maps, brain = evaluation.choose_thresholds(inputs.source("val"))
+    if sets:
+        evaluation.fit_baselines(inputs.source("train"))
+        maps, brain = evaluation.choose_thresholds(inputs.source("val"))
+    else:
+        maps, brain = evaluation.score_healthy(inputs.source("val"))
     weights = digests.weights_digest(params)
     made_with = {"weights": weights, "frozen": frozen.digests()}
     found = measure_healthy(parts, inputs, preparation, maps, brain, made_with)
@@ -63,7 +69,7 @@ def score_sets(
     for name, (test, healthy) in sets.items():
         folder = workdir.folder / "eval" / name
         rows += evaluation.score_set(name, test, healthy, folder, facts)
-    if workdir.primary:
+    if workdir.primary and rows:
         report.append_results(workdir.folder / "results.jsonl", rows)
     return rows
 

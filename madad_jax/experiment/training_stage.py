@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from madad_jax.assembly import config_record
 from madad_jax.assembly import training as training_lib
 from madad_jax.core.types import Batch, Params
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.methods import base
 from madad_jax.runtime import stop as stop_lib
-from madad_jax.training import loop, metric_log
+from madad_jax.training import loop, metric_log, trackers
 from madad_jax.training import trainer as trainer_lib
 
 
@@ -56,7 +57,12 @@ def train(
     )
     iterator = inputs.data.train_iterator(train_source, plan.batch_size, inputs.mesh)
     advice = workdir.advise_not_finite(plan.stage, plan.optim_key)
-    with metric_log.MetricWriter(workdir.trained, workdir.primary) as writer:
+    sent = None
+    if workdir.primary and plan.track:
+        # Of the paths of this machine nothing is sent.
+        config = config_record.without_places(record)
+        sent = trackers.Trackers(plan.track, workdir.trained, record["name"], config)
+    with metric_log.MetricWriter(workdir.trained, workdir.primary, sent) as writer:
         loop.train(
             trainer,
             frozen,

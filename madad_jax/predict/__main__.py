@@ -15,6 +15,9 @@ word is a name before it is a folder: ./NAME is the folder.
 
 --example is the scan that comes with the package, in place of --input.
 
+--image_pattern='{id}/anat/*_T1w{nii}' --brain_mask_pattern='{id}/anat/*_mask{nii}' pair the scans
+of a folder with their brain masks, as the tables of `madad-jax prepare` do (docs/preparation.md).
+
 A folder's masks, segmentations, `derivatives/` and scans named for another contrast are left out,
 each with a line; --include='*_T1w.nii.gz' chooses by a pattern instead.
 
@@ -57,6 +60,8 @@ def make_flags() -> flags.FlagValues:
         "checkpoint": "Name of a shipped model, or folder; the default model when left out.",
         "input": "NIfTI file, folder with one DICOM series, or folder of these.",
         "include": "Pattern of paths below --input (* fits anything): these are the scans.",
+        "image_pattern": "Pattern with {id} of paths below --input: these are the scans.",
+        "brain_mask_pattern": "The same of their brain masks, on each scan's grid.",
         "output": "Folder to write; with --mode=calibrate a .npz file.",
         "signal": "map | mask_map | latent_map; map when left out.",
         "postprocess": "none | min_volume | pddpm | dae (published); none when left out.",
@@ -145,18 +150,41 @@ def _locate_example(options: flags.FlagValues) -> str:
     return str(example.path())
 
 
+def _find_scans(options: flags.FlagValues) -> tuple[list[Any], bool]:
+    """(scans of --input, whether it is one scan), by patterns where they are given.
+
+    Raises:
+      UserError: nothing there, or flags that exclude each other.
+    """
+    from madad_jax.data import discovery, pairs
+
+    if not options.image_pattern:
+        if options.brain_mask_pattern:
+            raise errors.UserError(
+                "--brain_mask_pattern: found without --image_pattern, which says whose mask it is"
+            )
+        return discovery.discover(options.input, options.include)
+    unfit = [name for name in ("include", "brain_mask_file") if options[name].value]
+    if unfit:
+        raise errors.UserError(f"--{unfit[0]}: found with --image_pattern; accepted: one of them")
+    return pairs.find(options.input, options.image_pattern, options.brain_mask_pattern), False
+
+
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
 
     from madad_jax.data import discovery
     from madad_jax.runtime import agreement
 
-    found, single = discovery.discover(options.input, options.include)
+    found, single = _find_scans(options)
     if single and jax.process_count() > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     # Its grid is that of one scan.
     if options.brain_mask_file and not single:
-        raise errors.UserError("--brain_mask_file belongs to one scan; give one as --input")
+        raise errors.UserError(
+            "--brain_mask_file belongs to one scan; give one as --input, or --image_pattern and "
+            "--brain_mask_pattern for a folder"
+        )
     detector = api.load(
         options.checkpoint,
         **{name: options[name].value for name in _RATES},
@@ -169,7 +197,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         calibration=options.calibration,
         batch_size=options.batch_size,
     )
-    asked = single or bool(options.include)
+    asked = single or bool(options.include or options.image_pattern)
     found = discovery.keep_contrast(found, detector.preparation.modality, asked=asked)
     point = detector.setting.point
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
@@ -247,10 +275,15 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
 
     if not options.output.endswith(".npz"):
         raise errors.UserError(f"--output={options.output}: must end in .npz")
-    found, single = discovery.discover(options.input, options.include)
+    found, single = _find_scans(options)
+    if options.brain_mask_file:
+        raise errors.UserError(
+            "--brain_mask_file: found with --mode=calibrate; accepted: --image_pattern and "
+            "--brain_mask_pattern"
+        )
     model = api.open_model(options.checkpoint, "")
     if model.preparation is not None:
-        asked = single or bool(options.include)
+        asked = single or bool(options.include or options.image_pattern)
         found = discovery.keep_contrast(found, model.preparation.modality, asked=asked)
     calibration = from_scans.calibrate(
         model,

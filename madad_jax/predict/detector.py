@@ -139,10 +139,18 @@ class Detector:
         return maps, reconstruction
 
     def measure(
-        self, scan: Any, subject: str, options: dict[str, scan_stacks.Options]
+        self,
+        scan: Any,
+        subject: str,
+        options: dict[str, scan_stacks.Options],
+        brain_mask: str = "",
     ) -> tuple[dict[calibration_lib.Key, calibration_lib.Scan], scan_look.Look]:
-        """What a healthy scan adds to a calibration, by signal and post-processing; its look."""
-        stack = scan_lib.prepare(self._read(scan), self.preparation, self.numbers)
+        """What a healthy scan adds to a calibration, by signal and post-processing; its look.
+
+        `brain_mask` is the path of a mask on the scan's grid; "" finds it.
+        """
+        volume = self._read(scan)
+        stack = scan_lib.prepare(volume, self.preparation, self.numbers, brain_mask_file=brain_mask)
         maps, _ = self.maps(stack)
         entries = {}
         for signal, values in maps.items():

@@ -1,23 +1,12 @@
-"""The brain mask of a head scan, by the networks of deepbet run through JAX.
-
-    pip install --no-deps deepbet          # 10 MB: weights, MIT licence; PyTorch is not needed
-    python -m madad_jax extract-brain --in=scan.nii.gz --out=mask.nii.gz
+"""The brain of a head scan, by the networks of deepbet run through JAX.
 
 Two passes of one small network (networks/brain_extraction.py): the whole volume at 128^3 finds a
 box, the box at 256^3 finds the brain; then the largest component, its holes filled. Method and
-weights: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845. Any contrast that shows the head
-does; it was trained on T1.
-
-`--serve` takes requests on standard input, one a line: the path of a `.npy` volume in canonical
-orientation and the path of the mask to write (JSON list); it answers `ok` or `error: ...`. The
-preparation of data starts it so, as nothing there may load JAX.
+weights: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845. `brain_command` is the command.
 """
 
-import argparse
 import functools
 import importlib.metadata
-import json
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -29,8 +18,7 @@ from scipy import ndimage
 from madad_jax.convert import containers, torch_file
 from madad_jax.core import errors
 from madad_jax.models.networks import brain_extraction
-from madad_jax.runtime import executables, startup
-from madad_jax.scans import volumes
+from madad_jax.runtime import executables
 
 _SMALL, _LARGE = 128, 256
 _LOW, _HIGH = 0.005, 0.995  # quantiles that become 0 and 1
@@ -141,49 +129,3 @@ def _box(rough: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
         size = np.round(scale * (high - low) * (1 + 2 * _MARGIN))
         found.append(slice(max(0, int(centre - size / 2)), min(length, int(centre + size / 2))))
     return tuple(found)
-
-
-def _answer(line: str) -> str:
-    """Does one request of `--serve`."""
-    try:
-        source, target = json.loads(line)
-        with epath.Path(source).open("rb") as handle:
-            data = np.load(handle, allow_pickle=False)
-        mask = find(data)
-        with epath.Path(target).open("wb") as handle:
-            np.save(handle, mask)
-    except errors.UserError as error:
-        return f"error: {error}"
-    except (OSError, ValueError, TypeError) as error:
-        return f"error: {type(error).__name__}: {' '.join(str(error).split())}"
-    return "ok"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m madad_jax extract-brain`; 0 done, 2 bad input in one line."""
-    parser = argparse.ArgumentParser(prog="python -m madad_jax extract-brain", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--in", dest="source", help="NIfTI file or folder of a DICOM series")
-    parser.add_argument("--out", help="NIfTI mask to write, on the scan's own grid")
-    parser.add_argument("--serve", action="store_true", help="take requests on standard input")
-    options = parser.parse_args(arguments)
-    startup.start()  # above all the compile cache: the networks compile for a minute
-    if options.serve:
-        for line in sys.stdin:
-            print(_answer(line), flush=True)
-        return 0
-    if not options.source or not options.out:
-        parser.error("--in and --out are needed")
-    try:
-        volume = volumes.read(options.source)
-        mask = find(volume.data)
-        volumes.write_nifti(options.out, mask, like=volume)
-    except errors.UserError as error:
-        print(f"madad_jax extract-brain: error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: brain of {mask.sum() * volume.voxel_ml:.0f} ml")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -50,7 +50,7 @@ def calibrate(
     looks: dict[str, scan_look.Look] = {}
 
     def measure(scan: discovery.Scan) -> dict[str, Any]:
-        entries, looks[scan.name] = detector.measure(scan.path, scan.name, options)
+        entries, looks[scan.name] = detector.measure(scan.path, scan.name, options, scan.brain_mask)
         measured[scan.name] = entries
         return {"status": "done"}
 

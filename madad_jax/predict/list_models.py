@@ -8,11 +8,15 @@ A model of another folder is described by its model.json and README.md.
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from madad_jax.core import command_line, messages
-from madad_jax.predict import model_names, package_files
+from madad_jax.predict import model_names
+
+if TYPE_CHECKING:
+    from madad_jax.predict import package_files
 
 _COLUMNS = ("name", "contrast", "levels scored (mm)", "ages", "licence")
 
@@ -25,7 +29,7 @@ def make_flags() -> flags.FlagValues:
     return values
 
 
-def describe(models: Sequence[package_files.About]) -> str:
+def describe(models: "Sequence[package_files.About]") -> str:
     """A table with a row a model, and below it the figures of each."""
     rows = [_COLUMNS, *(_row(about) for about in models)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -42,7 +46,7 @@ def describe(models: Sequence[package_files.About]) -> str:
     return "\n".join(lines)
 
 
-def _row(about: package_files.About) -> tuple[str, ...]:
+def _row(about: "package_files.About") -> tuple[str, ...]:
     low, high = about.levels_mm
     ages = "not known" if about.ages is None else f"{about.ages[0]:g} to {about.ages[1]:g}"
     words = (about.name, about.modality, f"{low:g} to {high:g}", ages, about.licence)
@@ -57,6 +61,9 @@ def run(argv: Sequence[str]) -> int:
     """
     if not command_line.parsed(make_flags(), argv, __doc__):
         return 0
+    # Here and not above: `--help` needs no numpy.
+    from madad_jax.predict import package_files
+
     found = model_names.shipped()
     if not found:
         print(

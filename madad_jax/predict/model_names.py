@@ -16,6 +16,7 @@ _LOG = logging.getLogger(__name__)
 
 DEFAULT = "ixi-t1"
 ABOUT = "model.json"  # What makes a folder a packaged model.
+DTYPES = ("float32", "float16")  # of its stored matrices
 FOLDER = pathlib.Path(__file__).parent / "shipped"
 
 

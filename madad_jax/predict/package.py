@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from madad_jax.core import atomic_files, command_line, errors, json_file
-from madad_jax.predict import api, model_names, package_files
+from madad_jax.predict import api, model_names
 
 _NEEDED = ("checkpoint", "out", "name", "licence", "licence_file", "card")
 
@@ -45,7 +45,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype",
         None,
-        package_files.DTYPES,
+        model_names.DTYPES,
         "Of stored matrices; when left out float32, or as a packaged model has them.",
         flag_values=values,
     )
@@ -78,6 +78,7 @@ def run(argv: Sequence[str]) -> int:
     # All that a person may have mistyped, before weights are read.
     words = _read_words(options)
     folder = model_names.locate(options.checkpoint)
+    from madad_jax.predict import package_files
     from madad_jax.runtime import startup
 
     startup.start()
@@ -91,6 +92,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _read_words(options: flags.FlagValues) -> Words:
     from etils import epath
+
+    from madad_jax.predict import package_files
 
     figures = json_file.read_object(options.figures) if options.figures else {}
     try:
@@ -131,7 +134,7 @@ def write(model: Any, out: str, words: Words, dtype: str, calibration: str = "")
     from madad_jax.core import version
     from madad_jax.experiment import frozen_weights
     from madad_jax.metrics import calibration as calibration_lib
-    from madad_jax.predict import export, packaged_model
+    from madad_jax.predict import export, package_files, packaged_model
 
     if model.preparation is None:
         raise errors.UserError(

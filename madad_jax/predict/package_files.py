@@ -30,7 +30,7 @@ FORMAT = 1
 ABOUT, WEIGHTS, CALIBRATION = model_names.ABOUT, "model.safetensors", "calibration.npz"
 CARD, LICENCE = "README.md", "LICENSE"
 FILES = (WEIGHTS, CALIBRATION, CARD, LICENCE)
-DTYPES = ("float32", "float16")
+DTYPES = model_names.DTYPES
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")  # Of a folder, and a word on the command line.
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -56,18 +56,20 @@ def predict_scans(
     Raises:
       UserError: `out` cannot be written, or the scan is unusable (`single`).
     """
-    settings = settings_digest(detector)
+    plain = settings_digest(detector)
     for path in out.glob(f"{TABLE}*.new") if out.is_dir() else ():
         path.unlink(missing_ok=True)  # what a killed run left of the table
 
     def predict(scan: discovery.Scan) -> dict[str, Any]:
-        folder = out if single else out / scan.name
+        folder, mask = out if single else out / scan.name, scan.brain_mask or brain_mask
+        # Another mask is another result, whatever its file is called.
+        settings = json_digest.json_digest([plain, atomic_files.sha256(mask)]) if mask else plain
         done = _read_row(folder, scan, settings)
         if done is not None:
             return {**done, "status": "done before"}
         # Before the scan is scored: if it fails now, no earlier result may pass for this one.
         result_lib.start_over(folder)
-        result = detector(scan.path, brain_mask=brain_mask)
+        result = detector(scan.path, brain_mask=mask)
         result.summary["settings_sha256"] = settings
         result.save(folder, report=report)
         return {**_row(scan, result.summary), "status": "done"}
@@ -98,7 +100,7 @@ def predict_for_mood(
         )
 
     def predict(scan: discovery.Scan) -> dict[str, Any]:
-        result = detector(scan.path)
+        result = detector(scan.path, brain_mask=scan.brain_mask)
         if task == "sample":
             text = f"{min(max(result.score, 0.0), 1.0)}"
             atomic_files.write_bytes(out / f"{scan.path.name}.txt", text.encode())
@@ -153,6 +155,8 @@ def _run_guarded(work, scan: discovery.Scan, stopped: Callable[[], bool]) -> dic
         return None
     start = time.monotonic()
     try:
+        if scan.fault:
+            raise errors.UserError(scan.fault)
         row = work(scan)
     except errors.UserError as error:
         row = {"status": "failed", "message": messages.shorten(error, _MOST_MESSAGE)}

@@ -33,13 +33,12 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import errors, messages
-from madad_jax.prepare import patterns as patterns_lib
+from madad_jax.data import patterns as patterns_lib
 from madad_jax.prepare import splits, subject, yaml_file
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"
 _OPTIONS = ("registration", "brain_mask", "shift")
-_DEEPEST = 12  # Folders below the root; a link that leads in a circle ends there.
 _MOST_SEEN = 20_000  # Paths kept to say what is there when nothing fits.
 _BRAIN_MASK, _SEGMENTATION = "brain_mask", "segmentation"
 
@@ -207,7 +206,7 @@ def find(cohort: Cohort, root: epath.PathLike, modalities: tuple[str, ...]) -> F
     ]
     scans: dict[str, dict[str, list[str]]] = {}
     seen = []
-    for path, is_folder in _walk(root, "", 0):
+    for path, is_folder in patterns_lib.walk(root):
         if len(path) > patterns_lib.MOST_PATH:
             continue
         seen += [path] if len(seen) < _MOST_SEEN else []
@@ -316,20 +315,6 @@ def _item(cohort: Cohort, root: epath.Path, scan: str, person: str, kinds, modal
 def _file_name(scan_id: str) -> str:
     """An id as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", scan_id.strip().replace("/", "-"))
-
-
-def _walk(folder: epath.Path, inside: str, depth: int):
-    """(path below the root, whether it is a folder; folders end in /), in the order of names."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        # What systems and programs leave behind, our own `.prepare` among them.
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield f"{inside}{path.name}/", True
-            if depth < _DEEPEST:
-                yield from _walk(path, f"{inside}{path.name}/", depth + 1)
-        else:
-            yield f"{inside}{path.name}", False
 
 
 def _labels(value: Any, where: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The built-in brain extraction, in a process of its own that is started once and kept.
 
-The network runs in JAX, which nothing here may load: `predict/extract_brain.py` does it, and
+The network runs in JAX, which nothing here may load: `predict/brain_command.py` does it, and
 takes and gives volumes as `.npy` files in a folder that goes away with this process.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from madad_jax.core import errors
 from madad_jax.scans import volumes
 
-_COMMAND = (sys.executable, "-m", "madad_jax.predict.extract_brain", "--serve")
+_COMMAND = (sys.executable, "-m", "madad_jax.predict.brain_command", "--serve")
 # One process for all threads: its networks compile for a minute, once.
 _LOCK = threading.Lock()
 _CHILD: list["_Child"] = []

@@ -1,4 +1,4 @@
-"""Metrics to `workdir/metrics.jsonl` and to TensorBoard.
+"""Metrics to `workdir/metrics.jsonl`, to TensorBoard, and to trackers (`trackers.py`).
 
 One JSON object a line: `{"stage": "denoiser", "split": "train", "step": 100, "time": ...,
 "loss": 0.1, ...}` with `time` in seconds since 1970 and null for numbers that are not finite.
@@ -22,6 +22,7 @@ import tensorboardX
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_file
+from madad_jax.training import trackers as trackers_lib
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,12 +54,19 @@ class MetricWriter:
     Args:
       workdir: the run's folder; made when missing.
       is_primary: whether this process writes (`jax.process_index() == 0`).
+      trackers: get the same numbers, and are closed with this.
 
     Raises:
       UserError: when the folder cannot be written.
     """
 
-    def __init__(self, workdir: epath.PathLike, is_primary: bool = True):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        is_primary: bool = True,
+        trackers: trackers_lib.Trackers | None = None,
+    ):
+        self._trackers = trackers
         self.workdir = epath.Path(workdir)
         self.is_primary = is_primary
         self._path = self.workdir / FILE_NAME
@@ -78,7 +86,7 @@ class MetricWriter:
         self.close()
 
     def write(self, stage: str, split: str, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one line and the same scalars to TensorBoard.
+        """Appends one line, and sends the same scalars to TensorBoard and to the trackers.
 
         Args:
           stage: "autoencoder", "denoiser", ...
@@ -105,6 +113,8 @@ class MetricWriter:
                     board.add_scalar(name, value, int(step))
                 # At once: a killed run keeps its curves.
                 board.flush()
+        if self._trackers is not None:
+            self._trackers.write(stage, split, int(step), values)
 
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops `stage`'s lines (and TensorBoard points) beyond `step`: a run resumes there."""
@@ -120,7 +130,9 @@ class MetricWriter:
                 self._rewrite(kept)
 
     def close(self) -> None:
-        """Flushes and closes the TensorBoard files."""
+        """Flushes and closes the TensorBoard files, and the trackers' records."""
+        if self._trackers is not None:
+            self._trackers.close()
         for board in self._boards.values():
             if board is not None:
                 board.close()

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from etils import epath
 
 from madad_jax.core import atomic_files, command_line, errors, folder_lock
-from madad_jax.data.sources import array_record, png_folder
 
 FORMATS = ("array_record", "tfds")
 
@@ -32,6 +31,9 @@ def pack(root: epath.PathLike, out: epath.PathLike, formats: Sequence[str]) -> l
       UserError: unknown format, bad slices, or `out` cannot be written.
     """
     check(formats)
+    # Here and not above: `--help` needs no numpy.
+    from madad_jax.data.sources import array_record, png_folder
+
     root, out = epath.Path(root), epath.Path(out)
     found = png_folder.list_contents(root)
     for split in found:

@@ -10,12 +10,15 @@ is free, within another repeat too.
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from etils import epath
 
 from madad_jax.core import errors, messages
 
 MOST_PATH = 1024
+_DEEPEST = 12  # Folders below the root; a link that leads in a circle ends there.
 _MOST_LETTERS = 200
 _MOST_OPEN = 3
 _MOST_STARS = 8
@@ -168,6 +171,20 @@ def compile_path(pattern: str, scan_id: str, *, any_case: bool = False) -> re.Pa
             parts.append({"**/": "(?:.*/)?", "*": "[^/]*", "{nii}": _NII}[token[0]])
     parts.append(re.escape(pattern[position:]))
     return re.compile("".join(parts), re.IGNORECASE if any_case else 0)
+
+
+def walk(folder: epath.Path, inside: str = "", depth: int = 0) -> Iterator[tuple[str, bool]]:
+    """(path below the root, whether it is a folder; folders end in /), in the order of names."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        # What systems and programs leave behind, our own `.prepare` among them.
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield f"{inside}{path.name}/", True
+            if depth < _DEEPEST:
+                yield from walk(path, f"{inside}{path.name}/", depth + 1)
+        else:
+            yield f"{inside}{path.name}", False
 
 
 def explain_nothing(patterns: Sequence[str], scan_id: str, paths: Sequence[str]) -> str:
