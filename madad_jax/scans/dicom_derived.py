@@ -213,6 +213,9 @@ def _common(
         "manufacturer_model_name": about.model[:_LONG_STRING],
         "software_versions": about.version,
         "device_serial_number": about.digest[:_LONG_STRING],
+        # UTF-8, whatever the source has: highdicom refuses sets of several codes, as Japanese
+        # names have them (findings/highdicom_refuses_japanese_names.sh).
+        "specific_character_set": "ISO_IR 192",
     }
 
 

@@ -66,14 +66,33 @@ def test_person_and_study_are_the_sources(tmp_path, case):
     _, _, path = dicom_cases.write_segmentation(folder, tmp_path / "out")
     d, source = _read(path), _read(next(folder.iterdir()))
     names = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
-             "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "FrameOfReferenceUID",
-             "SpecificCharacterSet")  # fmt: skip
+             "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+             "FrameOfReferenceUID")  # fmt: skip
     for name in names:
         assert d[name].value == source[name].value, name
     assert d.PatientName == dicom_cases.OTHER_LETTERS
     assert d.SeriesInstanceUID != source.SeriesInstanceUID
     (series,) = d.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == source.SeriesInstanceUID
+
+
+NAMES = {
+    "Japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    "Korean": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    "Chinese": ("GB18030", "Wang^XiaoDong=王^小东"),
+    "Latin 1, with extensions": ("ISO 2022 IR 100", "Müller^Ada"),
+    "none": ("", "Mueller^Ada"),
+}
+
+
+@needs_highdicom
+@pytest.mark.parametrize("case", NAMES)
+def test_names_of_every_script(tmp_path, case):
+    letters, name = NAMES[case]
+    values = {"SpecificCharacterSet": letters, "PatientName": name}
+    folder = dicom_cases.write(tmp_path / "s", "axial", **values)
+    _, _, path = dicom_cases.write_segmentation(folder, tmp_path / "out")
+    assert _read(path).PatientName == name
 
 
 @needs_highdicom
