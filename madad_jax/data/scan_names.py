@@ -12,10 +12,11 @@ import unicodedata
 
 from madad_jax.core import messages
 
-TABLE = "scans.csv"
+TABLE, CANDIDATES = "scans.csv", "candidates.tsv"
 NIFTI = (".nii.gz", ".nii")
 _MOST_BYTES = 150  # File systems take 255 of a name; tables and temporary files add to it.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # A spreadsheet computes cells that begin so.
+# A spreadsheet computes cells that begin so, some after blanks and in wide letters too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def output_names(paths: list[str]) -> list[str]:
@@ -55,7 +56,8 @@ def make_cell(value: object) -> object:
     try:
         float(text)
     except ValueError:
-        return "'" + text if text.startswith(_FORMULA) else text
+        plain = unicodedata.normalize("NFKC", text).lstrip()
+        return "'" + text if plain.startswith(_FORMULA) else text
     return text
 
 
@@ -68,8 +70,9 @@ def _safe(path: str) -> str:
         kept = text.encode()[: _MOST_BYTES - 9].decode(errors="ignore")
         text = f"{kept}-{_digest(path)}"
     low = text.casefold()
-    # `.new` is what half-written files are called, and the table has its place.
-    return f"{text}_scan" if low.startswith(TABLE) or low.endswith(".new") else text
+    # `.new` is what half-written files are called, and the tables have their places.
+    odd = low.startswith((TABLE, CANDIDATES)) or low.endswith(".new")
+    return f"{text}_scan" if odd else text
 
 
 def _key(name: str) -> str:

@@ -21,7 +21,8 @@ of a folder with their brain masks, as the tables of `madad-jax prepare` do (doc
 A folder's masks, segmentations, `derivatives/` and scans named for another contrast are left out,
 each with a line; --include='*_T1w.nii.gz' chooses by a pattern instead.
 
-Per scan: anomaly.nii.gz, anomaly_mask.nii.gz, reconstruction.nii.gz, summary.json, report.html.
+Per scan: anomaly.nii.gz, anomaly_mask.nii.gz, reconstruction.nii.gz, summary.json, report.html, of
+a DICOM series dicom/anomaly_seg.dcm; beside them scans.csv and candidates.tsv (docs/dicom.md).
 In Python:
 
     import madad_jax
@@ -70,6 +71,8 @@ def make_flags() -> flags.FlagValues:
         "brain_mask_file": "A brain mask on the scan's grid (one scan).",
         "slices": "first:last:step numbers of the slices; as calibrated when left out.",
         "calibration": "File made by --mode=calibrate; the model's own when left out.",
+        "output_format": "nifti[,dicom][,dicom_map]; nifti,dicom of a series when left out.",
+        "space": "native | MNI152NLin2009aSym (beside native).",
     }
     for name, meaning in text.items():
         flags.DEFINE_string(name, "", meaning, flag_values=values)
@@ -176,6 +179,7 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     from madad_jax.data import discovery
     from madad_jax.runtime import agreement
 
+    _check_outputs(options)
     found, single = _find_scans(options)
     if single and jax.process_count() > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
@@ -209,6 +213,21 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
     return 1 if failed else 0
 
 
+def _check_outputs(options: flags.FlagValues) -> None:
+    """Refuses a mistyped output before anything is read.
+
+    Raises:
+      UserError: an unknown format or space, or one that the task does not write.
+    """
+    from madad_jax.predict import dicom_objects, spaces
+
+    dicom_objects.choose(options.output_format)
+    spaces.choose(options.space)
+    for name in ("output_format", "space"):
+        if options.task != "files" and options[name].value:
+            raise errors.UserError(f"--{name}: found with --task={options.task}; accepted: files")
+
+
 def _write_all(
     options: flags.FlagValues, detector: Any, found: list[Any], single: bool, stopped: Any
 ) -> list[dict[str, Any]]:
@@ -229,7 +248,9 @@ def _write_all(
             single=single,
             brain_mask=options.brain_mask_file,
             report=options.report,
-            table=scan_folder.table_name(index) if count > 1 else scan_folder.TABLE,
+            output_format=options.output_format,
+            space=options.space,
+            process=index if count > 1 else None,
             **common,
         )
     else:

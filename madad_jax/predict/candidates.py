@@ -32,7 +32,7 @@ def list_candidates(
     Returns:
       Per candidate `number`, `volume_ml` (in the scan), `centre_mm` (scanner, RAS+),
       `centre_mni_mm`, `voxel` (canonical grid; inside the candidate, nearest to its centre),
-      `mean_score`, `max_score`, `region`.
+      `file_voxel` (the same in the file's own axis order), `mean_score`, `max_score`, `region`.
     """
     places_in_stack = ndimage.find_objects(in_stack)
     places_in_scan = ndimage.find_objects(in_scan, max_label=len(places_in_stack))
@@ -66,6 +66,7 @@ def list_candidates(
                 "centre_mm": [round(float(v), 1) for v in centre],
                 "centre_mni_mm": [round(float(v), 1) for v in mni],
                 "voxel": [int(v) for v in centre_voxel],
+                "file_voxel": _to_file(centre_voxel, volume),
                 "mean_score": round(float(scores.mean(dtype=np.float64)), 4),
                 "max_score": round(float(scores.max()), 4),
                 "region": regions.describe(tuple(float(v) for v in mni)),
@@ -77,6 +78,12 @@ def list_candidates(
 def _list_voxels(labels: np.ndarray, place: tuple[slice, ...], number: int) -> np.ndarray:
     start = np.array([s.start for s in place])
     return np.argwhere(labels[place] == number) + start
+
+
+def _to_file(voxel: np.ndarray, volume: volumes.Volume) -> list[int]:
+    """An index of the canonical grid in the file's own axis order, from 0."""
+    to_file = np.linalg.inv(volume.native.affine) @ volume.affine
+    return [int(v) for v in np.round(_transform_point(to_file, voxel))]
 
 
 def _nearest_point(points: np.ndarray, to: np.ndarray) -> np.ndarray:

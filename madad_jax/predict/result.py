@@ -12,7 +12,7 @@ from etils import epath
 from madad_jax.core import atomic_files
 from madad_jax.data import discovery
 from madad_jax.metrics import calibration as calibration_lib
-from madad_jax.predict import page
+from madad_jax.predict import dicom_objects, page, spaces
 from madad_jax.scans import registration, volumes
 
 NOT_A_DEVICE = (
@@ -75,14 +75,29 @@ class Result:
         """The healthy version of the scan, on its own grid."""
         return volumes.to_image(self.reconstruction, like=self.volume)
 
-    def save(self, folder: epath.PathLike, report: bool = True) -> None:
-        """Writes the three volumes, `report.html`, and last of all `summary.json`.
+    def save(
+        self,
+        folder: epath.PathLike,
+        report: bool = True,
+        *,
+        output_format: str = "",
+        space: str = "",
+    ) -> None:
+        """Writes the three volumes, what else is asked for, and last of all `summary.json`.
 
         Each file is whole or not there; while `summary.json` is missing, the set is not complete.
 
+        Args:
+          folder: to write into.
+          report: whether `report.html` is written.
+          output_format: see `dicom_objects.choose`; why a series has no object is a warning.
+          space: see `spaces.choose`.
+
         Raises:
-          UserError: the folder cannot be written.
+          UserError: the folder cannot be written, an unknown format or space, or DICOM objects
+            were asked for and cannot be made.
         """
+        objects, in_template = dicom_objects.choose(output_format), spaces.choose(space)
         folder = epath.Path(folder)
         # First: while there is a summary, readers trust the volumes beside it.
         start_over(folder)
@@ -91,6 +106,12 @@ class Result:
         )
         volumes.write_nifti(folder / "anomaly_mask.nii.gz", self.labels > 0, like=self.volume)
         volumes.write_nifti(folder / "reconstruction.nii.gz", self.reconstruction, like=self.volume)
+        if in_template:
+            spaces.write(self, folder)
+        # Before page and summary, which show the warnings.
+        notes = dicom_objects.write(self, folder, objects)
+        known = self.summary["warnings"]
+        known += [note for note in notes if note not in known]
         # After the volumes, which are worth having where nilearn's viewer is missing.
         if report:
             atomic_files.write_bytes(folder / "report.html", page.render(self).encode())
@@ -99,10 +120,15 @@ class Result:
 
 
 def start_over(folder: epath.Path) -> None:
-    """Takes the summary of an earlier run away, and what a killed one left half written."""
+    """Takes the summary of an earlier run away, and what a killed one left half written.
+
+    And what this run may not write anew: an object of another threshold would pass for this one's.
+    """
     if folder.is_dir():
         for path in (folder / SUMMARY, *folder.glob("*.new")):
             path.unlink(missing_ok=True)
+        spaces.remove(folder)
+        dicom_objects.remove(folder)
 
 
 def _plain(value: Any) -> Any:

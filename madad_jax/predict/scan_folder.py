@@ -18,6 +18,7 @@ from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_digest, json_file, messages
 from madad_jax.data import discovery, scan_names
+from madad_jax.predict import candidates_table, dicom_objects, spaces
 from madad_jax.predict import detector as detector_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.scans import volumes
@@ -47,36 +48,58 @@ def predict_scans(
     single: bool,
     brain_mask: str = "",
     report: bool = True,
+    output_format: str = "",
+    space: str = "",
     workers: int = 1,
     stopped: Callable[[], bool] = lambda: False,
-    table: str = TABLE,
+    process: int | None = None,
 ) -> list[dict[str, Any]]:
     """Scores scans into `out/<name>/` (`single`: `out/` itself); rows of `scans.csv`.
+
+    `output_format` and `space` are those of `Result.save`; `process` is this one's number among
+    several, whose tables `merge_tables` joins.
 
     Raises:
       UserError: `out` cannot be written, or the scan is unusable (`single`).
     """
     plain = settings_digest(detector)
-    for path in out.glob(f"{TABLE}*.new") if out.is_dir() else ():
-        path.unlink(missing_ok=True)  # what a killed run left of the table
+    objects, in_template = dicom_objects.choose(output_format), spaces.choose(space)
+    table = TABLE if process is None else table_name(process)
+    places = candidates_table.NAME if process is None else table_name(process, places=True)
+    for path in (*_list_tables(out), out / places):
+        path.unlink(missing_ok=True)  # what a killed run left of the tables
+    if not (output_format or dicom_objects.installed()) and any(s.path.is_dir() for s in found):
+        _LOG.info("no DICOM objects are made; %s brings what writes them", dicom_objects.INSTALL)
+    listed: dict[str, list[dict[str, Any]]] = {}
 
     def predict(scan: discovery.Scan) -> dict[str, Any]:
         folder, mask = out if single else out / scan.name, scan.brain_mask or brain_mask
+        dicom_objects.check(scan.path, folder, objects)
         # Another mask is another result, whatever its file is called.
         settings = json_digest.json_digest([plain, atomic_files.sha256(mask)]) if mask else plain
         done = _read_row(folder, scan, settings)
-        if done is not None:
+        whole = dicom_objects.are_there(folder, objects)
+        if done is not None and whole and (spaces.are_there(folder) or not in_template):
+            listed[scan.name] = done["places"]
             return {**done, "status": "done before"}
         # Before the scan is scored: if it fails now, no earlier result may pass for this one.
         result_lib.start_over(folder)
         result = detector(scan.path, brain_mask=mask)
         result.summary["settings_sha256"] = settings
-        result.save(folder, report=report)
-        return {**_row(scan, result.summary), "status": "done"}
+        result.save(folder, report=report, output_format=output_format, space=space)
+        row = _row(scan, result.summary)
+        listed[scan.name] = row["places"]
+        return {**row, "status": "done"}
 
-    return for_each_scan(
-        predict, found, out, single=single, workers=workers, stopped=stopped, table=table
-    )
+    try:
+        return for_each_scan(
+            predict, found, out, single=single, workers=workers, stopped=stopped, table=table
+        )
+    finally:
+        # Once, and after a signal too: many scans have thousands of places.
+        if listed or not single:
+            rows = [row for name in sorted(listed) for row in listed[name]]
+            candidates_table.write(out / places, rows)
 
 
 def predict_for_mood(
@@ -177,23 +200,33 @@ def _row(scan: discovery.Scan, summary: dict[str, Any]) -> dict[str, Any]:
         "candidates": len(summary["candidates"]),
         "candidates_ml": round(sum(p["volume_ml"] for p in summary["candidates"]), 3),
         "message": "; ".join(summary["warnings"]),
+        "places": candidates_table.list_rows(scan.name, summary),
     }
 
 
-def table_name(process: int) -> str:
-    """The table of one process among several."""
-    return f"{TABLE}.process_{process}"
+def table_name(process: int, *, places: bool = False) -> str:
+    """The table of one process among several; `places`: that of candidates."""
+    return f"{candidates_table.NAME if places else TABLE}.process_{process}"
+
+
+def _list_tables(out: epath.Path) -> list[epath.Path]:
+    """Tables that are half written."""
+    names = (TABLE, candidates_table.NAME)
+    return [p for name in names for p in out.glob(f"{name}*.new")] if out.is_dir() else []
 
 
 def merge_tables(out: epath.Path, processes: int) -> list[dict[str, str]]:
     """Makes one table of those that `processes` processes left, and removes them; its rows."""
     rows, parts = [], [out / table_name(k) for k in range(processes)]
+    place_parts = [out / table_name(k, places=True) for k in range(processes)]
     for part in parts:
         if part.exists():  # one without scans writes none
             rows += csv.DictReader(io.StringIO(part.read_text()))
     if rows:
         _write_table(out / TABLE, rows)
-    for part in parts:
+        places = [row for part in place_parts for row in candidates_table.read(part)]
+        candidates_table.write(out / candidates_table.NAME, places)
+    for part in (*parts, *place_parts):
         part.unlink(missing_ok=True)
     return sorted(rows, key=lambda row: row["scan"])
 

@@ -6,6 +6,7 @@ behind it. Nothing that identifies a person is kept.
 """
 
 import collections
+import dataclasses
 import itertools
 import math
 
@@ -29,6 +30,74 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _Frames = list[dicom_frames.Frame]
 
 
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """The slices of the one scan in a folder; their pixels are not unpacked.
+
+    Attributes:
+      frames: ordered along the normal of the image plane (row x column).
+      orientation: directions of a row and of a column, unit vectors, of all frames.
+      spacing: mm between rows, between columns.
+      positions: of each frame's first pixel, mm (DICOM's axes: left, back, up).
+      sha256: of the digests of all files in the folder, sorted.
+      notes: a sentence for each kind of file that was left out.
+    """
+
+    frames: list[dicom_frames.Frame]
+    orientation: Float64[np.ndarray, " 6"]
+    spacing: Float64[np.ndarray, " 2"]
+    positions: Float64[np.ndarray, "slices 3"]
+    sha256: str
+    notes: tuple[str, ...]
+
+    @property
+    def affine(self) -> Float64[np.ndarray, "4 4"]:
+        """The matrix from (column, row, slice) to mm (RAS+)."""
+        matrix = np.eye(4)
+        # PixelSpacing is (between rows, between columns): the second belongs to the first axis.
+        matrix[:3, 0] = _LPS_TO_RAS @ self.orientation[:3] * self.spacing[1]
+        matrix[:3, 1] = _LPS_TO_RAS @ self.orientation[3:] * self.spacing[0]
+        # Over the whole stack: single steps carry the rounding of positions with few digits.
+        whole = self.positions[-1] - self.positions[0]
+        matrix[:3, 2] = _LPS_TO_RAS @ whole / (len(self.positions) - 1)
+        matrix[:3, 3] = _LPS_TO_RAS @ self.positions[0]
+        return matrix
+
+
+def find_stack(folder: epath.Path) -> Stack:
+    """The slices of the series whose files lie in `folder` (not below it).
+
+    Raises:
+      UserError: see `read_series`.
+    """
+    found = dicom_files.read_folder(folder)
+    frames, notes = _choose(found, folder)
+    frames, copies = _drop_copies(frames)
+    if len(frames) < 2:
+        raise errors.UserError(
+            f"'{folder}' has {len(frames)} DICOM image; accepted: a whole series"
+        )
+    rows, columns = frames[0].layout.size
+    if rows * columns * len(frames) > _MOST_VOXELS:
+        raise errors.UserError(
+            f"'{folder}' has {len(frames)} images of {rows} x {columns} pixels; accepted: at most "
+            f"{_MOST_VOXELS} in all"
+        )
+    # Before they are sorted: the first of the files says it for all.
+    orientation, spacing = frames[0].orientation, frames[0].spacing
+    normal = np.cross(orientation[:3], orientation[3:])
+    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
+    positions = np.stack([frame.position for frame in frames])
+    try:
+        _check_steps(positions @ normal, frames, folder)
+        _check_line(positions, normal, float(spacing.min()), frames)
+    except errors.UserError as error:
+        # What is missing may be what was left out.
+        raise errors.UserError("; ".join([str(error), *notes[:3]])) from error
+    all_notes = (*found.notes, *notes, *copies)
+    return Stack(frames, orientation, spacing, positions, found.sha256, all_notes)
+
+
 def read_series(
     folder: epath.Path,
 ) -> tuple[
@@ -44,42 +113,12 @@ def read_series(
       UserError: no DICOM images, several series, several images at one position (a series of
         volumes), uneven positions, colour, damage, or a compression that cannot be read.
     """
-    found = dicom_files.read_folder(folder)
-    frames, notes = _choose(found, folder)
-    frames, copies = _drop_copies(frames)
-    if len(frames) < 2:
-        raise errors.UserError(
-            f"'{folder}' has {len(frames)} DICOM image; accepted: a whole series"
-        )
-    rows, columns = frames[0].layout.size
-    if rows * columns * len(frames) > _MOST_VOXELS:
-        raise errors.UserError(
-            f"'{folder}' has {len(frames)} images of {rows} x {columns} pixels; accepted: at most "
-            f"{_MOST_VOXELS} in all"
-        )
-    orientation, spacing = frames[0].orientation, frames[0].spacing
-    normal = np.cross(orientation[:3], orientation[3:])
-    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
-    positions = np.stack([frame.position for frame in frames])
-    try:
-        _check_steps(positions @ normal, frames, folder)
-        _check_line(positions, normal, float(spacing.min()), frames)
-    except errors.UserError as error:
-        # What is missing may be what was left out.
-        raise errors.UserError("; ".join([str(error), *notes[:3]])) from error
+    stack = find_stack(folder)
     # Pixels are [row, column]; the first axis of a volume is the column, as in NIfTI.
-    array = np.empty((len(frames), rows, columns), np.float32)
-    for k, frame in enumerate(frames):
+    array = np.empty((len(stack.frames), *stack.frames[0].layout.size), np.float32)
+    for k, frame in enumerate(stack.frames):
         array[k] = dicom_frames.read_values(frame)
-    array = array.transpose(2, 1, 0)
-    affine = np.eye(4)
-    # PixelSpacing is (between rows, between columns): the second belongs to the first axis.
-    affine[:3, 0] = _LPS_TO_RAS @ orientation[:3] * spacing[1]
-    affine[:3, 1] = _LPS_TO_RAS @ orientation[3:] * spacing[0]
-    # Over the whole stack: single steps carry the rounding of positions with few digits.
-    affine[:3, 2] = _LPS_TO_RAS @ (positions[-1] - positions[0]) / (len(frames) - 1)
-    affine[:3, 3] = _LPS_TO_RAS @ positions[0]
-    return array, affine, found.sha256, (*found.notes, *notes, *copies)
+    return array.transpose(2, 1, 0), stack.affine, stack.sha256, stack.notes
 
 
 def _choose(found: dicom_files.Folder, folder: epath.Path) -> tuple[_Frames, list[str]]:

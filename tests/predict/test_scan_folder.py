@@ -44,7 +44,7 @@ def test_one_bad_scan_does_not_stop_the_others(scans, setting, tmp_path):
     table = _table(out)
     assert "a_bad.nii.gz" in table["a_bad"]["message"] and table["a_bad"]["score"] == ""
     assert int(table["b_scan"]["candidates"]) >= 1
-    assert sorted(p.name for p in out.iterdir()) == ["a", "b_scan", "scans.csv"]
+    assert sorted(p.name for p in out.iterdir()) == ["a", "b_scan", "candidates.tsv", "scans.csv"]
     stamp = (out / "a" / "anomaly.nii.gz").stat().st_mtime_ns
     # Again: what is done stays, unless the settings are others.
     rows = scan_folder.predict_scans(made, found, epath.Path(out), single=False, report=False)

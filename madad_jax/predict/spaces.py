@@ -1,0 +1,112 @@
+"""A result in the template's space too: scan, map and mask on its grid, and the way there.
+
+The template is the one that scans are registered to: ICBM152 2009a, nonlinear and symmetric, 1 mm,
+as nilearn ships it. By the names that the field gives to templates it is MNI152NLin2009aSym; 2009c
+is another average on another grid. Names of files say the space, as in BIDS.
+"""
+
+import gzip
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from etils import epath
+from jaxtyping import Float64
+
+from madad_jax.core import atomic_files, errors, messages
+from madad_jax.scans import geometry
+
+NATIVE, TEMPLATE = SPACES = ("native", "MNI152NLin2009aSym")
+ANOMALY, MASK, SCAN = NAMES = tuple(
+    f"space-{TEMPLATE}_{what}.nii.gz" for what in ("anomaly", "anomaly_mask", "scan")
+)
+TRANSFORM = f"from-scan_to-{TEMPLATE}_mode-image_xfm.tfm"
+_FILES = (*NAMES, TRANSFORM)
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's millimetres run to the left and the back.
+_MNI_152 = 4  # NIfTI's code of a matrix whose millimetres are the template's.
+
+
+def choose(space: str) -> bool:
+    """Whether the template's space is wanted beside the scan's own, which always is.
+
+    Args:
+      space: `native` and MNI152NLin2009aSym, with commas between; "" is `native`.
+
+    Raises:
+      UserError: another space.
+    """
+    names = {name.strip() for name in space.split(",")} - {""}
+    if names <= set(SPACES):
+        return TEMPLATE in names
+    raise errors.UserError(
+        f"space: found '{messages.shorten(space)}', accepted: {', '.join(SPACES)} (scans are "
+        "registered to this template and to no other)"
+    )
+
+
+def remove(folder: epath.Path) -> None:
+    """Takes the files of an earlier run away."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def are_there(folder: epath.Path) -> bool:
+    """Whether all files of the template's space are in a result's folder."""
+    return all((folder / name).exists() for name in _FILES)
+
+
+def write(result: Any, folder: epath.Path) -> None:
+    """Writes scan, map and mask on the template's grid and the transform.
+
+    Args:
+      result: a `result.Result`.
+      folder: of its other files.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    volume, transform = result.volume, result.transform
+    scan = transform.to_template(volume.data, volume)
+    _write_nifti(folder / SCAN, scan, (float(scan.min()), float(scan.max())))
+    anomaly = transform.to_template(result.anomaly, volume)
+    _write_nifti(folder / ANOMALY, anomaly, (0.0, result.top))
+    mask = transform.to_template(result.labels > 0, volume, order=0)
+    _write_nifti(folder / MASK, mask.astype(np.uint8), (0.0, 1.0))
+    atomic_files.write_text(folder / TRANSFORM, to_itk(transform.matrix))
+
+
+def to_itk(matrix: Float64[np.ndarray, "4 4"]) -> str:
+    """The text of an ITK transform file that resamples the scan onto the template.
+
+    ITK's transforms map points of the image that is made to points of the image that is there, in
+    LPS: the file holds the inverse of `matrix`.
+
+    Args:
+      matrix: scan mm -> template mm (RAS+).
+    """
+    inverse = _LPS @ np.linalg.inv(matrix) @ _LPS
+    numbers = [*inverse[:3, :3].ravel(), *inverse[:3, 3]]
+    text = " ".join(repr(float(value)) for value in numbers)
+    return "\n".join(
+        [
+            "#Insight Transform File V1.0",
+            f"# Resamples the scan onto {TEMPLATE}; points go from there to the scan (LPS, mm).",
+            "#Transform 0",
+            "Transform: AffineTransform_double_3_3",
+            f"Parameters: {text}",
+            "FixedParameters: 0 0 0",
+            "",
+        ]
+    )
+
+
+def _write_nifti(path: epath.Path, array: np.ndarray, limits: tuple[float, float]) -> None:
+    image = nib.Nifti1Image(array, geometry.TEMPLATE_GRID.affine)
+    image.set_sform(geometry.TEMPLATE_GRID.affine, _MNI_152)
+    image.set_qform(geometry.TEMPLATE_GRID.affine, _MNI_152)
+    image.header.set_xyzt_units("mm")
+    image.header["cal_min"] = limits[0]
+    # Equal limits mean none to viewers.
+    image.header["cal_max"] = limits[1] if limits[1] > limits[0] else limits[0] + 1.0
+    # No time of writing: the same result gives the same bytes.
+    atomic_files.write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
