@@ -97,14 +97,6 @@ def _real(path: epath.Path) -> str:
     return os.path.realpath(os.fspath(path))
 
 
-def are_there(folder: epath.Path, choice: Choice) -> bool:
-    """Whether a result that is done has the objects that somebody asks for now."""
-    wanted = ((SEGMENTATION, choice.segmentation), (MAP, choice.values))
-    return not choice.asked or all(
-        (folder / name).exists() for name, is_wanted in wanted if is_wanted
-    )
-
-
 def remove(folder: epath.Path) -> None:
     """Takes the objects of an earlier run away."""
     for name in (SEGMENTATION, MAP):

@@ -78,8 +78,7 @@ def predict_scans(
         # Another mask is another result, whatever its file is called.
         settings = json_digest.json_digest([plain, atomic_files.sha256(mask)]) if mask else plain
         done = _read_row(folder, scan, settings)
-        whole = dicom_objects.are_there(folder, objects)
-        if done is not None and whole and (spaces.are_there(folder) or not in_template):
+        if done is not None and (spaces.are_there(folder) or not in_template):
             listed[scan.name] = done["places"]
             return {**done, "status": "done before"}
         # Before the scan is scored: if it fails now, no earlier result may pass for this one.
