@@ -7,6 +7,8 @@ does not fit or cannot be read is compiled. A job of several processes keeps not
 """
 
 import collections
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -25,6 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import serialize_executable
 
+from madad_jax.core import errors
 from madad_jax.runtime import fingerprints, private_folder
 
 _LOG = logging.getLogger(__name__)
@@ -76,21 +79,20 @@ def compiled(
     """
     about = _describe(name, (reads, _layouts(arguments)), devices)
     file = _file_name(name, about)
-    started = time.monotonic()
-    found = _read(file, about)
-    if found is not None:
-        try:
-            loaded = serialize_executable.deserialize_and_load(
-                *found, backend=devices[0].client, execution_devices=list(devices)
-            )
-        # The parser of a damaged executable raises whatever it comes upon.
-        except Exception as error:
-            _refuse(f"{file}: {' '.join(str(error).split())[:200]}")
-        else:
-            counts["loaded"] += 1
-            _LOG.info("%s: program loaded in %.2f s", name, time.monotonic() - started)
-            return loaded
+    loaded = _load(name, file, about, devices)
+    if loaded is not None:
+        return loaded
     lowered = program.lower(*arguments)
+    same, place = "", ""
+    # What was refused just now would be found again.
+    if about and not (_folder[0] / file).exists():
+        # Other sources may say the same; JAX's cache would give what cannot be kept (see below).
+        same = _describe_lowered(name, lowered, arguments, devices)
+        place = _file_name(f"{name} by text", same)
+        loaded = _load(name, place, same, devices)
+        if loaded is not None:
+            _point(file, about, _read(place, same))
+            return loaded
     _THREAD.hits = 0
     made = lowered.compile()
     counts["compiled"] += 1
@@ -99,9 +101,40 @@ def compiled(
     if about and _THREAD.hits:
         counts["not kept"] += 1
         _LOG.info("%s: out of the compile cache, and not kept whole", name)
-    else:
-        _keep(file, about, lambda: serialize_executable.serialize(made))
+    elif _keep(file, about, lambda: serialize_executable.serialize(made)):
+        _point(place, same, _Elsewhere(file, about))
     return made
+
+
+@dataclasses.dataclass(frozen=True)
+class _Elsewhere:
+    """In place of a program: the file that holds it, and all that this one depends on."""
+
+    file: str
+    about: str
+
+
+def _load(
+    name: str, file: str, about: str, devices: Sequence[jax.Device]
+) -> jax.stages.Compiled | None:
+    """The program that was kept in `file`; None: there is none, or none to be trusted."""
+    started = time.monotonic()
+    found = _read(file, about)
+    if isinstance(found, _Elsewhere):
+        file, about = found.file, found.about
+        found = _read(file, about)
+    if found is None:
+        return None
+    try:
+        loaded = serialize_executable.deserialize_and_load(
+            *found, backend=devices[0].client, execution_devices=list(devices)
+        )
+    # The parser of a damaged executable raises whatever it comes upon.
+    except Exception as error:
+        return _refuse(f"{file}: {' '.join(str(error).split())[:200]}")
+    counts["loaded"] += 1
+    _LOG.info("%s: program loaded in %.2f s", name, time.monotonic() - started)
+    return loaded
 
 
 def _count_hit(event: str, **unused: Any) -> None:
@@ -158,9 +191,17 @@ def _refuse(reason: str) -> None:
     _LOG.warning("a program is compiled anew: %s", reason)
 
 
-def _keep(file: str, about: str, make: Callable[[], Any]) -> None:
+def _point(file: str, about: str, target: _Elsewhere) -> None:
+    """Lets `file` lead to a program that is kept; without it that is compiled once more."""
+    if about:
+        with contextlib.suppress(errors.UserError, private_folder.Refused, OSError):
+            private_folder.write(_folder[0], file, about, pickle.dumps(target), MOST_BYTES)
+
+
+def _keep(file: str, about: str, make: Callable[[], Any]) -> bool:
+    """Writes what `make` gives; False: it is not there."""
     if not about:
-        return
+        return False
     try:
         content = pickle.dumps(make())
         private_folder.write(_folder[0], file, about, content, MOST_BYTES)
@@ -168,8 +209,9 @@ def _keep(file: str, about: str, make: Callable[[], Any]) -> None:
     except Exception as error:
         counts["not kept"] += 1
         _LOG.info("%s is not kept: %s", file, " ".join(str(error).split())[:200])
-    else:
-        counts["kept"] += 1
+        return False
+    counts["kept"] += 1
+    return True
 
 
 def _describe(name: str, reads: Any, devices: Sequence[jax.Device]) -> str:
@@ -185,6 +227,18 @@ def _describe(name: str, reads: Any, devices: Sequence[jax.Device]) -> str:
         _LOG.info("%s is not kept: it reads %s", name, error)
         return ""
     parts = {"name": name, "reads": read, **_surroundings()}
+    parts["devices"] = [[d.id, d.platform, d.device_kind] for d in devices]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _describe_lowered(
+    name: str, lowered: Any, arguments: Sequence[Any], devices: Sequence[jax.Device]
+) -> str:
+    """As `_describe` of what was lowered, whatever sources it came from."""
+    text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+    trees = [str(lowered.in_tree), str(lowered.out_tree)]
+    parts = {"name": name, "text": text, "trees": trees, "layouts": _layouts(arguments)}
+    parts |= {k: v for k, v in _surroundings().items() if k != "sources"}
     parts["devices"] = [[d.id, d.platform, d.device_kind] for d in devices]
     return json.dumps(parts, sort_keys=True)
 

@@ -41,6 +41,11 @@ def make(x=X, rate=RATE, name="rate"):
     )(jnp.asarray(x))
 
 
+def programs(folder):
+    """The files that hold a program, and not only the name of another file."""
+    return [path for path in folder.iterdir() if "by_text" not in path.name]
+
+
 def counts():
     found = dict(executables.counts)
     executables.counts.clear()
@@ -54,7 +59,8 @@ def test_the_second_time_is_loaded_and_equal_to_the_bit(folder):
     assert counts() == {"loaded": 1}
     assert first.tobytes() == second.tobytes()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert [path.suffix for path in folder.iterdir()] == [""]
+    assert [path.suffix for path in folder.iterdir()] == ["", ""]
+    assert len(programs(folder)) == 1
 
 
 def test_another_process_loads_it(folder, monkeypatch):
@@ -93,7 +99,7 @@ def test_other_shapes_and_types_make_another_program():
 SURROUNDINGS = sorted(executables._surroundings())
 
 
-@pytest.mark.parametrize("part", SURROUNDINGS)
+@pytest.mark.parametrize("part", [part for part in SURROUNDINGS if part != "sources"])
 def test_every_part_of_the_key_counts(part, monkeypatch):
     """Another version of jax, another processor, other flags: compiled, and not loaded."""
     make()
@@ -103,6 +109,37 @@ def test_every_part_of_the_key_counts(part, monkeypatch):
     counts()
     make()
     assert counts() == {"compiled": 1, "kept": 1}
+
+
+def _with_other_sources(monkeypatch):
+    real = executables._surroundings()
+    monkeypatch.setattr(executables, "_surroundings", lambda: real | {"sources": "another"})
+
+
+def test_other_sources_that_say_the_same_find_the_program(folder, monkeypatch):
+    first = make()
+    _with_other_sources(monkeypatch)
+    counts()
+    assert make().tobytes() == first.tobytes()
+    assert counts() == {"loaded": 1}
+    assert make(rate=RATE / 2).tobytes() != first.tobytes()
+    assert counts() == {"compiled": 1, "kept": 1}
+    # The next time nothing is lowered.
+    monkeypatch.setattr(executables, "_describe_lowered", None)
+    assert make().tobytes() == first.tobytes()
+    assert counts() == {"loaded": 1}
+
+
+def test_other_sources_do_not_find_a_damaged_program(folder, monkeypatch):
+    first = make()
+    [path] = programs(folder)
+    path.write_bytes(path.read_bytes()[:-9])
+    _with_other_sources(monkeypatch)
+    counts()
+    assert make().tobytes() == first.tobytes()
+    assert counts() == {"refused": 1, "compiled": 1, "kept": 1}
+    make()
+    assert counts() == {"loaded": 1}
 
 
 def test_the_key_sees_versions_flags_and_the_processor(monkeypatch):
@@ -119,11 +156,11 @@ def test_the_key_sees_versions_flags_and_the_processor(monkeypatch):
 
 def test_a_file_under_the_name_of_another_program_is_not_loaded(folder):
     make()
-    [path] = folder.iterdir()
+    [path] = programs(folder)
     content = path.read_bytes()
     path.unlink()
     make(rate=RATE / 2)
-    [other] = folder.iterdir()
+    [other] = programs(folder)
     other.write_bytes(content)
     counts()
     assert float(make(rate=RATE / 2)[3]) == pytest.approx(float(make()[3]) / 2)
@@ -133,7 +170,7 @@ def test_a_file_under_the_name_of_another_program_is_not_loaded(folder):
 @pytest.mark.parametrize("place", [0, 30, 60, 500, -1])
 def test_a_damaged_file_is_compiled_anew(folder, place):
     first = make()
-    [path] = folder.iterdir()
+    [path] = programs(folder)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -147,7 +184,7 @@ def test_a_damaged_file_is_compiled_anew(folder, place):
 @pytest.mark.parametrize("length", [0, 10, 100, 2000])
 def test_a_file_that_was_cut_off_is_compiled_anew(folder, length):
     make()
-    [path] = folder.iterdir()
+    [path] = programs(folder)
     path.write_bytes(path.read_bytes()[:length])
     counts()
     make()
@@ -182,7 +219,7 @@ class Trap:
 def trap(folder, tmp_path):
     """A file whose every digest is right, with code of a stranger in it."""
     make()
-    [path] = folder.iterdir()
+    [path] = programs(folder)
     content = path.read_bytes()
     about = content[len(private_folder._MAGIC) + 32 :].partition(b"\n")[0].decode()
     private_folder.write(folder, path.name, about, pickle.dumps(Trap(tmp_path / "sprung")), 1 << 20)
@@ -258,8 +295,13 @@ def test_a_program_out_of_the_compile_cache_is_not_kept(folder):
     ready = jax.jit(lambda x: x).lower(X).compile()
 
     class Cached:
+        in_tree = out_tree = None
+
         def lower(self, *arguments):
             return self
+
+        def as_text(self):
+            return "x"
 
         def compile(self):
             jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
@@ -284,7 +326,7 @@ def test_writers_at_once_leave_one_whole_file(folder):
     for thread in threads:
         thread.join()
     assert len({one.tobytes() for one in results}) == 1
-    assert len(list(folder.iterdir())) == 1
+    assert len(programs(folder)) == 1
     counts()
     make()
     assert counts() == {"loaded": 1}
