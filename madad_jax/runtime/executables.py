@@ -27,7 +27,6 @@ import jax
 import numpy as np
 from jax.experimental import serialize_executable
 
-from madad_jax.core import errors
 from madad_jax.runtime import fingerprints, private_folder
 
 _LOG = logging.getLogger(__name__)
@@ -194,7 +193,7 @@ def _refuse(reason: str) -> None:
 def _point(file: str, about: str, target: _Elsewhere) -> None:
     """Lets `file` lead to a program that is kept; without it that is compiled once more."""
     if about:
-        with contextlib.suppress(errors.UserError, private_folder.Refused, OSError):
+        with contextlib.suppress(private_folder.Refused, OSError):
             private_folder.write(_folder[0], file, about, pickle.dumps(target), MOST_BYTES)
 
 
