@@ -15,7 +15,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m madad_jax demo --out=runs/demo
 
 # A file's tests share fixtures, so one worker takes them all (--dist=loadfile).
-PYTEST = $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=30
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow"

@@ -55,7 +55,7 @@ def _config() -> Any:
         raise errors.UserError("--config is missing; for example --config=configs/demo.py")
     try:
         _CONFIG.value.lock()
-    except OSError as error:  # config_flags reports a file that it could not load only here
+    except OSError as error:  # config_flags says only here that a file could not be read
         raise errors.UserError(" ".join(str(error).split())) from error
     return _CONFIG.value
 
@@ -210,7 +210,10 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         shipped_configs.make_importable()
         return flags.FLAGS(_located(argv))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (
+        *(flags.Error, errors.UserError),
+        *(AttributeError, KeyError, TypeError, ValueError, OSError),
+    ) as error:
         if "--traceback" in argv:
             raise
         print(f"madad_jax: error: {_explain(error, argv)}", file=sys.stderr)
@@ -223,10 +226,16 @@ def _located(argv: list[str]) -> list[str]:
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag in ("--config", "-config") and equals:
-            words[i] = f"{flag}={shipped_configs.locate(value)}"
+            words[i] = f"{flag}={_find_config(value)}"
         elif word in ("--config", "-config") and i + 1 < len(words):
-            words[i + 1] = shipped_configs.locate(words[i + 1])
+            words[i + 1] = _find_config(words[i + 1])
     return words
+
+
+def _find_config(value: str) -> str:
+    located = shipped_configs.locate(value)
+    shipped_configs.require(located)
+    return located
 
 
 def _explain(error: Exception, argv: list[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import madad_jax
 from madad_jax import __main__ as entry
-from madad_jax.core import shipped_configs, version
+from madad_jax.core import errors, shipped_configs, version
 from madad_jax.predict import example, model_names, package_files
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -179,6 +179,26 @@ def test_a_file_that_exists_is_taken_as_it_stands(monkeypatch, tmp_path):
     (tmp_path / "configs" / "demo.py").write_text("")
     assert shipped_configs.locate("configs/demo.py") == "configs/demo.py"
     assert shipped_configs.locate("nope:x") == "nope:x", "stays, for the error that names it"
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("ours.py", "--config=ours.py: no such file or name; accepted: a file"),
+        ("slice_cpu", "as slices_cpu"),
+        (".:x", "--config=.:x: a folder"),
+    ],
+)
+def test_an_experiment_that_is_not_there_is_named_with_what_is_near(argument, said):
+    with pytest.raises(errors.UserError) as caught:
+        shipped_configs.require(shipped_configs.locate(argument))
+    assert said in str(caught.value)
+
+
+def test_every_name_that_is_offered_is_found():
+    for name in shipped_configs.names():
+        shipped_configs.require(shipped_configs.locate(name))
+    assert {"demo", "slices_cpu", "baselines/drawn_unet"} <= set(shipped_configs.names())
 
 
 def test_an_installed_package_lends_its_configs(monkeypatch, tmp_path):

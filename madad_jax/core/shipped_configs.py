@@ -3,11 +3,14 @@
 A wheel carries them as `madad_jax.configs`; a checkout has them beside the package.
 """
 
+import difflib
 import importlib
 import importlib.util
 import pathlib
 import sys
 from typing import Any
+
+from madad_jax.core import errors
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -31,6 +34,28 @@ def locate(argument: str) -> str:
     stem = name.removeprefix("configs/").removesuffix(".py")
     file = folder() / f"{stem}.py"
     return f"{file}{colon}{rest}" if file.is_file() else argument
+
+
+def names() -> list[str]:
+    """What `--config=` takes by name: the experiments of the package, `baselines/ae` of a folder."""
+    files = (file.relative_to(folder()) for file in folder().rglob("*.py"))
+    return sorted(str(f.with_suffix("")) for f in files if f.name != "__init__.py")
+
+
+def require(argument: str) -> None:
+    """Looks whether the file of a located `FILE[:ARGUMENT]` is there.
+
+    Raises:
+      UserError: it is not; names what was asked for, and what is accepted.
+    """
+    name = argument.partition(":")[0]
+    if not pathlib.Path(name).is_file():
+        found = "a folder" if pathlib.Path(name).is_dir() else "no such file or name"
+        near = difflib.get_close_matches(name.removesuffix(".py"), names(), 3, 0.5)
+        raise errors.UserError(
+            f"--config={argument}: {found}; accepted: a file, as ours.py, or a name of "
+            f"the package, as {', '.join(near or ['demo', 'slices_cpu', 'brats:FLAIR'])}"
+        )
 
 
 def make_importable() -> None:

@@ -106,15 +106,15 @@ def from_dict(values: Any, source: str) -> Cohort:
       UserError: unknown key, wrong type, pattern without `{id}` or bad regular expression.
     """
     if not isinstance(values, dict):
-        raise errors.UserError(f"'{source}' is no table; accepted: YAML with title, images, ...")
+        raise errors.UserError(f"'{source}' is no table; accepted: YAML with images, ...")
     known = [field.name for field in dataclasses.fields(Cohort)]
     _check_keys(values, known, source)
-    for key in ("title", "images"):
-        if not values.get(key):
-            raise errors.UserError(f"'{source}': '{key}' is missing")
+    if not values.get("images"):
+        raise errors.UserError(f"'{source}': 'images' is missing")
     if not isinstance(values["images"], dict):
         raise errors.UserError(f"'{source}': images: accepted: modality: pattern")
     table = {key: value for key, value in values.items() if value is not None}
+    table["title"] = table.get("title") or pathlib.PurePath(source).stem
     table["images"] = {
         _modality(name, source): patterns_lib.check_patterns(value, f"{source}: images.{name}")
         for name, value in values["images"].items()

@@ -125,7 +125,7 @@ def test_ids_that_would_share_file_names_are_refused(tmp_path):
         ({"labels": ["1"]}, "numbers above 0"),
         ({"healthy": "yes"}, "true or false"),
         ({"options": {"regstration": "none"}}, "did you mean 'registration'"),
-        ({"title": ""}, "'title' is missing"),
+        ({"images": {}}, "'images' is missing"),
     ],
 )
 def test_mistakes_in_tables(values, text):
@@ -145,3 +145,8 @@ def test_tables_run_nothing(tmp_path):
     path.write_text("title: !!python/object/apply:os.system ['touch pwned']\n")
     with pytest.raises(errors.UserError, match="no YAML"):
         cohorts.load("folder", str(path))
+
+
+def test_a_table_without_a_title_is_called_by_its_file():
+    assert cohorts.from_dict({"images": {"T1": "{id}{nii}"}}, "in/ours.yaml").title == "ours"
+    assert table(title="Mine").title == "Mine"
