@@ -59,7 +59,9 @@ def resolve(python: pathlib.Path, name: str, constraints: str) -> dict:
 
 def install(python: pathlib.Path, name: str, constraints: str) -> str:
     """Installs an extra and imports what it is for; "" or what went wrong."""
-    words = ["install", "--quiet", "--prefer-binary", *(["-c", constraints] if constraints else [])]
+    # Not compiled: only what is imported below is worth its bytecode.
+    words = ["install", "--quiet", "--no-compile", "--prefer-binary"]
+    words += ["-c", constraints] if constraints else []
     done = _pip(python, [*words, f"{ROOT}[{name}]"])
     if done.returncode:
         return _last(done.stderr)

@@ -9,7 +9,7 @@ import shlex
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # What a block of commands may need that a test does not have.
-NEEDS = ("data", "minutes", "network", "cluster", "gpu")
+NEEDS = ("data", "minutes", "network", "cluster", "gpu", "docker", "apptainer")
 _MARK = re.compile(r"<!-- needs: (\w+) -->")
 _SHELL = ("", "bash", "sh", "console")
 
@@ -25,6 +25,11 @@ def load(name):
 def pages():
     """README, and the pages of docs/."""
     return [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def readmes():
+    """Pages of other folders that readers of the site meet too."""
+    return [ROOT / f"{folder}/README.md" for folder in ("launch", "benchmarks", "containers")]
 
 
 def name(path):
@@ -75,7 +80,8 @@ def words(command):
 
 
 def all_blocks():
-    return [block for path in pages() for block in blocks(path.read_text(), name(path))]
+    every = [*pages(), *readmes()]
+    return [block for path in every for block in blocks(path.read_text(), name(path))]
 
 
 def prose(text):

@@ -20,6 +20,7 @@ COMMANDS = sorted({c for block in BLOCKS for c in block.commands})
 CHECKED = [c for c in COMMANDS if c.startswith(("madad-jax ", "python -m "))]
 # Other words that a line may begin with.
 OTHERS = ("git", "cd", "python3", "source", "pip", "make", "launch/", "bash", "sbatch", "sky", "cp")
+OTHERS += ("docker", "apptainer")
 
 
 class Parsed(BaseException):

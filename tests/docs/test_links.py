@@ -8,9 +8,8 @@ import pytest
 from tests.docs import pages
 
 _LINK = re.compile(r"(?:\]\(|<img src=\")([^)\s\"]+)")
-# Pages outside docs/ that readers of the site meet too.
-MORE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "benchmarks/README.md")
-ALL = [*pages.pages(), *(pages.ROOT / more for more in MORE)]
+MORE = ("CONTRIBUTING.md", "CHANGELOG.md")
+ALL = [*pages.pages(), *pages.readmes(), *(pages.ROOT / more for more in MORE)]
 hooks = pages.load("site_hooks")
 
 
