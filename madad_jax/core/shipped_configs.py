@@ -37,7 +37,7 @@ def locate(argument: str) -> str:
 
 
 def names() -> list[str]:
-    """What `--config=` takes by name: the experiments of the package, `baselines/ae` of a folder."""
+    """Experiments of the package, as `--config=` takes them: `demo`, `baselines/ae`."""
     files = (file.relative_to(folder()) for file in folder().rglob("*.py"))
     return sorted(str(f.with_suffix("")) for f in files if f.name != "__init__.py")
 

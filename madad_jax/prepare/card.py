@@ -27,6 +27,7 @@ class Summary:
     refused: dict[str, str]
     unlisted: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    lent: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """{split: {people, scans, slices, lesion_slices, pictures}} of splits that have any."""
@@ -81,6 +82,8 @@ def summary_text(summary: Summary, most: int | None = None) -> str:
             f"- {scan}: {why}" for scan, why in summary.refused.items()
         ],
         "Prepared, but look at them": warned,
+        "In val and not in train, since val would have fewer than two people (who it is may "
+        "change when people join; --splits fixes it)": [f"- {person}" for person in summary.lent],
         "In no split list, left out": [f"- {scan}" for scan in summary.unlisted],
         "Prepared earlier, files gone since (--prune removes them)": [
             f"- {scan}" for scan in summary.gone

@@ -28,6 +28,8 @@ def show(job: job_lib.Job) -> int:
         print(f"refuse   {scan}: {why}")
     for scan in what.unlisted:
         print(f"leave    {scan}: in no split list")
+    for person in what.lent:
+        print(f"lend     {person}: to val, which would have fewer than two people")
     for scan in what.gone:
         print(f"{'remove ' if job.prune else 'keep   '}  {scan}: its files are gone")
     options, preparation = job.options, job.options.preparation

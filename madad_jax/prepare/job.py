@@ -86,6 +86,7 @@ class Plan:
       refused: {scan: why}.
       unlisted: scans that no list names.
       gone: scans prepared earlier whose files are not there any more.
+      lent: people of `train` who stand in `val`, which would be too small without them.
     """
 
     todo: tuple[subject.Item, ...]
@@ -93,6 +94,7 @@ class Plan:
     refused: dict[str, str]
     unlisted: tuple[str, ...]
     gone: tuple[str, ...]
+    lent: tuple[str, ...] = ()
 
 
 def plan(job: Job) -> Plan:
@@ -119,7 +121,8 @@ def plan(job: Job) -> Plan:
     # Unlisted scans count as gone: no split would own their pictures.
     here = {item.scan for item in items} | set(found.refused)
     gone = tuple(scan for scan in states if scan not in here)
-    return Plan(tuple(todo), tuple(current), found.refused, tuple(unlisted), gone)
+    lent = splits.lent(items, job.fractions, job.seed) if job.lists is None else ()
+    return Plan(tuple(todo), tuple(current), found.refused, tuple(unlisted), gone, lent)
 
 
 def prepare(job: Job) -> card.Summary:
@@ -152,6 +155,7 @@ def prepare(job: Job) -> card.Summary:
             refused=dict(sorted(refused.items())),
             unlisted=what.unlisted,
             gone=() if job.prune else what.gone,
+            lent=what.lent,
         )
         _describe(job, out, states, summary)
     return summary

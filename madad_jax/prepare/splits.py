@@ -1,6 +1,8 @@
 """Who is in train, val and test: by published lists or by a seeded hash of the person's id.
 
 A hash keeps everyone where they are when others join or leave. No person stands in two splits.
+A small cohort, whose hash leaves `val` with fewer than two people, lends it those of `train` that
+the hash has next to it: thresholds are chosen there.
 """
 
 import csv
@@ -16,6 +18,8 @@ from madad_jax.core import atomic_files, errors, messages
 from madad_jax.prepare import subject
 
 SPLITS = ("train", "val", "test")
+# People of `val` that thresholds need, and how many `train` keeps when it lends some.
+_LEAST_VAL, _LEAST_TRAIN = 2, 3
 _ALIASES = {
     "validation": "val",
     "dev": "val",
@@ -35,14 +39,36 @@ def by_hash(person: str, fractions: dict[str, float], seed: int) -> str:
       fractions: {split: share}; they add up to 1.
       seed: another seed, another division.
     """
-    digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
-    # The digest as a number in [0, 1): the shares cut that line into splits.
-    position = int.from_bytes(digest[:8], "big") / 2**64
+    position = _position(person, seed)
     for split in SPLITS:
         position -= fractions.get(split, 0.0)
         if position < 0:
             return split
     return max(fractions, key=lambda split: fractions[split])  # Rounding of the shares.
+
+
+def _position(person: str, seed: int) -> float:
+    """The digest as a number in [0, 1): the shares cut that line into splits."""
+    digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _divide(people: set[str], fractions: dict[str, float], seed: int) -> dict[str, str]:
+    """{person: split} by the hash, with people of `train` lent to a `val` that is too small."""
+    found = {person: by_hash(person, fractions, seed) for person in people}
+    if fractions.get("train", 0.0) > 0 and fractions.get("val", 0.0) > 0:
+        train = sorted(p for p in found if found[p] == "train")
+        train.sort(key=lambda person: _position(person, seed), reverse=True)
+        missing = max(0, _LEAST_VAL - sum(split == "val" for split in found.values()))
+        if len(train) >= missing + _LEAST_TRAIN:
+            found |= dict.fromkeys(train[:missing], "val")
+    return found
+
+
+def lent(items: Iterable[subject.Item], fractions: dict[str, float], seed: int) -> tuple[str, ...]:
+    """People who stand elsewhere than the hash has them, because `val` would be too small."""
+    people = {item.subject: item.split for item in items}
+    return tuple(sorted(p for p in people if people[p] != by_hash(p, fractions, seed)))
 
 
 def check_fractions(fractions: dict[str, Any], where: str) -> dict[str, float]:
@@ -102,10 +128,13 @@ def assign(
     Raises:
       UserError: two scans of one person are listed in different splits, or no item is listed.
     """
+    items = list(items)
+    people_here = {item.subject for item in items}
+    divided = _divide(people_here, fractions, seed) if lists is None else {}
     placed, unlisted, people = [], [], {}
     for item in items:
         if lists is None:
-            split = by_hash(item.subject, fractions, seed)
+            split = divided[item.subject]
         else:
             split = next((lists[name] for name in _names(item) if name in lists), "")
         if not split:

@@ -91,3 +91,29 @@ def test_two_scans_of_a_person_in_two_splits():
 def test_bad_shares(shares):
     with pytest.raises(errors.UserError):
         splits.check_fractions(shares, "fractions")
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("people", [5, 7, 12])
+def test_a_small_cohort_has_two_people_to_choose_thresholds_on(people, seed):
+    scans = [item(f"p{k}-{n}", f"p{k}") for k in range(people) for n in (1, 2)]
+    placed, _ = splits.assign(scans, fractions=FRACTIONS, seed=seed)
+    where = {i.subject: i.split for i in placed}
+    assert len({(i.subject, i.split) for i in placed}) == people, "nobody stands in two splits"
+    hashed = {p: splits.by_hash(p, FRACTIONS, seed) for p in where}
+    moved = splits.lent(placed, FRACTIONS, seed)
+    count = {split: list(where.values()).count(split) for split in splits.SPLITS}
+    enough = list(hashed.values()).count("train") >= 5
+    assert count["val"] >= 2 or not enough
+    assert {p for p in where if where[p] != hashed[p]} == set(moved)
+    assert all(hashed[p] == "train" and where[p] == "val" for p in moved)
+    assert not moved or list(hashed.values()).count("val") + len(moved) == 2
+
+
+def test_who_is_lent_depends_on_nothing_but_the_people():
+    scans = [item(f"p{k}") for k in range(7)]
+    one, _ = splits.assign(scans, fractions=FRACTIONS, seed=1)
+    other, _ = splits.assign(scans[::-1], fractions=FRACTIONS, seed=1)
+    assert {i.subject: i.split for i in one} == {i.subject: i.split for i in other}
+    only_test, _ = splits.assign(scans, fractions={"test": 1.0}, seed=1)
+    assert {i.split for i in only_test} == {"test"}
