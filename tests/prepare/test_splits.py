@@ -20,12 +20,14 @@ def item(scan, person=None):
     st.sets(st.text("abcdef0123456789", min_size=1, max_size=8), min_size=1, max_size=12),
     st.integers(0, 9),
 )
-def test_nobody_moves_when_others_join(people, seed):
+def test_nobody_moves_when_others_join_but_who_is_lent(people, seed):
     everyone = [item(person) for person in sorted(people)]
     together, _ = splits.assign(everyone, fractions=FRACTIONS, seed=seed)
+    lent = splits.lent(together, FRACTIONS, seed)
+    assert len(lent) <= 2
     for one in everyone:
         alone, _ = splits.assign([one], fractions=FRACTIONS, seed=seed)
-        assert alone[0] in together
+        assert (alone[0] in together) == (one.subject not in lent)
 
 
 def test_shares_are_met_and_depend_on_the_seed():
