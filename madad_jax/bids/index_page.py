@@ -26,7 +26,7 @@ _SHOWN = (
     ("candidates", "Candidates", True, 0),
     ("candidates_ml", "Volume, ml", True, 2),
     ("largest_region", "Largest lies in", False, 0),
-    ("warnings", "Warnings and reasons", False, 0),
+    ("warnings", "Warnings, reasons", False, 0),
 )
 FILE = "index.html"
 

@@ -56,14 +56,16 @@
 
   const preview = $("preview");
   const show = (row) => {
+    const again = row.hasAttribute("aria-selected");
     for (const other of rows) other.row.removeAttribute("aria-selected");
+    preview.hidden = again;
+    if (again) return;
     row.setAttribute("aria-selected", "true");
     const name = row.cells[2].textContent;
     preview.querySelector("figcaption").textContent = name;
     const image = preview.querySelector("img");
     image.src = row.dataset.picture;
     image.alt = `Axial slices of ${name}, with the places above the threshold outlined`;
-    preview.hidden = false;
   };
   for (const { row } of rows) {
     if (!row.dataset.picture) continue;
