@@ -20,7 +20,7 @@ from etils import epath
 
 from madad_jax.core import atomic_files, command_line, errors
 
-_COHORTS = ("", "brats", "ixi", "atlas", "mslub", "wmh", "bids", "folder")
+_COHORTS = ("", "brats", "ixi", "atlas", "mslub", "wmh", "folder")
 
 
 def make_flags() -> flags.FlagValues:
