@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 PROGRAM = "bids-validator-deno"
 SKIP = "--skip-bids-validation"
 # Of single damaged files: a row of the table each, and no reason to refuse all others.
-_OF_A_FILE = ("EMPTY_FILE", "NIFTI_HEADER_UNREADABLE", "FILE_READ")
+_OF_A_FILE = ("EMPTY_FILE", "NIFTI_HEADER_UNREADABLE", "SYMLINK_BROKEN")
 
 
 def find() -> str:
@@ -71,7 +71,7 @@ def check(root: str) -> None:
         if issue.get("severity") == "error":
             place = str(issue.get("location", "")).lstrip("/")
             wrong.setdefault(issue["code"], []).append(place)
-    damaged = [place for code in _OF_A_FILE for place in wrong.pop(code, [])]
+    damaged = sorted({place for code in _OF_A_FILE for place in wrong.pop(code, [])})
     if damaged:
         shown = messages.shorten(", ".join(damaged), 200)
         _LOG.warning("%s: %d damaged files: %s", PROGRAM, len(damaged), shown)

@@ -49,10 +49,17 @@ def test_a_line_where_it_is_not_installed(monkeypatch, caplog):
     assert "bids-validator-deno is not installed: the data set is not validated" in caplog.text
 
 
-def test_the_program_itself(tree, tmp_path):
+def test_the_program_itself(tree, tmp_path, caplog):
     assert conftest.errors_of(tree) == []
     validator.check(str(tree))
     conftest.write_description(tmp_path / "raw")
-    conftest.save(tmp_path / "raw" / "sub-1" / "anat" / "sub-1_run-1_acq-x_T1w.nii.gz", 0)
-    with pytest.raises(errors.UserError, match="sub-1_run-1_acq-x_T1w"):
+    for number, content in enumerate((b"", b"no NIfTI" * 99)):
+        path = tmp_path / "raw" / f"sub-{number}" / "anat" / f"sub-{number}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    (path.parent / f"sub-{number}_FLAIR.nii.gz").symlink_to("gone")
+    validator.check(str(tmp_path / "raw"))
+    assert "3 damaged files: sub-0/anat/sub-0_T1w.nii.gz, sub-1" in caplog.text
+    conftest.save(tmp_path / "raw" / "sub-2" / "anat" / "sub-2_run-1_acq-x_T1w.nii.gz", 0)
+    with pytest.raises(errors.UserError, match="sub-2_run-1_acq-x_T1w"):
         validator.check(str(tmp_path / "raw"))
