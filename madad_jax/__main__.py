@@ -87,6 +87,15 @@ VERBS = {
             "--checkpoint=runs/demo --input=scans --output=out --voxel_fpr=0.005",
         ),
     ),
+    "bids": Verb(
+        "madad_jax.bids.__main__",
+        (),
+        "a BIDS data set to a derived one with maps, reports and a table",
+        (
+            "bids_dir output_dir participant --participant-label 01 02 --n-procs=2",
+            "bids_dir output_dir group",
+        ),
+    ),
     "calibrate": Verb(
         _PREDICT,
         ("--mode=calibrate",),

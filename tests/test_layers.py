@@ -39,7 +39,10 @@ ROOMS = {
         "core runtime devices checkpoints scans metrics models data evaluation assembly convert "
         "experiment"
     ),
-    "main": ("core runtime devices data prepare evaluation assembly convert experiment predict"),
+    "bids": "core runtime scans data predict",
+    "main": (
+        "core runtime devices data prepare evaluation assembly convert experiment predict bids"
+    ),
 }
 ALLOWED = {room: {room, *names.split()} for room, names in ROOMS.items()}
 NEVER = {"torch", "torchvision", "tensorflow", "keras"}

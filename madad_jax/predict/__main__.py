@@ -257,21 +257,12 @@ def _write_all(
         rows = scan_folder.predict_for_mood(
             detector, found[index::count], out, options.task, **common
         )
-    _print_rows(rows)
+    for row in rows:
+        if row["status"] != "failed":
+            print(scan_folder.describe_row(row))
     if count > 1 and options.task == "files":
         rows = _gather_rows(out, count)
     return rows
-
-
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        if row["status"] != "failed":
-            known = row["percentile"] is not None
-            percentile = f", percentile {row['percentile']:.0f}" if known else ""
-            print(
-                f"{row['scan']}: score {row['score']:.4f}{percentile}, {row['candidates']} "
-                f"candidate(s), {row['candidates_ml']:.2f} ml ({row['status']})"
-            )
 
 
 def _gather_rows(out: Any, count: int) -> list[dict[str, Any]]:

@@ -115,8 +115,40 @@ class Result:
         # After the volumes, which are worth having where nilearn's viewer is missing.
         if report:
             atomic_files.write_bytes(folder / "report.html", page.render(self).encode())
-        text = json.dumps(_plain(self.summary), indent=1, allow_nan=False) + "\n"
-        atomic_files.write_bytes(folder / SUMMARY, text.encode())
+        write_summary(folder / SUMMARY, self.summary)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder of one scan's result, a `scan_folder.Place`; its fields are `Result.save`'s."""
+
+    folder: epath.Path
+    report: bool = True
+    output_format: str = ""
+    space: str = ""
+
+    @property
+    def summary(self) -> epath.Path:
+        """The file that is written last."""
+        return self.folder / SUMMARY
+
+    def is_whole(self) -> bool:
+        """Whether what is asked for beside the summary is there."""
+        return not spaces.choose(self.space) or spaces.are_there(self.folder)
+
+    def start_over(self) -> None:
+        """See `start_over`."""
+        start_over(self.folder)
+
+    def save(self, result: Result) -> None:
+        """See `Result.save`."""
+        result.save(self.folder, self.report, output_format=self.output_format, space=self.space)
+
+
+def write_summary(path: epath.Path, summary: dict[str, Any]) -> None:
+    """Writes a summary as JSON. Raises UserError where it cannot be written."""
+    text = json.dumps(_plain(summary), indent=1, allow_nan=False) + "\n"
+    atomic_files.write_text(path, text)
 
 
 def start_over(folder: epath.Path) -> None:

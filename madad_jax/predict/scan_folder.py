@@ -11,7 +11,7 @@ import io
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import tqdm
 from etils import epath
@@ -40,6 +40,27 @@ _COLUMNS = (
 _MOST_MESSAGE = 2000
 
 
+@runtime_checkable
+class Place(Protocol):
+    """Where the files of a scan's result lie: a folder, or names in a data set.
+
+    `summary` is their last file: while it is missing, the set is not complete.
+    """
+
+    @property
+    def summary(self) -> epath.Path:
+        """The file that holds `Result.summary`."""
+
+    def is_whole(self) -> bool:
+        """Whether what is asked for beside the summary is there."""
+
+    def start_over(self) -> None:
+        """Takes an earlier result away, its summary first."""
+
+    def save(self, result: result_lib.Result) -> None:
+        """Writes a result, its summary last. Raises UserError where it cannot be written."""
+
+
 def predict_scans(
     detector: detector_lib.Detector,
     found: list[discovery.Scan],
@@ -63,7 +84,8 @@ def predict_scans(
       UserError: `out` cannot be written, or the scan is unusable (`single`).
     """
     plain = settings_digest(detector)
-    objects, in_template = dicom_objects.choose(output_format), spaces.choose(space)
+    objects = dicom_objects.choose(output_format)
+    spaces.choose(space)  # Before anything is scored: a mistyped one.
     table = TABLE if process is None else table_name(process)
     places = candidates_table.NAME if process is None else table_name(process, places=True)
     for path in (*_list_tables(out), out / places):
@@ -75,20 +97,10 @@ def predict_scans(
     def predict(scan: discovery.Scan) -> dict[str, Any]:
         folder, mask = out if single else out / scan.name, scan.brain_mask or brain_mask
         dicom_objects.check(scan.path, folder, objects)
-        # Another mask is another result, whatever its file is called.
-        settings = json_digest.json_digest([plain, atomic_files.sha256(mask)]) if mask else plain
-        done = _read_row(folder, scan, settings)
-        if done is not None and (spaces.are_there(folder) or not in_template):
-            listed[scan.name] = done["places"]
-            return {**done, "status": "done before"}
-        # Before the scan is scored: if it fails now, no earlier result may pass for this one.
-        result_lib.start_over(folder)
-        result = detector(scan.path, brain_mask=mask)
-        result.summary["settings_sha256"] = settings
-        result.save(folder, report=report, output_format=output_format, space=space)
-        row = _row(scan, result.summary)
+        place = result_lib.Folder(folder, report, output_format, space)
+        row = score_scan(detector, scan, place, plain, mask)
         listed[scan.name] = row["places"]
-        return {**row, "status": "done"}
+        return row
 
     try:
         return for_each_scan(
@@ -99,6 +111,39 @@ def predict_scans(
         if listed or not single:
             rows = [row for name in sorted(listed) for row in listed[name]]
             candidates_table.write(out / places, rows)
+
+
+def score_scan(
+    detector: detector_lib.Detector,
+    scan: discovery.Scan,
+    place: Place,
+    settings: str,
+    brain_mask: str = "",
+) -> dict[str, Any]:
+    """Scores a scan into its place, unless an earlier result is there; the row of a table.
+
+    Args:
+      detector: of the model.
+      scan: to be read.
+      place: of its files.
+      settings: from `settings_digest`.
+      brain_mask: path of a mask on the scan's grid; "" finds the brain.
+
+    Raises:
+      UserError: the scan is unusable, or its place cannot be written.
+    """
+    if brain_mask:
+        # Another mask is another result, whatever its file is called.
+        settings = json_digest.json_digest([settings, atomic_files.sha256(brain_mask)])
+    done = _read_row(place, scan, settings)
+    if done is not None:
+        return {**done, "status": "done before"}
+    # Before the scan is scored: if it fails now, no earlier result may pass for this one.
+    place.start_over()
+    result = detector(scan.path, brain_mask=brain_mask)
+    result.summary["settings_sha256"] = settings
+    place.save(result)
+    return {**_row(scan, result.summary), "status": "done"}
 
 
 def predict_for_mood(
@@ -142,11 +187,12 @@ def for_each_scan(
     workers: int = 1,
     stopped: Callable[[], bool] = lambda: False,
     table: str = TABLE,
+    note: Callable[[discovery.Scan, dict[str, Any]], None] = lambda scan, row: None,
 ) -> list[dict[str, Any]]:
     """Runs `work` on every scan, `workers` at a time; at most so many are in memory.
 
-    What a scan cannot do is its row's message; `out` (None: nowhere) gets the `table`. After
-    `stopped` no further scan is begun.
+    What a scan cannot do is its row's message; `out` (None: nowhere) gets the `table`, and `note`
+    each scan's row as it comes. After `stopped` no further scan is begun.
     """
     # One scan raises its own error; one of many becomes a line of the table.
     if single:
@@ -155,7 +201,7 @@ def for_each_scan(
     # Threads: there is one set of weights on the device, and reading and resampling release the
     # interpreter's lock.
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
-        futures = [pool.submit(_run_guarded, work, scan, stopped) for scan in found]
+        futures = {pool.submit(_run_guarded, work, scan, stopped): scan for scan in found}
         bar = tqdm.tqdm(
             concurrent.futures.as_completed(futures), total=len(found), desc="scans", unit="scan"
         )
@@ -164,6 +210,7 @@ def for_each_scan(
             if row is None:
                 continue
             rows.append(row)
+            note(futures[future], row)
             if row["status"] == "failed":
                 tqdm.tqdm.write(f"{row['scan']}: {row['message']}")
             if out is not None:
@@ -201,6 +248,16 @@ def _row(scan: discovery.Scan, summary: dict[str, Any]) -> dict[str, Any]:
         "message": "; ".join(summary["warnings"]),
         "places": candidates_table.list_rows(scan.name, summary),
     }
+
+
+def describe_row(row: dict[str, Any]) -> str:
+    """A line on a scan that was scored: score, percentile, candidates."""
+    known = row["percentile"] is not None
+    percentile = f", percentile {row['percentile']:.0f}" if known else ""
+    return (
+        f"{row['scan']}: score {row['score']:.4f}{percentile}, {row['candidates']} "
+        f"candidate(s), {row['candidates_ml']:.2f} ml ({row['status']})"
+    )
 
 
 def table_name(process: int, *, places: bool = False) -> str:
@@ -254,14 +311,13 @@ def settings_digest(detector: detector_lib.Detector) -> str:
     )
 
 
-def _read_row(folder: epath.Path, scan: discovery.Scan, settings: str) -> dict[str, Any] | None:
+def _read_row(place: Place, scan: discovery.Scan, settings: str) -> dict[str, Any] | None:
     """The row of an earlier result for the same file under the same settings, if it is there."""
-    summary = folder / result_lib.SUMMARY
     # A series has no single file to compare; it is scored again.
-    if scan.path.is_dir() or not summary.exists():
+    if scan.path.is_dir() or not place.summary.exists() or not place.is_whole():
         return None
     try:
-        found = json_file.read_object(summary)
+        found = json_file.read_object(place.summary)
         same = found["settings_sha256"] == settings
         if same and found["scan"]["sha256"] == atomic_files.sha256(str(scan.path)):
             return _row(scan, found)

@@ -6,6 +6,7 @@ is another average on another grid. Names of files say the space, as in BIDS.
 """
 
 import gzip
+from collections.abc import Iterator
 from typing import Any
 
 import nibabel as nib
@@ -65,14 +66,20 @@ def write(result: Any, folder: epath.Path) -> None:
     Raises:
       UserError: the folder cannot be written.
     """
+    for name, content in make_files(result):
+        atomic_files.write_bytes(folder / name, content)
+
+
+def make_files(result: Any) -> Iterator[tuple[str, bytes]]:
+    """(name of `SCAN`, `ANOMALY`, `MASK` or `TRANSFORM`, content) of a `result.Result`."""
     volume, transform = result.volume, result.transform
     scan = transform.to_template(volume.data, volume)
-    _write_nifti(folder / SCAN, scan, (float(scan.min()), float(scan.max())))
+    yield SCAN, _make_nifti(scan, (float(scan.min()), float(scan.max())))
     anomaly = transform.to_template(result.anomaly, volume)
-    _write_nifti(folder / ANOMALY, anomaly, (0.0, result.top))
+    yield ANOMALY, _make_nifti(anomaly, (0.0, result.top))
     mask = transform.to_template(result.labels > 0, volume, order=0)
-    _write_nifti(folder / MASK, mask.astype(np.uint8), (0.0, 1.0))
-    atomic_files.write_text(folder / TRANSFORM, to_itk(transform.matrix))
+    yield MASK, _make_nifti(mask.astype(np.uint8), (0.0, 1.0))
+    yield TRANSFORM, to_itk(transform.matrix).encode()
 
 
 def to_itk(matrix: Float64[np.ndarray, "4 4"]) -> str:
@@ -100,7 +107,7 @@ def to_itk(matrix: Float64[np.ndarray, "4 4"]) -> str:
     )
 
 
-def _write_nifti(path: epath.Path, array: np.ndarray, limits: tuple[float, float]) -> None:
+def _make_nifti(array: np.ndarray, limits: tuple[float, float]) -> bytes:
     image = nib.Nifti1Image(array, geometry.TEMPLATE_GRID.affine)
     image.set_sform(geometry.TEMPLATE_GRID.affine, _MNI_152)
     image.set_qform(geometry.TEMPLATE_GRID.affine, _MNI_152)
@@ -109,4 +116,4 @@ def _write_nifti(path: epath.Path, array: np.ndarray, limits: tuple[float, float
     # Equal limits mean none to viewers.
     image.header["cal_max"] = limits[1] if limits[1] > limits[0] else limits[0] + 1.0
     # No time of writing: the same result gives the same bytes.
-    atomic_files.write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
+    return gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)

@@ -5,6 +5,7 @@
         --modality=T1,T1CE,T2,FLAIR --protocol=s2 --workers=8
     python -m madad_jax prepare --cohort=folder --cohort_file=ours.yaml --in=scans \\
         --out=data/ours
+    python -m madad_jax prepare --cohort=bids --in=raw --out=data/raw --modality=T1 --healthy
 
 Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152,
 and writes slices in the layout that `data.source=png_folder` reads (--format: and as
@@ -16,6 +17,7 @@ Exit status: 0 done; 1 some scans were refused (each is named with the reason, t
 prepared); 2 bad input, one line; 130 and 143 stopped by ctrl-C and SIGTERM.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +46,11 @@ _TEXT = {
     "fractions": ("", "Shares of train, val and test, e.g. 0.8,0.1,0.1; the cohort's own."),
 }
 _CHOICES = {
-    "cohort": (None, ("brats", "ixi", "atlas", "mslub", "wmh", "folder"), "Table of the files."),
+    "cohort": (
+        None,
+        ("brats", "ixi", "atlas", "mslub", "wmh", "bids", "folder"),
+        "Table of the files.",
+    ),
     "protocol": ("volume", ("s1", "s2", "volume"), "Which slices: mid-axial, twenty, or all."),
     "registration": (None, ("none", "affine"), "To ICBM152; the cohort's own."),
     "brain_mask": (
@@ -89,6 +95,12 @@ def make_flags() -> flags.FlagValues:
         flags.DEFINE_integer(name, default, meaning, flag_values=values)
     for name, meaning in _SWITCHES.items():
         flags.DEFINE_bool(name, False, meaning, flag_values=values)
+    flags.DEFINE_bool(
+        "healthy",
+        None,
+        "Nobody in it has a lesion; the cohort's own. --cohort=bids needs it, or --nohealthy.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     return values
 
@@ -128,10 +140,10 @@ def make_job(options: flags.FlagValues):
     Raises:
       UserError: unknown cohort, modality, split, or a value out of range.
     """
-    from madad_jax.prepare import cohorts, splits, subject
     from madad_jax.prepare import job as job_lib
+    from madad_jax.prepare import splits, subject
 
-    cohort = cohorts.load(options.cohort, options.cohort_file)
+    cohort = _load_cohort(options)
     modalities = tuple(name.strip() for name in options.modality.split(",") if name.strip())
     if not modalities:
         if len(cohort.images) > 1:
@@ -174,6 +186,22 @@ def make_job(options: flags.FlagValues):
         runner=options.runner,
         beam_options=options.beam_options,
     )
+
+
+def _load_cohort(options: flags.FlagValues):
+    """The cohort's table, with what the command line says of its people's health."""
+    from madad_jax.prepare import cohorts
+
+    cohort = cohorts.load(options.cohort, options.cohort_file)
+    if options.healthy is not None:
+        return dataclasses.replace(cohort, healthy=options.healthy)
+    # No file of the layout says it, and a guess would train on lesions or on nothing.
+    if options.cohort == "bids":
+        raise errors.UserError(
+            "--healthy is missing: a BIDS data set does not say who has a lesion; accepted: "
+            "--healthy (nobody), or --nohealthy (nobody knows; then no slice reaches train or val)"
+        )
+    return cohort
 
 
 def make_preparation(options: flags.FlagValues, own: dict[str, Any]):

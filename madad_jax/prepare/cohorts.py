@@ -36,7 +36,7 @@ from madad_jax.core import errors, messages
 from madad_jax.data import patterns as patterns_lib
 from madad_jax.prepare import splits, subject, yaml_file
 
-NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "folder")
+NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "bids", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"
 _OPTIONS = ("registration", "brain_mask", "shift")
 _MOST_SEEN = 20_000  # Paths kept to say what is there when nothing fits.

@@ -3,7 +3,8 @@
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.prepare import cohorts
+from madad_jax.prepare import __main__ as command
+from madad_jax.prepare import cohorts, splits
 
 LAYOUTS = {
     "brats": {
@@ -150,3 +151,59 @@ def test_tables_run_nothing(tmp_path):
 def test_a_table_without_a_title_is_called_by_its_file():
     assert cohorts.from_dict({"images": {"T1": "{id}{nii}"}}, "in/ours.yaml").title == "ours"
     assert table(title="Mine").title == "Mine"
+
+
+BIDS = (
+    "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+    "sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz",
+    "sub-01/ses-2/anat/sub-01_ses-2_acq-fast_run-1_T1w.nii.gz",
+    "sub-01/ses-2/anat/sub-01_ses-2_acq-fast_run-2_T1w.nii",
+    "sub-02/anat/sub-02_T1w.nii.gz",
+    "sub-012/anat/sub-012_T1w.nii.gz",
+)
+NO_BIDS = (
+    "sub-02/anat/sub-02_ce-gd_T1w.nii.gz",
+    "sub-02/anat/sub-02_space-MNI152_T1w.nii.gz",
+    "sub-02/anat/sub-02_desc-brain_T1w.nii.gz",
+    "sub-02/anat/sub-02_desc-brain_mask.nii.gz",
+    "sub-02/anat/sub-02_part-phase_T1w.nii.gz",
+    "sub-02/anat/sub-02_T1map.nii.gz",
+    "sub-02/func/sub-02_T1w.nii.gz",
+    "derivatives/x/sub-03/anat/sub-03_T1w.nii.gz",
+    "sourcedata/sub-03/anat/sub-03_T1w.nii.gz",
+)
+
+
+def test_bids_takes_raw_images_and_people_are_the_unit(tmp_path):
+    for name in (*BIDS, *NO_BIDS):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    cohort = cohorts.load("bids")
+    found = cohorts.find(cohort, tmp_path, ("T1",))
+    assert [(item.scan, item.subject) for item in found.items] == [
+        ("sub-012", "sub-012"),
+        ("sub-01_ses-1", "sub-01"),
+        ("sub-01_ses-2_acq-fast_run-1", "sub-01"),
+        ("sub-01_ses-2_acq-fast_run-2", "sub-01"),
+        ("sub-02", "sub-02"),
+    ]
+    assert found.refused == {}
+    both = cohorts.find(cohort, tmp_path, ("T1", "FLAIR"))
+    assert [item.scan for item in both.items] == ["sub-01_ses-1"]
+    # Whatever the seed: sessions and runs of a person stand in one split.
+    for seed in range(20):
+        placed, _ = splits.assign(found.items, fractions=cohort.fractions, seed=seed)
+        by_person = {(item.subject, item.split) for item in placed}
+        assert len(by_person) == 3
+
+
+def test_bids_asks_whether_people_are_healthy():
+    words = ["prepare", "--cohort=bids", "--in=x", "--out=y", "--modality=T1"]
+    for more, healthy in ((["--healthy"], True), (["--nohealthy"], False)):
+        options = command.make_flags()
+        options([*words, *more])
+        assert command.make_job(options).cohort.healthy is healthy
+    options = command.make_flags()
+    options(words)
+    with pytest.raises(errors.UserError, match="--healthy is missing"):
+        command.make_job(options)
