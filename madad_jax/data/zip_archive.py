@@ -57,7 +57,8 @@ def unpacked(path: epath.Path) -> Iterator[epath.Path]:
             _unpack(path, folder)
             yield folder
         except errors.UserError as error:
-            raise type(error)(str(error).replace(place, str(path))) from error
+            text = str(error).replace(place, str(path)).replace(folder.name, path.name)
+            raise type(error)(text) from error
 
 
 def _unpack(path: epath.Path, folder: epath.Path) -> None:

@@ -13,8 +13,9 @@ from pydicom import uid
 
 from madad_jax.core import errors
 from madad_jax.data import converter, dicom_series, discovery, reading, zip_archive
+from madad_jax.predict import dicom_objects
 from madad_jax.scans import dicom_files, volumes
-from tests.scans import dicom_writer
+from tests.scans import dicom_cases, dicom_writer
 from tests.scans.dicom_writer import COUNT, check, image, report, save
 
 T1 = {"SeriesNumber": 3, "SeriesDescription": "t1_mprage_sag", "EchoTime": 2.9,
@@ -195,6 +196,20 @@ def test_a_zip_of_dicom_folders(tmp_path, monkeypatch):
     found, single = discovery.discover(str(tmp_path), "")
     assert "scan" in [scan.name for scan in found] and not single
     assert "other" not in [scan.name for scan in found]
+
+
+def test_objects_are_made_from_the_files_of_a_zip(tmp_path):
+    folder = tmp_path / "s"
+    dicom_cases.write(folder)
+    save(folder, _images("3.4", T2, 2))
+    path = epath.Path(_zip(tmp_path / "x.zip", folder))
+    volume = reading.read(path, reading.Wish(series="1.2.3"))
+    sources = dicom_objects.read_sources(path, volume)
+    assert len(sources.images) == COUNT
+    assert {image.SeriesInstanceUID for image in sources.images} == {"1.2.3"}
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(errors.UserError, match="has changed since"):
+        dicom_objects.read_sources(path, volume)
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "..\\x", "C:\\x", "\\\\host\\x"])

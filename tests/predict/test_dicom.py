@@ -4,8 +4,10 @@ import zipfile
 
 import nibabel as nib
 import numpy as np
+import pytest
 from etils import epath
 
+from madad_jax.core import errors
 from madad_jax.predict import dicom_objects
 from tests.predict import conftest
 from tests.scans import dicom_writer
@@ -52,7 +54,7 @@ def test_a_series_gives_the_map_of_the_same_nifti_file(setting, tmp_path):
     np.testing.assert_array_equal(packed.anomaly, series.anomaly)
     assert packed.summary["scan"]["source"] == "series.zip"
     assert dicom_objects.is_series(packed.volume)
-    headers = dicom_objects.read_sources(epath.Path(packed.volume.source), packed.volume)
-    assert len(headers.images) == image.shape[2]
+    with pytest.raises(errors.UserError, match=r"'series\.zip': no DICOM object.*StudyInstanceUID"):
+        dicom_objects.read_sources(epath.Path(packed.volume.source), packed.volume)
     mask = np.asarray(nib.as_closest_canonical(series.mask_image).dataobj) > 0
     assert (mask & truth).sum() > 0.5 * truth.sum()
