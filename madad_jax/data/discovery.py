@@ -1,4 +1,4 @@
-"""Scans below a folder: NIfTI files and DICOM series, and what is left out of them."""
+"""Scans below a folder: image files and DICOM series, and what is left out of them."""
 
 import dataclasses
 import fnmatch
@@ -32,7 +32,7 @@ class Scan:
 def discover(path: str, include: str = "") -> tuple[list[Scan], bool]:
     """(scans under `path`, whether it is one scan and not a folder of them).
 
-    A NIfTI file, a folder with one DICOM series, or a folder of these at any depth. Masks,
+    An image file, a folder with one DICOM series, or a folder of these at any depth. Masks,
     segmentations and `derivatives/` are left out, with a line in the log.
 
     Args:
@@ -50,14 +50,16 @@ def discover(path: str, include: str = "") -> tuple[list[Scan], bool]:
         return [Scan(scan_names.output_names([root.name])[0], root)], True
     left: dict[str, list[str]] = {}
     found = list(_find_scans(root, root, include, left, set()))
+    # Who names folders by a pattern means each of them.
+    found = found if include else _join_studies(found, root)
     for why, names in sorted(left.items()):
         _LOG.warning("left out, %s: %s; --include=PATTERN takes them", why, _list(names))
     if not found:
         also = f" ({sum(map(len, left.values()))} left out by name)" if left else ""
         fitting = f" that fits --include={include}" if include else ""
         raise errors.UserError(
-            f"--input={path}: no scan in it{fitting}{also}; accepted: NIfTI files (.nii, .nii.gz) "
-            "and DICOM series"
+            f"--input={path}: no scan in it{fitting}{also}; accepted: NIfTI files (.nii, .nii.gz), "
+            "MGH, NRRD, MHA, and DICOM series"
         )
     if len(found) == 1 and found[0] == root:
         return [Scan(scan_names.output_names([root.name])[0], root)], True
@@ -119,7 +121,7 @@ def _find_scans(
         return
     scans = []
     for path in entries:
-        if not path.name.lower().endswith(scan_names.NIFTI) or path.is_dir():
+        if path.is_dir() or not _may_be_scan(path):
             continue
         if include:
             if fnmatch.fnmatchcase(_below(path, root), include):
@@ -129,7 +131,7 @@ def _find_scans(
         else:
             scans.append(path)
     yield from scans
-    # NIfTI files beside DICOM files are conversions of them: one of the two is enough.
+    # Image files beside DICOM files are conversions of them: one of the two is enough.
     fits = not include or fnmatch.fnmatchcase(_below(folder, root), include)
     if fits and not scans and _holds_series(entries):
         yield folder
@@ -146,8 +148,41 @@ def _find_scans(
         yield from _find_scans(path, root, include, left, seen)
 
 
+def _may_be_scan(path: epath.Path) -> bool:
+    """Whether a file is an image by its name, or an archive of DICOM files."""
+    if path.name.lower().endswith(".zip"):
+        from madad_jax.data import zip_archive  # pydicom only for those who have archives.
+
+        return zip_archive.holds_dicom(path)
+    return path.name.lower().endswith(scan_names.IMAGES)
+
+
+def _join_studies(found: list[epath.Path], root: epath.Path) -> list[epath.Path]:
+    """Folders of series, where those of one study become the folder above them.
+
+    Which of the series is the scan is then asked of all of them (`dicom_series`).
+    """
+    series = [path for path in found if path.is_dir()]
+    if len(series) < 2:
+        return found
+    from madad_jax.scans import dicom_files
+
+    studies: dict[str, list[epath.Path]] = {}
+    for path in series:
+        studies.setdefault(dicom_files.find_study(path), []).append(path)
+    for study, paths in studies.items():
+        if not study or len(paths) < 2:
+            continue
+        above = epath.Path(os.path.commonpath([str(path) for path in paths]))
+        # Alone in it, or nobody could tell them from the others by their folder.
+        if all(p in paths for p in found if above in (p, *p.parents)) and above not in found:
+            found = [above] + [path for path in found if path not in paths]
+    # Nothing but one study: what was given is the scan, whatever lies around it.
+    return [root] if len(found) == 1 and len(series) > 1 else sorted(found)
+
+
 def _holds_series(entries: list[epath.Path]) -> bool:
-    from madad_jax.scans import dicom_files  # pydicom only for folders without NIfTI.
+    from madad_jax.scans import dicom_files  # pydicom only for folders without images.
 
     return any(dicom_files.may_hold_scan(path) for path in entries if path.is_file())
 

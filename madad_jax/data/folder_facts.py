@@ -193,16 +193,19 @@ def _pattern(root: epath.Path, paths: list[epath.Path]) -> str:
         return "{id}/" if flat else "{id}/**/*/"
     # The last word of their names, where it is one: "_T1w", and no part of an id.
     ends = {re.sub(r".*?([_-][^_-]*)?$", r"\1", scan_names.stem(path.name)) for path in paths}
-    return ("{id}" if flat else "{id}/**/*") + (ends.pop() if len(ends) == 1 else "") + "{nii}"
+    kinds = {path.name[len(scan_names.stem(path.name)) :] for path in paths}
+    kind = kinds.pop() if len(kinds) == 1 else "{nii}"
+    kind = "{nii}" if kind.lower().startswith(".nii") else kind
+    return ("{id}" if flat else "{id}/**/*") + (ends.pop() if len(ends) == 1 else "") + kind
 
 
 def _voxels(files: list[epath.Path]) -> tuple[float, float, float] | None:
-    from madad_jax.scans import nifti_file  # nibabel for folders of scans alone
+    from madad_jax.scans import volumes  # nibabel for folders of scans alone
 
     sizes = []
     for path in files[:_SAMPLE]:
-        header, _ = nifti_file.read_header(path)
-        sizes.append(np.asarray(header.get_zooms()[:3], float))
+        _, affine, _ = volumes.read_grid(path)
+        sizes.append(np.linalg.norm(affine[:3, :3], axis=0))
     if not sizes:
         return None
     x, y, z = np.median(sizes, axis=0)

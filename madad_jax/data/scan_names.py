@@ -13,7 +13,8 @@ import unicodedata
 from madad_jax.core import messages
 
 TABLE, CANDIDATES = "scans.csv", "candidates.tsv"
-NIFTI = (".nii.gz", ".nii")
+# Image files that `scans.volumes` reads.
+IMAGES = (".nii.gz", ".nii", ".mgz", ".mgh.gz", ".mgh", ".nrrd", ".mha")
 _MOST_BYTES = 150  # File systems take 255 of a name; tables and temporary files add to it.
 # A spreadsheet computes cells that begin so, some after blanks and in wide letters too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -36,8 +37,8 @@ def output_names(paths: list[str]) -> list[str]:
 
 
 def stem(name: str) -> str:
-    """A name without the ending of NIfTI files."""
-    for ending in NIFTI:
+    """A name without the ending of image files and archives."""
+    for ending in (*IMAGES, ".zip"):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return name

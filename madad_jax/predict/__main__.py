@@ -38,6 +38,7 @@ another process of the job is gone.
 process k of n takes every n-th from the k-th, on its own devices, and process 0 writes the table.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +60,8 @@ def make_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = {
         "checkpoint": "Name of a shipped model, or folder; the default model when left out.",
-        "input": "NIfTI file, folder with one DICOM series, or folder of these.",
+        "input": "Image file, folder or .zip of DICOM files, or folder of these.",
+        "series": "Number of the DICOM series; by the stated rules when left out.",
         "include": "Pattern of paths below --input (* fits anything): these are the scans.",
         "image_pattern": "Pattern with {id} of paths below --input: these are the scans.",
         "brain_mask_pattern": "The same of their brain masks, on each scan's grid.",
@@ -99,6 +101,8 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "example", False, "Score the scan that comes with the package.", flag_values=values
     )
+    flags.DEFINE_bool("dcm2niix", False, "Have dcm2niix convert DICOM that is not read here.",
+                      flag_values=values)  # fmt: skip
     flags.DEFINE_bool("report", True, "Write report.html.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     flags.DEFINE_bool("traceback", False, "Show tracebacks of user errors.", flag_values=values)
@@ -200,6 +204,8 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         slices=options.slices,
         calibration=options.calibration,
         batch_size=options.batch_size,
+        series=options.series,
+        dcm2niix=options.dcm2niix,
     )
     asked = single or bool(options.include or options.image_pattern)
     found = discovery.keep_contrast(found, detector.preparation.modality, asked=asked)
@@ -297,17 +303,18 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
     if model.preparation is not None:
         asked = single or bool(options.include or options.image_pattern)
         found = discovery.keep_contrast(found, model.preparation.modality, asked=asked)
+
+    def build(setting: Any, detector: Any) -> Any:
+        names = ("registration", "brain_mask", "slices", "batch_size")
+        given = [options[name].value for name in names]
+        made = api.build_detector(detector, model, setting, *given)
+        wish = {"series": options.series, "dcm2niix": options.dcm2niix}
+        made.wish = dataclasses.replace(made.wish, **wish)
+        return made
+
     calibration = from_scans.calibrate(
         model,
-        lambda setting, detector: api.build_detector(
-            detector,
-            model,
-            setting,
-            options.registration,
-            options.brain_mask,
-            options.slices,
-            options.batch_size,
-        ),
+        build,
         found,
         postprocess=options.postprocess or "none",
         changes=_postprocess_changes(options),

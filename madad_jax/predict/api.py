@@ -29,6 +29,8 @@ def load(
     slices: str = "",
     calibration: str = "",
     batch_size: int = 16,
+    series: str = "",
+    dcm2niix: bool = False,
 ) -> Any:
     """A `predict.detector.Detector` of a model that comes with the package, or of a folder.
 
@@ -48,6 +50,8 @@ def load(
       slices: `first:last:step` numbers; "" those of the calibration or of training.
       calibration: file made by `--mode=calibrate`; "" the run's own.
       batch_size: slices on the device at a time.
+      series: number of the DICOM series, where a folder has several; "" = by the stated rules.
+      dcm2niix: whether the installed dcm2niix converts DICOM that is not read here.
 
     Raises:
       UserError: no run, an unknown value, or a rate without calibration.
@@ -70,9 +74,11 @@ def load(
         },
         default_rate=model.parts.evaluation.false_positive_rate,
     )
-    return build_detector(
+    made = build_detector(
         detector_lib, model, setting, registration, brain_mask, slices, batch_size
     )
+    made.wish = dataclasses.replace(made.wish, series=series, dcm2niix=dcm2niix)
+    return made
 
 
 def export(checkpoint: str | os.PathLike, output: str, calibration: str = "") -> str:

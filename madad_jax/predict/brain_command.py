@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--serve", action="store_true", help="take requests on standard input")
     options = parser.parse_args(arguments)
     # Here and not above: `--help` and mistyped flags answer without starting JAX.
+    from madad_jax.data import reading
     from madad_jax.predict import extract_brain
     from madad_jax.runtime import startup
     from madad_jax.scans import volumes
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.source or not options.out:
         parser.error("--in and --out are needed")
     try:
-        volume = volumes.read(options.source)
+        volume = reading.read(options.source)
         mask = extract_brain.find(volume.data)
         volumes.write_nifti(options.out, mask, like=volume)
     except errors.UserError as error:

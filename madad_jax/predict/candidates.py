@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from madad_jax.predict import regions
 from madad_jax.scans import geometry as geometry_lib
-from madad_jax.scans import regions, registration, volumes
+from madad_jax.scans import registration, volumes
 
 
 def list_candidates(

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import errors, signals
-from madad_jax.data import provenance, scan_names
+from madad_jax.data import provenance, reading, scan_names
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_look, scan_stacks
 from madad_jax.predict import candidates as candidates_lib
@@ -79,6 +79,8 @@ class Detector:
         self.facts = facts
         self._looks = looks
         self._warm = warm
+        # Of a folder of several series, the one of the training's contrast; commands change it.
+        self.wish = reading.Wish(contrast=preparation.modality)
 
     @property
     def spacing(self) -> scan_stacks.Spacing:
@@ -91,7 +93,7 @@ class Detector:
         """Scores a scan.
 
         Args:
-          scan: path of a NIfTI file or of a folder with one DICOM series, a nibabel image, a
+          scan: path of an image file, a folder or a .zip of DICOM files, a nibabel image, a
             `volumes.Volume`, or an array [X, Y, Z] with `affine`.
           affine: voxel -> mm (RAS+) [4, 4] of an array.
           brain_mask: path of a mask on the scan's grid; "" finds it.
@@ -105,7 +107,7 @@ class Detector:
         return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
 
     def _read(self, scan: Any, affine: Any = None) -> volumes.Volume:
-        volume = as_volume(scan, affine)
+        volume = as_volume(scan, affine, self.wish)
         # After the reading: a file that is none is answered at once. The program is made while the
         # brain is sought.
         warm, self._warm = self._warm, None
@@ -262,8 +264,12 @@ def _scored_brain(stack: to_slices.Slices) -> np.ndarray:
     return stack.brain & stack.scored[:, None, None]
 
 
-def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
-    """A `Volume` of whatever a person has in hand.
+def as_volume(
+    scan: Any,
+    affine: Any = None,
+    wish: reading.Wish = reading.Wish(),  # noqa: B008 (it is frozen)
+) -> volumes.Volume:
+    """A `Volume` of whatever a person has in hand; `wish` says which series of a folder.
 
     Raises:
       UserError: something else, or an array without `affine`.
@@ -278,7 +284,7 @@ def as_volume(scan: Any, affine: Any = None) -> volumes.Volume:
     if hasattr(scan, "dataobj") and hasattr(scan, "affine"):
         return volumes.from_image(scan)
     if isinstance(scan, str) or hasattr(scan, "__fspath__"):
-        return volumes.read(epath.Path(scan))
+        return reading.read(epath.Path(scan), wish)
     raise errors.UserError(
         f"scan: found {type(scan).__name__}, accepted: a path, a nibabel image, an array with "
         "affine="

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_digest, messages
+from madad_jax.data import reading
 from madad_jax.scans import volumes
 
 _LOG = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ def choose(output_format: str) -> Choice:
 
 
 def is_series(volume: volumes.Volume) -> bool:
-    """Whether a scan came as a DICOM series."""
-    return volume.native.header is None and epath.Path(volume.source).is_dir()
+    """Whether a scan came as a DICOM series, and was read as one."""
+    return volume.series is not None and reading.is_dicom(epath.Path(volume.source))
 
 
 def check(path: epath.Path, folder: epath.Path, choice: Choice) -> None:
@@ -80,7 +81,7 @@ def check(path: epath.Path, folder: epath.Path, choice: Choice) -> None:
     Raises:
       UserError: objects were asked for a scan that is no series, or would lie beside it.
     """
-    if choice.asked and not path.is_dir():
+    if choice.asked and not reading.is_dicom(path):
         raise errors.UserError(
             f"'{path.name}' is no DICOM series, and a DICOM object needs its source images; "
             f"accepted: --output_format={NIFTI}"
@@ -120,6 +121,11 @@ def write(result: Any, folder: epath.Path, choice: Choice) -> tuple[str, ...]:
         return ()
     if not is_series(volume):
         check(epath.Path(volume.source), folder, choice)
+        if choice.asked:  # A folder whose series another program converted.
+            raise errors.UserError(
+                f"'{epath.Path(volume.source).name}' was converted to NIfTI, and a DICOM object "
+                f"needs its source images; accepted: --output_format={NIFTI}"
+            )
         return ()
     source = epath.Path(volume.source)
     check(source, folder, choice)
@@ -142,10 +148,10 @@ def _make(
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """({file: its content}, notes)."""
     # pydicom only for those who have series.
-    from madad_jax.scans import dicom_derived, dicom_sources
+    from madad_jax.scans import dicom_derived
 
     volume, summary = result.volume, result.summary
-    sources = dicom_sources.read(source, volume.sha256)
+    sources = read_sources(source, volume)
     facts = summary["model"]
     about = dicom_derived.About(
         name="madad_jax",
@@ -163,6 +169,22 @@ def _make(
         values = volumes.to_native(result.anomaly, volume)
         made[MAP] = dicom_derived.parametric_map(values, result.top, sources, about, source)
     return made, sources.notes
+
+
+def read_sources(source: epath.Path, volume: volumes.Volume) -> Any:
+    """The headers of the scan's images, once it is sure that they are still the same.
+
+    Raises:
+      UserError: the files have changed since, or no object can be made from them.
+    """
+    from madad_jax.scans import dicom_sources
+
+    if source.is_dir():
+        return dicom_sources.read(source, volume.sha256, volume.series)
+    if atomic_files.sha256(source) != volume.sha256:
+        raise errors.UserError(f"'{source}' has changed since the scan was read; predict again")
+    with reading.opened(source) as folder:
+        return dicom_sources.read(folder, "", volume.series)
 
 
 def _digest(summary: dict[str, Any]) -> str:

@@ -298,7 +298,9 @@ def _write_table(path: epath.Path, rows: list[dict[str, Any]]) -> None:
 
 def settings_digest(detector: detector_lib.Detector) -> str:
     """Of everything that decides what comes out for a scan."""
-    s = detector.setting
+    s, wish = detector.setting, detector.wish
+    # Only where it was given: results of before stay what they are.
+    asked = {"series": wish.series} if wish.series else {}
     return json_digest.json_digest(
         {
             "facts": detector.facts,
@@ -307,6 +309,7 @@ def settings_digest(detector: detector_lib.Detector) -> str:
             "signal": s.signal,
             "options": dataclasses.asdict(s.options),
             "point": None if s.point is None else dataclasses.asdict(s.point),
+            **asked,
         }
     )
 

@@ -77,6 +77,7 @@ _COUNTS = {
 _SWITCHES = {
     "n4": "Correct the bias field first.",
     "dry_run": "Say what would be done with each scan, and do nothing.",
+    "dcm2niix": "Have dcm2niix convert DICOM that is not read here.",
     "prune": "Remove scans prepared earlier whose files are gone.",
     "traceback": "Show tracebacks of user errors.",
 }
@@ -177,6 +178,7 @@ def make_job(options: flags.FlagValues):
             bits=options.bits,
             labels=cohort.labels,
             unjudged=cohort.unjudged,
+            dcm2niix=options.dcm2niix,
         ),
         fractions=splits.check_fractions(fractions, "--fractions"),
         seed=options.seed,

@@ -29,6 +29,7 @@ def make_flags() -> flags.FlagValues:
     for name, default, meaning in (
         ("input", "", "Folder of scans, one scan, or folder of a data set's splits."),
         ("include", "", "Scans: pattern of paths below --input that are scans, and no others."),
+        ("series", "", "Scans: number of the DICOM series; by the stated rules when left out."),
         ("cohort_file", "", "Table of --cohort=folder (YAML)."),
         ("sheet", "check.png", "Where the contact sheet goes; empty = none."),
     ):
@@ -36,6 +37,8 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_enum("kind", "auto", ["auto", "scans", "slices"], "What lies there.",
                       flag_values=values)  # fmt: skip
     flags.DEFINE_enum("cohort", "", _COHORTS, "Scans: table of the files.", flag_values=values)
+    flags.DEFINE_bool("dcm2niix", False, "Scans: have dcm2niix convert DICOM that is not read.",
+                      flag_values=values)  # fmt: skip
     flags.DEFINE_bool("locate", False, "Scans: find each brain and register it (slow).",
                       flag_values=values)  # fmt: skip
     flags.DEFINE_integer("workers", 1, "Scans at a time.", lower_bound=1, flag_values=values)
@@ -53,6 +56,7 @@ def run(argv: Sequence[str]) -> int:
     options = make_flags()
     if not command_line.parsed(options, argv, __doc__, ("input",)):
         return 0
+    from madad_jax.data import reading
     from madad_jax.prepare import check_scans, check_slices, panels
 
     root = epath.Path(options.input)
@@ -72,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
             cohort_file=options.cohort_file,
             locate=options.locate,
             workers=options.workers,
+            wish=reading.Wish(series=options.series, dcm2niix=options.dcm2niix),
         )
     print(f"\n{report.table()}\n\n{report.summary()}")
     if options.sheet and (content := panels.draw_panels(list(report.panels))):

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import errors
-from madad_jax.data import discovery
+from madad_jax.data import discovery, reading
 from madad_jax.prepare import check_report, cohorts, panels, subject
 from madad_jax.scans import brain_mask, label_values, skull, to_slices, volumes
 from madad_jax.scans import preparation as preparation_lib
@@ -40,6 +40,7 @@ def check(
     cohort_file: str = "",
     locate: bool = False,
     workers: int = 1,
+    wish: reading.Wish = reading.Wish(),  # noqa: B008 (it is frozen)
 ) -> check_report.Report:
     """Reads every scan, and the masks that a cohort's table names beside it.
 
@@ -50,6 +51,7 @@ def check(
       cohort_file: of the cohort `folder`.
       locate: find the brain and register it as well.
       workers: scans at a time.
+      wish: which series of a DICOM folder, and whether dcm2niix is called.
 
     Raises:
       UserError: nothing there, or no such table.
@@ -61,7 +63,7 @@ def check(
     seen = []
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # In the order of the items, each printed as soon as it and those before it are read.
-        for one in pool.map(lambda item: _check_item(item, table, locate), items):
+        for one in pool.map(lambda item: _check_item(item, table, locate, wish), items):
             check_report.print_problems(one.row)
             seen.append(one)
     seen = _compare(seen)
@@ -92,13 +94,13 @@ def _find_items(path: str, include: str, cohort: str, cohort_file: str):
     return list(found.items), dict(found.refused), table
 
 
-def _check_item(item: subject.Item, table, locate: bool) -> _Seen:
+def _check_item(item: subject.Item, table, locate: bool, wish: reading.Wish) -> _Seen:
     """Everything that one scan can say by itself."""
     problems: list[str] = []
     volume = None
     for name, path in item.images.items():
         try:
-            other = volumes.read(path)
+            other = reading.read(path, dataclasses.replace(wish, contrast=name if table else ""))
         except errors.UserError as error:
             problems.append(str(error))
             continue

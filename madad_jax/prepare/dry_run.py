@@ -1,8 +1,8 @@
 """What a preparation would do with each scan, without doing it."""
 
 from madad_jax.core import errors
+from madad_jax.data import reading
 from madad_jax.prepare import job as job_lib
-from madad_jax.scans import volumes
 
 
 def show(job: job_lib.Job) -> int:
@@ -17,7 +17,7 @@ def show(job: job_lib.Job) -> int:
     refused = dict(what.refused)
     for item in what.todo:
         try:
-            facts = [volumes.describe(path) for path in item.paths]
+            facts = [reading.describe(path) for path in item.paths]
         except errors.UserError as error:
             refused[item.scan] = str(error)
             continue

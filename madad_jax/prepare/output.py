@@ -21,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, file_names, json_file, messages
+from madad_jax.data import reading
 from madad_jax.data.sources import record
 from madad_jax.prepare import subject
 
@@ -189,7 +190,7 @@ def is_current(
         size, changed, digest = state["inputs"].get(_inside(path, root), (None, None, None))
         stamp = _stamp(path)
         # A copy has another time: then the contents decide.
-        if stamp != (size, changed) and (stamp[0] != size or atomic_files.sha256(path) != digest):
+        if stamp != (size, changed) and (stamp[0] != size or reading.digest(path) != digest):
             return False
     return all(_size(out / name) == length for name, length in state["files"].items())
 
@@ -317,7 +318,7 @@ def _stamp(path: str) -> tuple[int, int]:
     """(bytes, time of change in s) of a file, or of a folder's files together; -1: not there."""
     place = epath.Path(path)
     try:
-        inner = [p for p in place.iterdir() if p.is_file()] if place.is_dir() else [place]
+        inner = reading.list_files(place)
         stats = [p.stat() for p in inner]
     except OSError:
         return (-1, -1)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from madad_jax.core import atomic_files, errors, messages
+from madad_jax.data import reading
 from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
 from madad_jax.scans import slices as slices_lib
@@ -61,6 +62,7 @@ class Options:
       bits: 8 or 16.
       labels: values of the segmentation that are lesion; () = every value above 0.
       unjudged: values that are neither lesion nor healthy.
+      dcm2niix: whether dcm2niix converts DICOM that is not read here.
     """
 
     preparation: preparation_lib.Preparation = dataclasses.field(
@@ -71,6 +73,7 @@ class Options:
     bits: int = 8
     labels: tuple[int, ...] = ()
     unjudged: tuple[int, ...] = ()
+    dcm2niix: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: one flat table."""
@@ -93,6 +96,7 @@ class Options:
             "bits": self.bits,
             "labels": list(self.labels),
             "unjudged": list(self.unjudged),
+            **({"dcm2niix": True} if self.dcm2niix else {}),
         }
 
     @property
@@ -165,8 +169,8 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     warnings: list[str] = []
     digests: dict[str, str] = {}
     preparation, numbers = options.preparation, options.slice_numbers
-    reference = next(iter(item.images.values()))
-    volume = _read(reference, warnings, digests)
+    reference = next(iter(item.images))
+    volume = _read(item, reference, options, warnings, digests)
     # Masks too: a scan is due again when any of its files changes.
     for other in (item.brain_mask, item.segmentation):
         if other:
@@ -195,8 +199,11 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     elif not chosen:
         warnings.append(_why_none(item, masks, truth))
     images, scales = {}, {}
-    for modality, path in item.images.items():
-        seen = volume if path == reference else _read(path, warnings, digests)
+    for modality in item.images:
+        seen = volume
+        # Two modalities may be series of one folder.
+        if modality != reference:
+            seen = _read(item, modality, options, warnings, digests)
         if chosen:
             images[modality], scales[modality] = _draw(
                 seen, located, options, chosen, masks, warnings
@@ -213,8 +220,11 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     )
 
 
-def _read(path: str, warnings: list[str], digests: dict[str, str]) -> volumes.Volume:
-    volume = volumes.read(path)
+def _read(
+    item: Item, modality: str, options: Options, warnings: list[str], digests: dict[str, str]
+) -> volumes.Volume:
+    path = item.images[modality]
+    volume = reading.read(path, reading.Wish(contrast=modality, dcm2niix=options.dcm2niix))
     digests[path] = volume.sha256
     warnings += volume.warnings
     return volume

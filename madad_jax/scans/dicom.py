@@ -64,13 +64,18 @@ class Stack:
         return matrix
 
 
-def find_stack(folder: epath.Path) -> Stack:
-    """The slices of the series whose files lie in `folder` (not below it).
+def find_stack(folder: epath.Path, series: str = "") -> Stack:
+    """The slices of the one series in a folder (`dicom_files.list_files`).
+
+    Args:
+      folder: of the files.
+      series: SeriesInstanceUID; others are left out. "" = there is one.
 
     Raises:
-      UserError: see `read_series`.
+      UserError: no DICOM images, several series, several images at one position (a series of
+        volumes), uneven positions, colour, damage, or a kind that is not read.
     """
-    found = dicom_files.read_folder(folder)
+    found = dicom_files.read_folder(folder, series)
     frames, notes = _choose(found, folder)
     frames, copies = _drop_copies(frames)
     if len(frames) < 2:
@@ -98,27 +103,17 @@ def find_stack(folder: epath.Path) -> Stack:
     return Stack(frames, orientation, spacing, positions, found.sha256, all_notes)
 
 
-def read_series(
-    folder: epath.Path,
-) -> tuple[
-    Float32[np.ndarray, "columns rows slices"], Float64[np.ndarray, "4 4"], str, tuple[str, ...]
-]:
-    """The series whose files lie in `folder` (not below it).
-
-    Returns:
-      Values with slope and intercept applied, the matrix from (column, row, slice) to mm (RAS+),
-      a digest of all files, and a sentence for each kind of file that was left out.
+def read_values(stack: Stack) -> Float32[np.ndarray, "columns rows slices"]:
+    """The values of a stack, with slope and intercept.
 
     Raises:
-      UserError: no DICOM images, several series, several images at one position (a series of
-        volumes), uneven positions, colour, damage, or a compression that cannot be read.
+      UserError: a compression that cannot be read, or damaged pixels.
     """
-    stack = find_stack(folder)
     # Pixels are [row, column]; the first axis of a volume is the column, as in NIfTI.
     array = np.empty((len(stack.frames), *stack.frames[0].layout.size), np.float32)
     for k, frame in enumerate(stack.frames):
         array[k] = dicom_frames.read_values(frame)
-    return array.transpose(2, 1, 0), stack.affine, stack.sha256, stack.notes
+    return array.transpose(2, 1, 0)
 
 
 def _choose(found: dicom_files.Folder, folder: epath.Path) -> tuple[_Frames, list[str]]:

@@ -11,7 +11,7 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pydicom
 from etils import epath
@@ -38,9 +38,15 @@ _SCANS = frozenset(
 _MODALITIES = ("MR", "CT")
 CAPTURE = uid.SecondaryCaptureImageStorage.name.removesuffix(" Storage")
 BARE = "image without pixels"
+TRY_CONVERTER = "--dcm2niix has dcm2niix convert it, where that is installed"
+_DEEPEST = 12  # Folders below; a link that leads in a circle ends there.
 # What is packed unpacks to at most so many times its size. Images of heads need about 4.
 _MOST_TIMES = 100
 _ALWAYS_BYTES = 64 * 2**20  # So much may come out of any file: black slices pack to nothing.
+
+
+class NotCarried(errors.UserError):
+    """DICOM of a kind that is not read here; dcm2niix may convert it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,29 +101,77 @@ def guard(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def read_folder(folder: epath.Path) -> Folder:
-    """All files of `folder` (not below it).
+def list_files(folder: epath.Path) -> list[epath.Path]:
+    """Files of a scan's folder: those in it, or where none of them is an image, all below it.
+
+    A CD has its index and a viewer on top and its series below; a series may have notes below.
+
+    Raises:
+      UserError: the folder cannot be read from its disk.
+    """
+    try:
+        inside = sorted(folder.iterdir())
+        below = [p for p in inside if p.is_dir()]
+        files = [p for p in inside if p.is_file()]
+        if below and not any(may_hold_scan(path) for path in files):
+            files += [path for inner in below for path in _walk(inner, 1)]
+    except OSError as error:
+        raise errors.UserError(f"'{folder}' cannot be read: {error.strerror or error}") from error
+    return files
+
+
+def _walk(folder: epath.Path, depth: int) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif depth < _DEEPEST and path.is_dir():
+            yield from _walk(path, depth + 1)
+
+
+def digest(folder: epath.Path) -> str:
+    """Of the digests of all files of a folder (`list_files`), sorted: that of `read_folder`.
+
+    Raises:
+      UserError: the folder or a file cannot be read from its disk.
+    """
+    return _join_digests(atomic_files.sha256(path) for path in list_files(folder))
+
+
+def _join_digests(every: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sorted(every)).encode()).hexdigest()
+
+
+def read_folder(folder: epath.Path, series: str = "") -> Folder:
+    """All files of a folder (`list_files`).
+
+    Args:
+      folder: of the files.
+      series: SeriesInstanceUID; images of others are left out, unread. "" = all.
 
     Raises:
       UserError: the folder or a file cannot be read from its disk.
     """
     files, unreadable, digests, copies, others = [], [], {}, [], []
-    try:
-        paths = [path for path in folder.iterdir() if path.is_file()]
-    except OSError as error:
-        raise errors.UserError(f"'{folder}' cannot be read: {error.strerror or error}") from error
+    paths, unread = list_files(folder), 0
     # Shorter names first: "IM1.dcm" stays and "IM1 (1).dcm" is its copy.
     paths.sort(key=lambda path: (len(path.name), path.name))
     for path in paths:
-        if not _is_dicom(_start(path)):
+        if not begins_as_dicom(_start(path)):
             digests.setdefault(atomic_files.sha256(path), []).append(path)
             if path.name.lower().endswith(_ENDINGS):
                 others.append(path)
             continue
+        if series and (header := read_header(path)) is not None:
+            other = str(header.get("SeriesInstanceUID") or "")
+            # What does not say its series may be a damaged slice.
+            if other and other != series:
+                digests.setdefault(atomic_files.sha256(path), []).append(path)
+                unread += 1
+                continue
         content = atomic_files.read_bytes(path)
-        digest = hashlib.sha256(content).hexdigest()
-        digests.setdefault(digest, []).append(path)
-        if len(digests[digest]) > 1:
+        mark = hashlib.sha256(content).hexdigest()
+        digests.setdefault(mark, []).append(path)
+        if len(digests[mark]) > 1:
             copies.append(path)
             continue
         try:
@@ -126,13 +180,57 @@ def read_folder(folder: epath.Path) -> Folder:
         except errors.UserError as error:
             unreadable.append((path, content, str(error)))
     notes = []
+    if unread:
+        notes.append(f"left out, of other series: {unread} files")
     if copies:
         notes.append(f"left out, copies of other files: {names(copies)}")
     if others:
         notes.append(f"left out, no DICOM inside: {names(others)}")
-    every = sorted(digest for digest, same in digests.items() for _ in same)
-    sha256 = hashlib.sha256("".join(every).encode()).hexdigest()
+    sha256 = _join_digests(one for one, same in digests.items() for _ in same)
     return Folder(files, unreadable, len(paths), sha256, notes)
+
+
+def read_header(path: epath.Path) -> pydicom.Dataset | None:
+    """The elements of a file before its pixels; None: it is no DICOM, or is damaged."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_PREAMBLE + len(_MAGIC))
+            if not begins_as_dicom(start):
+                return None
+            if not _has_preamble(start):
+                return _parse(start + file.read())
+            file.seek(0)
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+            if dataset.file_meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+                file.seek(0)
+                dataset = _parse(file.read())
+            dataset.walk(lambda inside, element: element.value, recursive=False)
+            return dataset
+    except Exception:  # Whoever reads the whole file says what is wrong with it.
+        return None
+
+
+def find_study(folder: epath.Path) -> str:
+    """StudyInstanceUID of the first image in a folder; "" where none says it."""
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        if may_hold_scan(path) and (header := read_header(path)) is not None:
+            return str(header.get("StudyInstanceUID") or "")
+    return ""
+
+
+def digest_pixels(path: epath.Path) -> str | None:
+    """Of the pixels of a file as they are packed; None: it cannot be read."""
+    try:
+        return hashlib.sha256(_parse(path.read_bytes()).PixelData).hexdigest()
+    except Exception:  # Then nobody knows whether it is a copy.
+        return None
+
+
+def is_image(header: pydicom.Dataset) -> bool:
+    """Whether a header is of an image of MR or CT; of a localizer too."""
+    sop = str(header.get("SOPClassUID") or "")
+    modality = str(header.get("Modality") or "").strip().upper()
+    return not _known_as_other(sop) and modality in ("", *_MODALITIES) and "Rows" in header
 
 
 def names(paths: list[epath.Path]) -> str:
@@ -148,7 +246,7 @@ def may_hold_scan(path: epath.Path) -> bool:
             start = io.BytesIO(file.read(2**14))
     except OSError:
         return path.name.lower().endswith(_ENDINGS)
-    if not _is_dicom(start.getvalue()):
+    if not begins_as_dicom(start.getvalue()):
         return path.name.lower().endswith(_ENDINGS)
     if not _has_preamble(start.getvalue()):
         return True
@@ -185,7 +283,8 @@ def _has_preamble(start: bytes) -> bool:
     return start[_PREAMBLE:].startswith(_MAGIC)
 
 
-def _is_dicom(start: bytes) -> bool:
+def begins_as_dicom(start: bytes) -> bool:
+    """Whether a file's first bytes are those of DICOM, with or without the preamble."""
     # Some archives hand out files without the preamble: they begin with an element of group 8.
     bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
     return _has_preamble(start) or _begins_with_meta(start) or bare

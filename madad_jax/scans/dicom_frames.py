@@ -51,6 +51,11 @@ def list_frames(file: dicom_files.File) -> list[Frame]:
       UserError: the file is damaged, in colour, or does not say where its frames lie.
     """
     with dicom_files.guard(file.path):
+        if "MOSAIC" in (file.dataset.get("ImageType") or ()):
+            raise dicom_files.NotCarried(
+                f"'{file.path}' is a mosaic, a volume in one picture (Siemens); accepted: an image "
+                f"a slice, or enhanced multi-frame; {dicom_files.TRY_CONVERTER}"
+            )
         layout = dicom_pixels.read_layout(file)
         return [_read_frame(file, layout, number) for number in range(layout.frames)]
 
@@ -124,9 +129,9 @@ def _is_empty(value) -> bool:
 def _finite(file: dicom_files.File, name: str, value, count: int) -> np.ndarray:
     """`count` finite numbers, float64."""
     if _is_empty(value):
-        raise errors.UserError(
+        raise dicom_files.NotCarried(
             f"'{file.path}' lacks its place in space ({name}); position, orientation and pixel "
-            "spacing are needed"
+            f"spacing are needed; {dicom_files.TRY_CONVERTER}"
         )
     many = [value] if isinstance(value, (str, int, float)) else list(value)
     accepted = f"{count} number{'s' if count > 1 else ''}"

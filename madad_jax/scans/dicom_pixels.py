@@ -56,12 +56,15 @@ def read_layout(file: dicom_files.File) -> Layout:
     allocated, stored = _whole(file, "BitsAllocated"), _whole(file, "BitsStored")
     high = _whole(file, "HighBit", stored - 1, least=0)
     if allocated not in _BITS or stored > allocated or high != stored - 1:
-        raise errors.UserError(
+        raise dicom_files.NotCarried(
             f"'{path}' has {allocated} bits a pixel, {stored} stored up to bit {high}; accepted: "
-            "8, 16 or 32, stored from bit 0 on"
+            f"8, 16 or 32, stored from bit 0 on; {dicom_files.TRY_CONVERTER}"
         )
     if "ModalityLUTSequence" in data:
-        raise errors.UserError(f"'{path}' has a table of values (Modality LUT); accepted: a slope")
+        raise dicom_files.NotCarried(
+            f"'{path}' has a table of values (Modality LUT); accepted: a slope; "
+            f"{dicom_files.TRY_CONVERTER}"
+        )
     _check_length(file, rows * columns * allocated // 8, frames, min(rows, columns))
     limits = None
     if photometric == "MONOCHROME1":
@@ -81,11 +84,11 @@ def decode(file: dicom_files.File, layout: Layout) -> Shaped[np.ndarray, "frames
         array = file.dataset.pixel_array
     except Exception as error:  # Decoders of many authors: no set of exceptions is promised.
         syntax = file.dataset.file_meta.get("TransferSyntaxUID")
-        raise errors.UserError(
+        raise dicom_files.NotCarried(
             f"'{file.path}': pixels cannot be decoded "
             f"({messages.shorten(getattr(syntax, 'name', syntax) or 'no transfer syntax')}: "
             f"{messages.shorten(' '.join(str(error).split()), 200)}); convert it to an "
-            "uncompressed series, or install 'pylibjpeg[all]'"
+            f"uncompressed series, or install 'pylibjpeg[all]'; {dicom_files.TRY_CONVERTER}"
         ) from error
     shape = (layout.frames, *layout.size)
     if array.size != math.prod(shape):

@@ -71,18 +71,19 @@ class Sources:
         return frames
 
 
-def read(folder: epath.Path, sha256: str) -> Sources:
+def read(folder: epath.Path, sha256: str, series: str = "") -> Sources:
     """The headers of the scan in a folder, chosen and ordered as `volumes.read` does.
 
     Args:
-      folder: with one series.
-      sha256: of the files when the scan was read.
+      folder: of the scan's files.
+      sha256: of the files when the scan was read; "" = the caller knows that they are the same.
+      series: SeriesInstanceUID, where the folder holds several.
 
     Raises:
       UserError: the folder has changed since, or no object can be made from its series.
     """
-    stack = dicom.find_stack(folder)
-    if stack.sha256 != sha256:
+    stack = dicom.find_stack(folder, series)
+    if sha256 and stack.sha256 != sha256:
         raise errors.UserError(f"'{folder}' has changed since the scan was read; predict again")
     frames = stack.frames
     files = list(dict.fromkeys(frame.file for frame in frames))
@@ -99,7 +100,7 @@ def read(folder: epath.Path, sha256: str) -> Sources:
     affine, positions, step = _make_even(stack, folder)
     notes = []
     with guard(folder):
-        if _fill(images, folder, sha256):
+        if _fill(images, folder, stack.sha256):
             notes.append(
                 "the scan names no frame of reference; the DICOM objects have one of their own, "
                 "and lie in space by their source images alone"

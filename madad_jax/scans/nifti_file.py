@@ -1,8 +1,7 @@
 """NIfTI files: their bytes to a header and an array, nothing believed that the length denies.
 
 A header's claims (where the image begins, how many voxels of which type) are held against the
-file's length before room is made for them. A compressed file is read to its end: gzip keeps its
-checksum and its length there, and a damaged stream may still hold a whole image.
+file's length before room is made for them (`file_bytes.py`).
 """
 
 import dataclasses
@@ -10,27 +9,23 @@ import gzip
 import hashlib
 import io
 import math
-import zlib
 
 import nibabel as nib
 import numpy as np
 from etils import epath
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from madad_jax.core import atomic_files, errors, messages
+from madad_jax.scans import file_bytes
 
-_GZIP = b"\x1f\x8b"
-_ACCEPTED = "accepted: NIfTI (.nii, .nii.gz) of three dimensions, or a folder with one DICOM series"
-# 4 GiB as float32: beyond any head scan, well within what a damaged header may claim.
-_MOST_VOXELS = 2**30
-# Localizers and crops of a few voxels are no scans: no mask or registration works on them.
-_LEAST_SIDE = 8
+_ACCEPTED = (
+    "accepted: NIfTI (.nii, .nii.gz), MGH (.mgz, .mgh), NRRD or MHA of three dimensions, or a "
+    "folder or .zip of DICOM files"
+)
 # Extensions hold whole DICOM headers or connectome tables; a damaged offset claims gigabytes.
 _MOST_BEFORE = 2**26
 # Padding of tapes and block devices. A header that lost a slice leaves more than this.
 _MOST_AFTER = 2**16
-# Deflate cannot pack tighter: what a file of some length may hold.
-_TIGHTEST = 1032
 # What nibabel raises at headers that make no sense.
 UNREADABLE = (
     nib.spatialimages.HeaderDataError,
@@ -46,16 +41,18 @@ class Content:
     """What a file holds, in its own axis order.
 
     Attributes:
-      header: as it stands in the file, nothing mended.
+      header: as it stands in the file, nothing mended; None: the file is no NIfTI.
       array: values with the header's slope and intercept; may hold NaN and infinity.
       sha256: of the file's bytes.
       warnings: what is odd about the file, one sentence each.
+      affine: voxel -> mm (RAS+) of a file that is no NIfTI.
     """
 
-    header: nib.Nifti1Header
+    header: nib.Nifti1Header | None
     array: Float32[np.ndarray, "I J K"]
     sha256: str
     warnings: tuple[str, ...]
+    affine: Float64[np.ndarray, "4 4"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +73,11 @@ def read(path: epath.Path) -> Content:
       UserError: the file is missing, damaged, longer or shorter than its header says, or not one
         volume of numbers.
     """
-    layout, _ = _read_layout(path)
+    layout = _read_layout(path)
     content = atomic_files.read_bytes(path)
     try:
-        body, after = _unpack(content, layout, path)
+        with file_bytes.guard(path):
+            body, after = _unpack(content, layout, path)
         _check_extensions(body, layout, path)
         slope, inter = layout.mended.get_slope_inter()
         scaling = (1.0, 0.0) if slope is None else (slope, inter)
@@ -89,8 +87,6 @@ def read(path: epath.Path) -> Content:
         # infinite, which readers of scans report.
         with np.errstate(over="ignore", invalid="ignore"):
             array = np.asarray(proxy, dtype=np.float32)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, error) from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     digest = hashlib.sha256(content).hexdigest()
@@ -103,7 +99,7 @@ def read_header(path: epath.Path) -> tuple[nib.Nifti1Header, tuple[int, int, int
     Raises:
       UserError: as `read`, as far as the file's first bytes and its length tell.
     """
-    layout, _ = _read_layout(path)
+    layout = _read_layout(path)
     return layout.header, layout.shape
 
 
@@ -114,14 +110,12 @@ def check_packed(path: epath.Path) -> None:
       UserError: it is damaged.
     """
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP
+        with file_bytes.guard(path), path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file)
             while packed and stream.read(2**20):
                 pass
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, error) from error
     except OSError as error:
         raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
@@ -134,7 +128,7 @@ def read_numbers(image: nib.spatialimages.SpatialImage, name: str) -> np.ndarray
     """
     kind = np.dtype(getattr(image.dataobj, "dtype", np.float32))
     if kind.kind not in "iufb":
-        raise _no_numbers(name, kind)
+        raise file_bytes.no_numbers(name, kind)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
@@ -144,34 +138,19 @@ def read_numbers(image: nib.spatialimages.SpatialImage, name: str) -> np.ndarray
         ) from error
 
 
-def by(shape: tuple[int, ...]) -> str:
-    """Sides as text, e.g. `181 x 217 x 181`."""
-    return " x ".join(str(n) for n in shape)
-
-
-def _read_layout(path: epath.Path) -> tuple[_Layout, bool]:
-    """Header and place of the image, held against the file's length; whether it is packed."""
-    try:
-        size = path.stat().length
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP
-            file.seek(0)
-            start = (gzip.GzipFile(fileobj=file) if packed else file).read(544)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, error) from error
-    except OSError as error:
-        raise errors.UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    layout = _parse_header(start, path)
-    if layout.end > size * (_TIGHTEST if packed else 1):
-        what = f"{size} packed bytes cannot hold" if packed else f"{size} of"
-        raise errors.UserError(
-            f"'{path}' is truncated: {what} {layout.end} bytes (the header says "
-            f"{by(layout.shape)} voxels)"
-        )
-    # What does not shrink grows by less than a thousandth; blocks of their own cost more.
-    if size > (2 * layout.end + 2**20 if packed else layout.end + _MOST_AFTER):
-        raise _too_long(path, layout)
-    return layout, packed
+def _read_layout(path: epath.Path) -> _Layout:
+    """Header and place of the image, held against the file's length."""
+    start = file_bytes.read_start(path, 544)
+    layout = _parse_header(start.content, path)
+    file_bytes.check_length(
+        path,
+        start.size,
+        layout.end,
+        layout.shape,
+        packed=start.packed,
+        most_after=_MOST_AFTER,
+    )
+    return layout
 
 
 def _parse_header(start: bytes, path: epath.Path) -> _Layout:
@@ -188,9 +167,7 @@ def _parse_header(start: bytes, path: epath.Path) -> _Layout:
     try:
         header = kind(start[:length], endianness=order, check=False)
         if bytes(header["magic"].item())[:2] != b"n+":
-            raise errors.UserError(
-                f"'{path}' is no single-file NIfTI (Analyze or a pair); {_ACCEPTED}"
-            )
+            raise errors.UserError(_name_pair(bytes(header["magic"].item()), path))
         offset = _check_offset(header, length, path)
         _check_codes(header, path)
         mended = kind(start[:length], endianness=order)
@@ -199,6 +176,19 @@ def _parse_header(start: bytes, path: epath.Path) -> _Layout:
         raise _unreadable(path, error) from error
     end = offset + math.prod(shape) * mended.get_data_dtype().itemsize
     return _Layout(header, mended, shape, offset, end)
+
+
+def _name_pair(magic: bytes, path: epath.Path) -> str:
+    """Why a header without an image in its own file is refused."""
+    if magic[:2] == b"ni":
+        what = "is no single-file NIfTI (a pair, .hdr and .img); accepted: both as one .nii"
+    else:
+        # SPM and FSL disagreed about its left and right, and the file cannot tell.
+        what = (
+            "is no single-file NIfTI but Analyze, which does not state its orientation: left and "
+            "right would be a guess; accepted: the NIfTI file or DICOM series that it came from"
+        )
+    return f"'{path}' {what}"
 
 
 def _check_offset(header: nib.Nifti1Header, length: int, path: epath.Path) -> int:
@@ -220,8 +210,10 @@ def _check_codes(header: nib.Nifti1Header, path: epath.Path) -> None:
     if not 1 <= axes <= 7:
         raise errors.UserError(f"'{path}' has {axes} dimensions (dim[0]); accepted: 3")
     if (header["dim"][1 : axes + 1] < 1).any():
-        shape = by(tuple(int(n) for n in header["dim"][1 : axes + 1]))
-        raise errors.UserError(f"'{path}' has {shape} voxels; accepted: at least {_LEAST_SIDE}")
+        shape = file_bytes.by(tuple(int(n) for n in header["dim"][1 : axes + 1]))
+        raise errors.UserError(
+            f"'{path}' has {shape} voxels; accepted: at least {file_bytes.LEAST_SIDE}"
+        )
     known = nib.nifti1.data_type_codes
     if kind not in known.value_set() or known.dtype[kind].itemsize == 0:
         raise errors.UserError(
@@ -236,40 +228,20 @@ def _check_shape(header: nib.Nifti1Header, path: epath.Path) -> tuple[int, int, 
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise errors.UserError(
-            f"'{path}' has {len(shape)} dimensions ({by(shape)}); accepted: one volume of 3 "
-            "(split a series of volumes first)"
-        )
+        file_bytes.check_sides(path, shape)
     kind = header.get_data_dtype()
     if kind.kind not in "iufb":
-        raise _no_numbers(str(path), kind)
-    if min(shape) < _LEAST_SIDE or math.prod(shape) > _MOST_VOXELS:
-        raise errors.UserError(
-            f"'{path}' has {by(shape)} voxels; accepted: at least {_LEAST_SIDE} a side and at "
-            f"most {_MOST_VOXELS} in all"
-        )
+        raise file_bytes.no_numbers(str(path), kind)
+    file_bytes.check_sides(path, shape)
     return shape
 
 
 def _unpack(content: bytes, layout: _Layout, path: epath.Path) -> tuple[bytes, int]:
     """The bytes up to the image's end, and how many follow."""
-    # Members one after another are one stream, as gzip defines it.
-    packed = content[:2] == _GZIP
-    stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
-    body = stream.read(layout.end)
-    if len(body) < layout.end:
-        raise errors.UserError(
-            f"'{path}' is truncated: {len(body)} of {layout.end} bytes (the header says "
-            f"{by(layout.shape)} voxels)"
-        )
-    # One byte beyond the bound, which is enough to know: a small file may unpack to terabytes.
-    rest, left = [], _MOST_AFTER + 1
-    while left and (piece := stream.read(left)):
-        rest.append(piece)
-        left -= len(piece)
-    after = b"".join(rest)
-    if not left or any(after):
-        raise _too_long(path, layout)
+    stream = file_bytes.open_plain(content)
+    body, after = file_bytes.take(stream, layout.end, path, layout.shape, _MOST_AFTER)
+    if any(after):
+        raise file_bytes.too_long(path, layout.end, layout.shape, _MOST_AFTER)
     return body, len(after)
 
 
@@ -306,24 +278,6 @@ def _find_oddities(layout: _Layout, after: int, path: epath.Path) -> tuple[str, 
     if stated != bits:
         odd.append(f"the header says {stated} bits a voxel, its data type has {bits}, which count")
     return tuple(odd)
-
-
-def _too_long(path: epath.Path, layout: _Layout) -> errors.UserError:
-    return errors.UserError(
-        f"'{path}' is longer than its header says ({by(layout.shape)} voxels end at byte "
-        f"{layout.end}; at most {_MOST_AFTER} zeros may follow): header or image is damaged"
-    )
-
-
-def _no_numbers(name: str, kind: np.dtype) -> errors.UserError:
-    return errors.UserError(
-        f"'{name}' holds {messages.shorten(str(kind))} (colour, bits or complex numbers); "
-        "accepted: integers and floats"
-    )
-
-
-def _damaged(path: epath.Path, error: Exception) -> errors.UserError:
-    return errors.UserError(f"'{path}' is truncated or damaged: {messages.shorten(str(error))}")
 
 
 def _unreadable(path: epath.Path, error: Exception) -> errors.UserError:

@@ -1,4 +1,4 @@
-"""Volumes in and out: NIfTI files and DICOM series, always seen in canonical order.
+"""Volumes in and out: image files and DICOM series, always seen in canonical order.
 
 Whatever the file's axis order, voxel size or angle, a `Volume` has x to the subject's right, y to
 the front and z up (RAS+, to the nearest axes), and `affine` says where its voxels lie. The file's
@@ -16,7 +16,7 @@ from etils import epath
 from jaxtyping import Bool, Float32, Float64
 
 from madad_jax.core import atomic_files, errors
-from madad_jax.scans import label_values, nifti_file, nifti_grid
+from madad_jax.scans import file_bytes, itk_file, label_values, mgh_file, nifti_file, nifti_grid
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
@@ -25,7 +25,7 @@ _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 class Native:
     """A file's own grid: array shape, voxel -> mm matrix, and its NIfTI header as it stands there.
 
-    For a DICOM series the header is None, and the axes are (column, row, slice).
+    Of a file that is no NIfTI the header is None; the axes of a series are (column, row, slice).
     """
 
     shape: tuple[int, int, int]
@@ -45,6 +45,7 @@ class Volume:
       sha256: of the file's bytes (of a series: of its files' digests, sorted).
       missing: where the file held NaN or infinity (0 in `data`); None: nowhere.
       warnings: what a person should know, one sentence each.
+      series: SeriesInstanceUID of a scan that came as DICOM files; None: it did not.
     """
 
     data: Float32[np.ndarray, "X Y Z"]
@@ -54,6 +55,7 @@ class Volume:
     sha256: str = ""
     missing: Bool[np.ndarray, "X Y Z"] | None = None
     warnings: tuple[str, ...] = ()
+    series: str | None = None
 
     @property
     def voxel_mm(self) -> Float64[np.ndarray, " 3"]:
@@ -66,8 +68,12 @@ class Volume:
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
 
-def read(path: epath.PathLike) -> Volume:
-    """Reads a NIfTI file or a folder with one DICOM series.
+def read(path: epath.PathLike, series: str = "") -> Volume:
+    """Reads an image file (NIfTI, MGH, NRRD, MHA) or the one DICOM series of a folder.
+
+    Args:
+      path: of the file or folder.
+      series: SeriesInstanceUID, where a folder holds several.
 
     Raises:
       UserError: the file is missing, damaged, not three-dimensional, without a usable grid, or
@@ -77,17 +83,58 @@ def read(path: epath.PathLike) -> Volume:
     if path.is_dir():
         from madad_jax.scans import dicom  # pydicom only for those who have series.
 
-        array, affine, digest, warnings = dicom.read_series(path)
-        return from_array(array, affine, source=str(path), sha256=digest, warnings=warnings)
-    content = nifti_file.read(path)
+        stack = dicom.find_stack(path, series)
+        array, about = dicom.read_values(stack), {"sha256": stack.sha256, "warnings": stack.notes}
+        volume = from_array(array, stack.affine, source=str(path), **about)
+        return dataclasses.replace(volume, series=stack.frames[0].file.series)
+    content = _read_file(path)
     return from_array(
         content.array,
-        nifti_grid.read_affine(content.header, content.array.shape),
+        _place(content),
         source=str(path),
         header=content.header,
         sha256=content.sha256,
         warnings=content.warnings,
     )
+
+
+def _read_file(path: epath.Path) -> nifti_file.Content:
+    name = path.name.lower()
+    if name.endswith(mgh_file.ENDINGS):
+        return mgh_file.read(path)
+    if name.endswith(itk_file.DETACHED):
+        raise itk_file.refuse_detached(path)
+    if name.endswith((itk_file.NRRD, itk_file.MHA)):
+        return itk_file.read(path)
+    return nifti_file.read(path)
+
+
+def _place(content: nifti_file.Content) -> Float64[np.ndarray, "4 4"]:
+    """Where a file's voxels lie."""
+    if content.header is None:
+        return content.affine
+    return nifti_grid.read_affine(content.header, content.array.shape)
+
+
+def read_grid(
+    path: epath.PathLike,
+) -> tuple[tuple[int, ...], Float64[np.ndarray, "4 4"], Any]:
+    """The sides of an image file, its voxel -> mm matrix, and its NIfTI header (or None).
+
+    Raises:
+      UserError: the file is missing, its header unusable, or its length denies the header.
+    """
+    path, header = epath.Path(path), None
+    name = path.name.lower()
+    if name.endswith(mgh_file.ENDINGS):
+        shape, affine = mgh_file.read_grid(path)
+    elif name.endswith((itk_file.NRRD, itk_file.MHA)):
+        shape, affine = itk_file.read_grid(path)
+    else:
+        header, shape = nifti_file.read_header(path)
+        affine = nifti_grid.read_affine(header, shape)
+    nifti_grid.check(shape, affine, str(path), header)
+    return shape, affine, header
 
 
 def from_image(image: Any) -> Volume:
@@ -270,15 +317,15 @@ def read_labels(path: epath.PathLike, like: Volume) -> Float32[np.ndarray, "X Y 
         scan's, or it lies elsewhere in space.
     """
     path = epath.Path(path)
-    content = nifti_file.read(path)
+    content = _read_file(path)
     shape = content.array.shape
     # Sorted: tools store a mask's axes in another order than its scan's, and the header says so.
     if sorted(shape) != sorted(like.native.shape):
         raise errors.UserError(
-            f"'{path}' has the shape {nifti_file.by(shape)}, its scan '{like.source}' "
-            f"{nifti_file.by(like.native.shape)}; both must be of one grid"
+            f"'{path}' has the shape {file_bytes.by(shape)}, its scan '{like.source}' "
+            f"{file_bytes.by(like.native.shape)}; both must be of one grid"
         )
-    affine = nifti_grid.read_affine(content.header, shape)
+    affine = _place(content)
     # A voxel of tolerance: headers round, and tools disagree by half a voxel about the corner.
     tolerance = float(like.voxel_mm.min())
     if shape == like.native.shape and _is_stored_alike(content.header, affine, like, tolerance):
@@ -307,15 +354,14 @@ def describe(path: epath.PathLike) -> str:
     path = epath.Path(path)
     if path.is_dir():
         return f"DICOM, {sum(p.is_file() for p in path.iterdir())} files"
-    header, shape = nifti_file.read_header(path)
-    affine = nifti_grid.read_affine(header, shape)
-    nifti_grid.check(shape, affine, str(path), header)
+    shape, affine, header = read_grid(path)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     text = (
-        f"{nifti_file.by(shape)} voxels of {' x '.join(f'{mm:.2f}' for mm in sides)} mm, "
+        f"{file_bytes.by(shape)} voxels of {' x '.join(f'{mm:.2f}' for mm in sides)} mm, "
         f"{''.join(nib.aff2axcodes(affine))}"
     )
-    return ", ".join([text, *nifti_grid.find_oddities(header, shape)])
+    odd = () if header is None else nifti_grid.find_oddities(header, shape)
+    return ", ".join([text, *odd])
 
 
 def _kept_header(volume: Volume) -> nib.Nifti1Header | None:
@@ -328,11 +374,11 @@ def _kept_header(volume: Volume) -> nib.Nifti1Header | None:
 
 
 def _is_stored_alike(
-    header: nib.Nifti1Header, affine: np.ndarray, like: Volume, tolerance: float
+    header: nib.Nifti1Header | None, affine: np.ndarray, like: Volume, tolerance: float
 ) -> bool:
     """Whether a mask of the scan's shape lies on the scan's voxels in the file's own order."""
     # Without an orientation of its own, a mask of the scan's shape lies on the scan's voxels.
-    if not (int(header["sform_code"]) or int(header["qform_code"])):
+    if header is not None and not (int(header["sform_code"]) or int(header["qform_code"])):
         return True
     # Tools that read the scan by its other matrix write that one into their mask.
     places = [like.native.affine, *nifti_grid.placements(like.native.header, like.native.shape)]

@@ -1,8 +1,14 @@
 """A DICOM series through the detector: the map lies where the scanner said."""
 
+import zipfile
+
 import nibabel as nib
 import numpy as np
+import pytest
+from etils import epath
 
+from madad_jax.core import errors
+from madad_jax.predict import dicom_objects
 from tests.predict import conftest
 from tests.scans import dicom_writer
 
@@ -40,5 +46,15 @@ def test_a_series_gives_the_map_of_the_same_nifti_file(setting, tmp_path):
     expected = nib.as_closest_canonical(nifti.anomaly_image)
     np.testing.assert_allclose(saved.affine, expected.affine, atol=1e-4)
     np.testing.assert_allclose(saved.get_fdata(), expected.get_fdata(), atol=1e-5)
+    # An archive of it is the same scan.
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        for file in (tmp_path / "series").iterdir():
+            archive.write(file, f"study/{file.name}")
+    packed = conftest.make_detector(setting)(tmp_path / "series.zip")
+    np.testing.assert_array_equal(packed.anomaly, series.anomaly)
+    assert packed.summary["scan"]["source"] == "series.zip"
+    assert dicom_objects.is_series(packed.volume)
+    with pytest.raises(errors.UserError, match=r"'series\.zip': no DICOM object.*StudyInstanceUID"):
+        dicom_objects.read_sources(epath.Path(packed.volume.source), packed.volume)
     mask = np.asarray(nib.as_closest_canonical(series.mask_image).dataobj) > 0
     assert (mask & truth).sum() > 0.5 * truth.sum()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.scans import geometry, regions, registration, template_files
+from madad_jax.predict import regions
+from madad_jax.scans import geometry, registration, template_files
 
 
 def test_equal_to_nilearns_own_readers():

@@ -1,6 +1,6 @@
 import pytest
 
-from madad_jax.scans import regions
+from madad_jax.predict import regions
 
 
 @pytest.mark.parametrize(
