@@ -7,6 +7,7 @@ weights: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845. `brain_command
 
 import functools
 import importlib.metadata
+import threading
 from collections.abc import Sequence
 
 import jax
@@ -26,6 +27,8 @@ _MEAN, _SPREAD = 0.449, 0.226  # what the networks were trained on
 _MARGIN = 0.1  # of the box, on every side
 _LEAST_SHARE = 0.02  # of a plane, for it to belong to the box
 _INSTALL = "pip install --no-deps deepbet"
+# One network at a time, whatever the number of scans in work: it takes 0.4 GB.
+_LOCK = threading.Lock()
 
 
 def weights_folder() -> epath.Path:
@@ -59,16 +62,19 @@ def load(name: str) -> dict[str, jax.Array]:
 @functools.cache
 def _program(name: str, side: int) -> jax.stages.Compiled:
     """The network with the weights `name` on volumes of `side`^3; kept whole for the next scan."""
-    network = brain_extraction.probability
+    network = brain_extraction.more_likely_brain
     volume = jax.ShapeDtypeStruct((side,) * 3, np.float32)
     inputs = (load(name), volume)
-    return executables.compiled(
-        "brain extraction", jax.jit(network), inputs, network, jax.devices()[:1]
-    )
+    # Whatever precision the model's config sets for this process: a mask is the same for all.
+    with jax.default_matmul_precision("default"):
+        return executables.compiled(
+            "brain extraction", jax.jit(network), inputs, network, jax.local_devices()[:1]
+        )
 
 
-def _probability(name: str, volume: Float[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "X Y Z"]:
-    return np.asarray(_program(name, len(volume))(load(name), volume))
+def _is_brain(name: str, volume: Float[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
+    with _LOCK:
+        return np.asarray(_program(name, len(volume))(load(name), volume))
 
 
 def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
@@ -82,13 +88,12 @@ def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
     limits = np.quantile(small, (_LOW, _HIGH))
     if not limits[1] > limits[0]:
         raise errors.UserError("the volume is constant: there is no head in it")
-    rough = _probability("bbox_model.pt", _normalise(small, limits)) > 0.5
+    rough = _is_brain("bbox_model.pt", sample_normalised(small, _SMALL, limits))
     if not rough.any():
         raise errors.UserError("no brain was found in the volume")
     box = _box(_largest(rough), data.shape)
-    large = resize(data[box], (_LARGE,) * 3)
-    fine = _probability("model.pt", _normalise(large, limits))
-    inside = resize(fine, data[box].shape) > 0.5
+    fine = _is_brain("model.pt", sample_normalised(data[box], _LARGE, limits))
+    inside = resize(fine, data[box].shape)
     mask = np.zeros(data.shape, bool)
     if inside.any():
         mask[box] = ndimage.binary_fill_holes(_largest(inside))
@@ -98,15 +103,33 @@ def find(data: Float32[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
 def resize(data: Shaped[np.ndarray, "X Y Z"], shape: Sequence[int]) -> Shaped[np.ndarray, "A B C"]:
     """Nearest neighbour by voxel centres."""
     for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
-        index = np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(int), old - 1)
-        data = data.take(index, axis)
+        data = data.take(_nearest(old, new), axis)
     return data
 
 
-def _normalise(data: np.ndarray, limits: np.ndarray) -> Float[np.ndarray, "X Y Z"]:
+def sample_normalised(
+    data: Float[np.ndarray, "X Y Z"], side: int, limits: Float[np.ndarray, " 2"]
+) -> Float32[np.ndarray, "side side side"]:
+    """`resize` to a cube, `limits` to 0 and 1, then the mean and spread that the networks know.
+
+    Voxels are scaled before they are repeated: a head of 2 mm has a thirtieth of them.
+    """
+    found = [np.unique(_nearest(old, side), return_counts=True) for old in data.shape]
+    for axis, (index, _) in enumerate(found):
+        data = data.take(index, axis)
+    x, y, z = (times / side for _, times in found)  # how much of the cube is one of them
     unit = np.clip((data - limits[0]) / (limits[1] - limits[0]), 0.0, 1.0)
-    scaled = (unit - unit.mean()) / max(float(unit.std(ddof=1)), 1e-6)
-    return (_SPREAD * scaled + _MEAN).astype(np.float32)
+    centred = unit - unit @ z @ y @ x
+    count = side**3
+    spread = np.sqrt((np.square(centred) @ z @ y @ x) * (count / (count - 1)))
+    out = (centred * (_SPREAD / max(float(spread), 1e-6)) + _MEAN).astype(np.float32)
+    for axis, (_, times) in enumerate(found):
+        out = out.repeat(times, axis)
+    return out
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(int), old - 1)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

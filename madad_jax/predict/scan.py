@@ -38,7 +38,16 @@ def prepare(
         numbers,
         brain_mask_file=brain_mask_file,
         scale_of_slices=_scale_of_slices(preparation),
+        extract_brain=_extract_brain,
     )
+
+
+def _extract_brain(data: np.ndarray) -> np.ndarray:
+    """The built-in way in this process, which has JAX; where slices are prepared none may have."""
+    # At the first scan without a mask: most of the networks' code is not needed before.
+    from madad_jax.predict import extract_brain
+
+    return extract_brain.find(data)
 
 
 def _scale_of_slices(

@@ -13,6 +13,7 @@ Every mask is brought to one component without holes, and checked.
 """
 
 import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -31,6 +32,9 @@ _PIECE = 0.01  # A second component of less than this share is a speck, dropped 
 _CUT, _CUT_MM = 0.3, 5.0
 _SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
+# Data [X, Y, Z] in canonical orientation -> brain mask; raises UserError.
+ExtractBrain = Callable[[np.ndarray], np.ndarray]
+
 
 def find(
     volume: volumes.Volume,
@@ -38,6 +42,7 @@ def find(
     *,
     given: str = "",
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    extract_brain: ExtractBrain | None = None,
 ) -> tuple[Bool[np.ndarray, "X Y Z"], list[str]]:
     """The brain mask of a scan.
 
@@ -46,6 +51,7 @@ def find(
       method: one of `METHODS`.
       given: path of a mask file; "" = none.
       shift: scan mm -> MNI mm, for `template`.
+      extract_brain: does `builtin` in this process; None: a process of its own is started.
 
     Returns:
       The mask on the volume's canonical grid, and warnings: how it was found where that was not
@@ -63,7 +69,7 @@ def find(
             value = skull.find_background(volume.data)
             warnings.append(f"{STRIPPED_BEFORE}: the brain is where the scan is not {value:g}")
         try:
-            mask = _find_by(volume, method, given, shift)
+            mask = _find_by(volume, method, given, shift, extract_brain)
         except errors.UserError as error:
             if method != "builtin":
                 raise
@@ -72,7 +78,7 @@ def find(
                 "--brain_mask=given)"
             ) from error
     else:
-        mask = _find_by(volume, method, given, shift)
+        mask = _find_by(volume, method, given, shift, extract_brain)
         if method == "nonzero" and not skull.is_stripped(volume):
             warnings.append(
                 "the scan does not look like a brain without its skull, of which 'nonzero' takes "
@@ -111,7 +117,7 @@ def _choose(volume: volumes.Volume, given: str) -> str:
     return "nonzero" if skull.is_stripped(volume) else "builtin"
 
 
-def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
+def _find_by(volume, method: str, given: str, shift, extract_brain) -> np.ndarray:
     if method == "given":
         if not given:
             raise errors.UserError(
@@ -126,11 +132,16 @@ def _find_by(volume, method: str, given: str, shift) -> np.ndarray:
         to_mni = registration.register(volume, "none", shift=shift)
         return to_mni.to_scan(mask, volume, order=0, grid=grid)
     if method == "builtin":
-        return _run_builtin(volume)
+        return _run_builtin(volume, extract_brain)
     return brain_tools.run(method, volume)
 
 
-def _run_builtin(volume: volumes.Volume) -> np.ndarray:
+def _run_builtin(volume: volumes.Volume, extract_brain: ExtractBrain | None) -> np.ndarray:
+    if extract_brain is not None:
+        try:
+            return extract_brain(volume.data)
+        except errors.UserError as error:
+            raise errors.UserError(f"'{volume.source}': {error}") from error
     # By name: an installation may lack this module, which starts a process that runs JAX.
     name = "madad_jax.scans.builtin_mask"
     if importlib.util.find_spec(name) is None:

@@ -92,6 +92,7 @@ def to_slices(
     *,
     brain_mask_file: str = "",
     scale_of_slices: ScaleOfSlices | None = None,
+    extract_brain: brain_mask_lib.ExtractBrain | None = None,
 ) -> Slices:
     """All steps, for one scan of one modality.
 
@@ -101,12 +102,15 @@ def to_slices(
       numbers: which slices, rising by a constant step.
       brain_mask_file: see `locate`.
       scale_of_slices: see `sample_images`.
+      extract_brain: see `brain_mask.find`.
 
     Raises:
       UserError: the scan is unusable (see `locate`, `sample_images`), or no slice holds enough
         brain.
     """
-    located = locate(volume, preparation, brain_mask_file=brain_mask_file)
+    located = locate(
+        volume, preparation, brain_mask_file=brain_mask_file, extract_brain=extract_brain
+    )
     masks = sample_mask(located.brain, located, preparation, numbers)
     scored = has_enough_brain(masks, preparation)
     # Before N4, which takes minutes, and before a scale is sought in slices without brain.
@@ -144,6 +148,7 @@ def locate(
     preparation: preparation_lib.Preparation,
     *,
     brain_mask_file: str = "",
+    extract_brain: brain_mask_lib.ExtractBrain | None = None,
 ) -> Located:
     """Finds the brain, checks it for voxels without a value, and registers it to ICBM152.
 
@@ -151,6 +156,7 @@ def locate(
       volume: the scan.
       preparation: says how.
       brain_mask_file: a mask on the scan's grid, for the methods `given` and `auto`; "" = none.
+      extract_brain: see `brain_mask.find`.
 
     Raises:
       UserError: no brain, too many of its voxels are NaN or infinite, so few values that it is a
@@ -158,7 +164,7 @@ def locate(
     """
     p = preparation
     brain, warnings = brain_mask_lib.find(
-        volume, p.brain_mask, given=brain_mask_file, shift=p.shift
+        volume, p.brain_mask, given=brain_mask_file, shift=p.shift, extract_brain=extract_brain
     )
     # Before the registration, which takes most of the time.
     _check_missing(volume, brain)

@@ -45,6 +45,19 @@ def test_both_networks_are_read_from_the_installed_package(name):
     assert all(np.isfinite(np.asarray(array)).all() for array in extract_brain.load(name).values())
 
 
+@pytest.mark.parametrize("shape", [(5, 7, 40), (16, 16, 16)])
+def test_voxels_are_scaled_as_the_whole_cube_would_be(shape):
+    """Nearest neighbours first and numbers after, as the networks were trained."""
+    data = np.random.default_rng(0).normal(100.0, 30.0, shape).astype(np.float32)
+    limits = np.quantile(data, (0.05, 0.9))
+    cube = extract_brain.resize(data, (16,) * 3).astype(np.float64)
+    unit = np.clip((cube - limits[0]) / (limits[1] - limits[0]), 0, 1)
+    wanted = 0.226 * (unit - unit.mean()) / unit.std(ddof=1) + 0.449
+    ours = extract_brain.sample_normalised(data, 16, limits)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, wanted, atol=1e-6)
+
+
 @needs_weights
 @pytest.mark.slow
 def test_a_brain_is_found_in_a_head():

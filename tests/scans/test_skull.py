@@ -130,13 +130,17 @@ def test_auto_asks_the_network_about_a_slab_and_names_the_way_out(monkeypatch):
     mask, warnings = brain_mask.find(volume)
     np.testing.assert_array_equal(mask, brain[upper])
     assert warnings == ["the scan shows a part of the brain: it ends at the bottom"]
+    # Whoever has the network in his own process says so; `data` is what it sees.
+    here = brain_mask.find(volume, extract_brain=lambda data: (data == volume.data) & brain[upper])
+    np.testing.assert_array_equal(here[0], mask)
 
     def refuse(volume):
         raise errors.UserError("the built-in brain extraction needs the weights of deepbet")
 
     monkeypatch.setattr(builtin_mask, "find", refuse)
-    with pytest.raises(errors.UserError, match=r"--brain_mask=nonzero.*--brain_mask=given"):
-        brain_mask.find(volume)
+    for finder in (None, refuse):
+        with pytest.raises(errors.UserError, match=r"--brain_mask=nonzero.*--brain_mask=given"):
+            brain_mask.find(volume, extract_brain=finder)
 
 
 def test_nonzero_says_that_it_takes_a_head_for_brain():
