@@ -15,7 +15,7 @@ from madad_jax.predict.visits import visit as visit_lib
 from madad_jax.scans import geometry, head_pair, intensity, regions, resample, rigid_motion
 
 FINEST = 0.7  # mm: maps are coarser by far, and half the side is eight times the voxels
-# Correlation of folds (`head_pair.measure_likeness`). Two people's heads reach 0.64 at most, one
+# Correlation of folds (`head_pair.measure_likeness`). Two people's heads reach 0.67 at most, one
 # head moved, with noise and another coil, 0.97 (docs/visits.md).
 USUAL_LIKENESS, LEAST_LIKENESS = 0.85, 0.7
 MOST_DISAGREEMENT = 1.0  # mm between the ways there and back
