@@ -164,6 +164,15 @@ VERBS = {
         "paired differences between runs",
         ("--run=runs/a --run=runs/b", "--run=runs/a --run=runs/b --set=test --draws=5000"),
     ),
+    "compare-visits": Verb(
+        "madad_jax.predict.visits.command",
+        (),
+        "two visits of one person: what is new, what is gone",
+        (
+            "--first=before.nii.gz --second=after.nii.gz --output=visits",
+            "--first=out/a --second=out/b --output=visits --healthy_spread=healthy_spread.json",
+        ),
+    ),
     "extract-brain": Verb(
         "madad_jax.predict.brain_command",
         (),

@@ -82,6 +82,7 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
         ("pack", "--format"),
         ("convert", "--out"),
         ("compare", "--run"),
+        ("compare-visits", "--healthy_pairs"),
         ("extract-brain", "--serve"),
         ("package", "--card"),
         ("models", "traceback"),

@@ -19,13 +19,26 @@ from madad_jax.core import errors, messages
 
 
 def parsed(
-    options: flags.FlagValues, argv: Sequence[str], text: str, needed: Sequence[str] = ()
+    options: flags.FlagValues,
+    argv: Sequence[str],
+    text: str,
+    needed: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> bool:
     """Reads `argv` into `options`. False after `--help`, which prints `text` and the flags.
+
+    Args:
+      options: the flags.
+      argv: the command line.
+      text: what the command does.
+      needed: flags that must be given.
+      words: flags that words without a flag stand for, in this order.
 
     Raises:
       UserError: a mistyped flag, a word that is no flag, or a flag of `needed` that is missing.
     """
+    if words:
+        options.set_gnu_getopt(True)  # Words may stand before flags.
     try:
         rest = options(list(argv))[1:]
     except (flags.Error, ValueError) as error:
@@ -33,6 +46,13 @@ def parsed(
     if options.help:
         print(f"{text}\n{options.get_help()}")
         return False
+    for name in words[: len(rest)]:
+        if options[name].value:
+            raise errors.UserError(
+                f"--{name}: found '{messages.shorten(options[name].value)}' and, as a word, "
+                f"'{messages.shorten(rest[0])}'; accepted: one of them"
+            )
+        options[name].value = rest.pop(0)
     if rest:
         raise errors.UserError(f"unexpected argument {rest[0]!r}; options start with --")
     require(options, needed)

@@ -234,6 +234,7 @@ class Detector:
             "brain_ml": round(float(brain.sum()) * volume.voxel_ml, 1),
             "registration": self.preparation.registration,
             "registration_overlap": None if math.isnan(overlap) else round(overlap, 3),
+            "to_template_mm": [[round(float(v), 6) for v in r] for r in stack.transform.matrix],
             "slices_scored": len(used),
             "levels_mm": [g.level(used[0]), g.level(used[-1])],
             "brain_scored": round(float(scored.sum()) / max(1, int(brain.sum())), 4),

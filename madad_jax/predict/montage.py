@@ -5,13 +5,14 @@ import io
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 _COLUMNS, _ROWS = 4, 2
-_CELL = (270, 306)  # px of a slice and its title
-_TITLE, _MARGIN = 22, 6  # px: a title's height; left free around a slice
-_FONT = 12  # px
+CELL = (270, 306)  # px of a slice and its title
+TITLE, _MARGIN = 22, 6  # px: a title's height; left free around a slice
+FONT = 12  # px
 _SQUARE = np.ones((3, 3), bool)
 
 
@@ -24,31 +25,39 @@ def draw_slices(result: Any) -> bytes:
     x, y, _ = result.volume.voxel_mm
     some = data[data != 0]
     low, high = min(0.0, float(some.min())), float(np.percentile(some, 99.5))
-    canvas = Image.new("L", (_COLUMNS * _CELL[0], _ROWS * _CELL[1]), 255)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT)
+    canvas = Image.new("L", (_COLUMNS * CELL[0], _ROWS * CELL[1]), 255)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
     for place, k in enumerate(_choose_levels(result, _COLUMNS * _ROWS)):
-        left, top = place % _COLUMNS * _CELL[0], place // _COLUMNS * _CELL[1]
+        left, top = place % _COLUMNS * CELL[0], place // _COLUMNS * CELL[1]
         unit = (data[:, :, k] - low) / max(high - low, 1e-6)
-        picture = _draw_slice(unit, labels[:, :, k] > 0, y / x)
-        room = _CELL[0] - picture.width, _CELL[1] - _TITLE - picture.height
-        canvas.paste(picture, (left + room[0] // 2, top + _TITLE + room[1] // 2))
+        picture = draw_slice(unit, labels[:, :, k] > 0, y / x)
+        room = CELL[0] - picture.width, CELL[1] - TITLE - picture.height
+        canvas.paste(picture, (left + room[0] // 2, top + TITLE + room[1] // 2))
         numbers = np.unique(labels[:, :, k])[1:]
         title = f"slice {k + 1}" + (
             f": candidate {', '.join(map(str, numbers[:6]))}" * bool(len(numbers))
         )
         # On the picture, wherever in its cell that came to lie.
-        middle = left + _CELL[0] / 2, top + _TITLE + room[1] // 2 - 4
+        middle = left + CELL[0] / 2, top + TITLE + room[1] // 2 - 4
         pen.text(middle, title, fill=0, font=font, anchor="ms")
     content = io.BytesIO()
     canvas.save(content, format="png")
     return content.getvalue()
 
 
-def _draw_slice(unit: np.ndarray, inside: np.ndarray, aspect: float) -> Image.Image:
-    """One slice over [0, 1], [X, Y], as large as its cell allows; y upwards."""
+def draw_slice(
+    unit: Float32[np.ndarray, "X Y"], inside: Bool[np.ndarray, "X Y"], aspect: float
+) -> Image.Image:
+    """One slice over [0, 1], as large as its cell allows; y upwards.
+
+    Args:
+      unit: values.
+      inside: what is outlined.
+      aspect: a voxel's length along y over that along x.
+    """
     grey = np.round(255 * np.clip(unit.T[::-1], 0.0, 1.0)).astype(np.uint8)
     height, width = grey.shape
-    free = _CELL[0] - 2 * _MARGIN, _CELL[1] - _TITLE - _MARGIN
+    free = CELL[0] - 2 * _MARGIN, CELL[1] - TITLE - _MARGIN
     scale = min(free[0] / width, free[1] / (height * aspect))
     size = max(1, round(scale * width)), max(1, round(scale * height * aspect))
     pixels = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))

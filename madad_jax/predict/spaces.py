@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Float64
 
 from madad_jax.core import atomic_files, errors, messages
-from madad_jax.scans import geometry
+from madad_jax.scans import geometry, itk
 
 NATIVE, TEMPLATE = SPACES = ("native", "MNI152NLin2009aSym")
 ANOMALY, MASK, SCAN = NAMES = tuple(
@@ -23,7 +23,6 @@ ANOMALY, MASK, SCAN = NAMES = tuple(
 )
 TRANSFORM = f"from-scan_to-{TEMPLATE}_mode-image_xfm.tfm"
 _FILES = (*NAMES, TRANSFORM)
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's millimetres run to the left and the back.
 _MNI_152 = 4  # NIfTI's code of a matrix whose millimetres are the template's.
 
 
@@ -85,26 +84,11 @@ def make_files(result: Any) -> Iterator[tuple[str, bytes]]:
 def to_itk(matrix: Float64[np.ndarray, "4 4"]) -> str:
     """The text of an ITK transform file that resamples the scan onto the template.
 
-    ITK's transforms map points of the image that is made to points of the image that is there, in
-    LPS: the file holds the inverse of `matrix`.
-
     Args:
       matrix: scan mm -> template mm (RAS+).
     """
-    inverse = _LPS @ np.linalg.inv(matrix) @ _LPS
-    numbers = [*inverse[:3, :3].ravel(), *inverse[:3, 3]]
-    text = " ".join(repr(float(value)) for value in numbers)
-    return "\n".join(
-        [
-            "#Insight Transform File V1.0",
-            f"# Resamples the scan onto {TEMPLATE}; points go from there to the scan (LPS, mm).",
-            "#Transform 0",
-            "Transform: AffineTransform_double_3_3",
-            f"Parameters: {text}",
-            "FixedParameters: 0 0 0",
-            "",
-        ]
-    )
+    what = f"Resamples the scan onto {TEMPLATE}; points go from there to the scan (LPS, mm)."
+    return itk.write_matrix(matrix, what)
 
 
 def _make_nifti(array: np.ndarray, limits: tuple[float, float]) -> bytes:

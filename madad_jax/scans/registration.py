@@ -213,7 +213,7 @@ class _Pair:
 
 def _make_pair(volume: volumes.Volume, brain: np.ndarray) -> _Pair:
     fixed_array, fixed_brain, fixed_grid = template_brain()
-    grid = _box_around(volume, brain)
+    grid = box_around(volume, brain)
     source = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
     # Mutual information counts 32 bins: a few bright vessels would leave all tissue in one.
     low, high = np.percentile(volume.data[brain], (1.0, 99.0))
@@ -280,14 +280,13 @@ def _climb(pair: _Pair, start: pose.Pose | None) -> np.ndarray:
     """template mm -> scan mm from a pose (None: the scan as it lies), rigid and then affine."""
     sitk = itk.load()
     images = [
-        _make_image(sitk, a, g)
-        for a, g in ((pair.fixed, pair.fixed_grid), (pair.moving, pair.grid))
+        make_image(sitk, a, g) for a, g in ((pair.fixed, pair.fixed_grid), (pair.moving, pair.grid))
     ]
     masks = [
-        _make_image(sitk, a.astype(np.float32), g)
+        make_image(sitk, a.astype(np.float32), g)
         for a, g in ((pair.fixed_brain, pair.fixed_grid), (pair.moving_brain, pair.grid))
     ]
-    gate = _make_image(sitk, pair.gate.astype(np.float32), pair.fixed_grid)
+    gate = make_image(sitk, pair.gate.astype(np.float32), pair.fixed_grid)
     gate = sitk.Cast(gate, sitk.sitkUInt8)
     if start is None:
         # By the masks' moments and not the images': contrasts differ, brains do not.
@@ -300,22 +299,20 @@ def _climb(pair: _Pair, start: pose.Pose | None) -> np.ndarray:
         rigid.SetMatrix(start.rotation.ravel().tolist())
         rigid.SetTranslation((start.place - start.centre).tolist())
     # Six parameters first: twelve from a poor start find shears that no head has.
-    rigid = _maximise(sitk, *images, gate, rigid, levels=(4, 2))
+    rigid = maximise(sitk, *images, gate, rigid, levels=(4, 2))
     affine = sitk.AffineTransform(3)
     affine.SetCenter(rigid.GetCenter())
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
-    found = _maximise(sitk, *images, gate, affine, levels=(4, 2, 1))
-    matrix, centre = np.array(found.GetMatrix()).reshape(3, 3), np.array(found.GetCenter())
+    found = maximise(sitk, *images, gate, affine, levels=(4, 2, 1))
     # ITK's transform goes from the fixed image (the template) to the moving one (the scan).
-    to_scan = np.eye(4)
-    to_scan[:3, :3] = matrix
-    to_scan[:3, 3] = np.array(found.GetTranslation()) + centre - matrix @ centre
-    return to_scan
+    return itk.read_matrix(found)
 
 
-def _box_around(volume: volumes.Volume, brain: np.ndarray) -> geometry_lib.VoxelGrid:
-    """Cubes of 2 mm along the scanner's axes around the brain, with a margin."""
+def box_around(
+    volume: volumes.Volume, brain: Bool[np.ndarray, "X Y Z"], side: float = 2.0
+) -> geometry_lib.VoxelGrid:
+    """Cubes of `side` mm along the scanner's axes around the brain, with a margin of 10 mm."""
     corners = np.argwhere(brain)
     corners = np.array([corners.min(0), corners.max(0)])
     points = np.array(
@@ -323,9 +320,9 @@ def _box_around(volume: volumes.Volume, brain: np.ndarray) -> geometry_lib.Voxel
     )
     points = (points @ volume.affine.T)[:, :3]
     low, high = points.min(0) - 10.0, points.max(0) + 10.0
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine = np.diag([side, side, side, 1.0])
     affine[:3, 3] = low
-    return geometry_lib.VoxelGrid(tuple(int(n) for n in np.ceil((high - low) / 2.0) + 1), affine)
+    return geometry_lib.VoxelGrid(tuple(int(n) for n in np.ceil((high - low) / side) + 1), affine)
 
 
 def _cut_around(
@@ -341,12 +338,23 @@ def _cut_around(
     return box, geometry_lib.VoxelGrid(brain[box].shape, affine)
 
 
-def _make_image(sitk, array: np.ndarray, grid: geometry_lib.VoxelGrid):
+def make_image(sitk: Any, array: np.ndarray, grid: geometry_lib.VoxelGrid) -> Any:
+    """An ITK image of an array on cubes along the axes."""
     return itk.image(sitk, array, np.diag(grid.affine)[:3], grid.affine[:3, 3])
 
 
-def _maximise(sitk, fixed, moving, gate, start, *, levels: tuple[int, ...]):
-    """Gradient ascent of the mutual information from `start` (template mm -> scan mm)."""
+def maximise(
+    sitk: Any, fixed: Any, moving: Any, gate: Any, start: Any, *, levels: tuple[int, ...]
+) -> Any:
+    """Gradient ascent of the mutual information from `start`, which is moved and given back.
+
+    Args:
+      sitk: the module.
+      fixed, moving: ITK images.
+      gate: ITK image, not 0 where `fixed` is looked at.
+      start: ITK transform, mm of `fixed` -> mm of `moving`.
+      levels: factors by which voxels are joined, one after the other.
+    """
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
