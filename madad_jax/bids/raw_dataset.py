@@ -19,6 +19,7 @@ _LOG = logging.getLogger(__name__)
 DESCRIPTION = "dataset_description.json"
 _PERSON = re.compile(r"sub-[0-9A-Za-z+]+")
 _SESSION = re.compile(r"ses-[0-9A-Za-z+]+")
+_NIFTI = (".nii", ".nii.gz")  # what BIDS knows of images
 _IMAGES = ("T1w", "T2w", "FLAIR", "PDw")
 
 
@@ -151,7 +152,7 @@ def _read_anat(folder: epath.Path, person: str, session: str, left: dict) -> lis
     images = []
     for path in _list(anat) if anat.is_dir() else []:
         # A link whose target is not there (git-annex) is a scan all the same, that cannot be read.
-        if not path.name.lower().endswith(scan_names.NIFTI) or path.is_dir():
+        if not path.name.lower().endswith(_NIFTI) or path.is_dir():
             continue
         below = "/".join(part for part in (person, session, "anat", path.name) if part)
         name = entities.parse(scan_names.stem(path.name))

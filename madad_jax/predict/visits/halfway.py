@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float32, Float64, Int
 
 from madad_jax.core import errors
 from madad_jax.metrics import change_spread, visit_changes
+from madad_jax.predict import regions
 from madad_jax.predict.visits import visit as visit_lib
-from madad_jax.scans import geometry, head_pair, intensity, regions, resample, rigid_motion
+from madad_jax.scans import geometry, head_pair, intensity, resample, rigid_motion
 
 FINEST = 0.7  # mm: maps are coarser by far, and half the side is eight times the voxels
 # Correlation of folds (`head_pair.measure_likeness`). Two people's heads reach 0.67 at most, one

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from madad_jax.core import atomic_files, errors, json_file, messages
-from madad_jax.data import scan_names
+from madad_jax.data import reading, scan_names
 from madad_jax.predict import result as result_lib
 from madad_jax.scans import head_pair, nifti_file, nifti_grid, volumes
 
@@ -74,7 +74,8 @@ def read(folder: epath.PathLike, scan: epath.PathLike, name: str) -> Visit:
     summary = json_file.read_object(folder / result_lib.SUMMARY)
     identity = read_identity(summary, str(folder / result_lib.SUMMARY))
     scan = epath.Path(scan) if os.fspath(scan) else find_scan(folder, summary, name)
-    volume = volumes.read(scan)
+    # As `predict` chose among several series; the digest says whether it is the same one.
+    volume = reading.read(scan, reading.Wish(contrast=str(identity.get("modality") or "")))
     if volume.sha256 != summary["scan"].get("sha256"):
         raise errors.UserError(
             f"{name}={scan}: not the scan that '{folder}' is the result of (the sha256 in its "
