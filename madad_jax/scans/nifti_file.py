@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import math
+import zlib
 
 import nibabel as nib
 import numpy as np

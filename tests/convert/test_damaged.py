@@ -108,10 +108,11 @@ def twisted(value, draw):
     return draw.choice(ODD)
 
 
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 300), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("write", [files.zip_bytes, files.legacy_bytes])
-def test_another_type_anywhere_is_one_line(tmp_path, write):
+def test_another_type_anywhere_is_one_line(tmp_path, write, seeds):
     file = tmp_path / "weights.pt"
-    for seed in range(300):
+    for seed in seeds:
         draw = random.Random(f"twist {seed}")
         root = {
             "model": files.module(files.nested(STATE)),

@@ -62,6 +62,7 @@ def text_of(root, machine=TWO_CORES, **flags):
     return plan, plan_file.text(plan, machine, "Expected: 1 minute.", "ours.py")
 
 
+@pytest.mark.slow
 def test_the_written_experiment_trains_a_few_steps(slices, tmp_path, monkeypatch, capsys):
     """From the folder to weights: the command's file is read as `--config=` reads it."""
     out = tmp_path / "ours.py"

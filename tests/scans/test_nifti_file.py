@@ -321,3 +321,14 @@ def test_a_dicom_file_is_told_to_come_with_its_folder(tmp_path):
     path.write_bytes(bytes(128) + b"DICM" + bytes(600))
     with pytest.raises(errors.UserError, match="is a DICOM file; accepted: the folder"):
         volumes.read(path)
+
+
+def test_an_opened_image_whose_packed_voxels_are_cut_off(tmp_path):
+    """Of a caller that opened the file with nibabel: one line, whatever the decoder raises."""
+    values = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    packed = path.read_bytes()
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(errors.UserError, match=r"'in hand' cannot be read"):
+        nifti_file.read_numbers(nib.load(path), "in hand")
