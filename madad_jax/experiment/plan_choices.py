@@ -36,7 +36,8 @@ class Machine:
 
     def describe(self) -> str:
         """In words."""
-        text = f"{self.cores} cores, {self.memory_gib:.0f} GiB"
+        noun = "core" if self.cores == 1 else "cores"
+        text = f"{self.cores} {noun}, {self.memory_gib:.0f} GiB"
         if self.accelerators:
             text += f", {self.accelerators} x {self.kind} of {self.accelerator_gib:.0f} GiB"
         return text
