@@ -1,6 +1,7 @@
 """People in splits: stable, by published lists, never in two."""
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,21 @@ def test_a_small_cohort_has_two_people_to_choose_thresholds_on(people, seed):
     assert {p for p in where if where[p] != hashed[p]} == set(moved)
     assert all(hashed[p] == "train" and where[p] == "val" for p in moved)
     assert not moved or list(hashed.values()).count("val") + len(moved) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_is_lent_stands_next_to_val(seed):
+    """With a little more for `val`, the hash itself would have put them there first."""
+    scans = [item(f"p{k}") for k in range(7)]
+    placed, _ = splits.assign(scans, fractions=FRACTIONS, seed=seed)
+    moved = set(splits.lent(placed, FRACTIONS, seed))
+    for share in np.linspace(0.1, 0.9, 161):
+        wider = {"train": 0.9 - share, "val": share, "test": 0.1}
+        reached = {f"p{k}" for k in range(7) if splits.by_hash(f"p{k}", wider, seed) == "val"}
+        reached &= {
+            i.subject for i in scans if splits.by_hash(i.subject, FRACTIONS, seed) == "train"
+        }
+        assert moved <= reached or reached <= moved
 
 
 def test_who_is_lent_depends_on_nothing_but_the_people():
