@@ -132,7 +132,7 @@ def _list(found: list[Series]) -> str:
 
 def _doubt(large: list[Series], contrast: str) -> tuple[str, ...]:
     """A sentence where the only series states another contrast."""
-    if not large or not contrast or large[0].contrast in ("", contrast):
+    if not large or not contrast or large[0].contrast.upper() in ("", contrast.upper()):
         return ()
     return (f"series {large[0].describe()}: it looks like no {contrast}, and is the only one",)
 
