@@ -15,6 +15,7 @@ def pixel_mask(widths=(24, 64, 128, 192)):
             patch=2,  # squares of so many pixels are folded into channels first
             num_groups=8,
         ),
+        contralateral=False,  # whether it sees the other half of the head too
         dice_weight=0.5,  # of soft Dice beside the cross-entropy
         drawn=dict(  # anomalies
             healthy=0.2,  # share of the slices that get none

@@ -27,6 +27,8 @@ _DENOISER_KEYS = (
 # Options that came later: {section: key that is empty where the option is off}. A section that is
 # off is no part of a record, so that those of earlier versions agree with it.
 _OFF = {"atlas": "groups", "methods.madad.pixel_head": "network.widths"}
+# The same for single keys, which are False where the option is off.
+_OFF_KEYS = ("methods.madad.pixel_head.contralateral", "methods.drawn_unet.contralateral")
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
@@ -122,7 +124,7 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
                 value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():
                 walk(f"{prefix}.{k}", v)
-        else:
+        elif value or prefix not in _OFF_KEYS:
             out[prefix] = list(value) if isinstance(value, tuple) else value
 
     for key in keys:
@@ -147,7 +149,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[s
     of an option that is off now.
     """
     differ = [k for k in now if (k not in then or then[k] != now[k]) and k not in WEIGHTS]
-    differ += [k for k in then if k not in now and k.startswith(tuple(f"{s}." for s in _OFF))]
+    options = (*(f"{section}." for section in _OFF), *_OFF_KEYS)
+    differ += [k for k in then if k not in now and k.startswith(options)]
     if {then.get("data.source"), now.get("data.source")} <= set(_SAME_SLICES):
         differ = [k for k in differ if k != "data.source"]
     execution = [k for k in differ if k in EXECUTION and k in then]

@@ -4,8 +4,9 @@
             BCE(f(x'), m) over the brain + w (1 - soft Dice(f(x'), m))
     test    (sigmoid f(x) + mirrored sigmoid f(mirrored x)) / 2
 
-The network sees the slice as z-scores of its brain, the brain mask, and the expected slice with the
-deviation from it where there is an atlas of healthy slices (`anomaly_maps/healthy_groups.py`).
+The network sees the slice as z-scores of its brain and the brain mask; by options also the expected
+slice and the deviation from it (an atlas of healthy slices, `anomaly_maps/healthy_groups.py`), and
+the other half of the head with the difference from it (`anomaly_maps/contralateral.py`).
 `drawn_unet` is this network alone; in `madad` it is the mask head at image resolution.
 
 It does not see what MAD-AD would rewrite: with that it learned the traces of drawing, and found
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from madad_jax.anomaly_maps import contralateral as contralateral_lib
 from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
@@ -53,6 +55,7 @@ class PixelMask:
       appearance: how healthy slices are varied before.
       dice_weight: of soft Dice beside the cross-entropy.
       atlas: whether it sees the atlas, `frozen["atlas"]`.
+      contralateral: whether it sees the other half of the head.
     """
 
     network: image_networks.MaskNetwork
@@ -60,6 +63,7 @@ class PixelMask:
     appearance: acquisition.Options = _APPEARANCE
     dice_weight: float = 0.5
     atlas: bool = False
+    contralateral: bool = False
 
     def __post_init__(self):
         if self.dice_weight < 0:
@@ -73,7 +77,8 @@ class PixelMask:
                 "the images; set data.latents=live"
             )
         shape = batch_spec["image"].shape
-        return self.network.init(key, (*shape[:3], 2 + 2 * self.atlas))
+        channels = 2 + 2 * self.atlas + 2 * self.contralateral
+        return self.network.init(key, (*shape[:3], channels))
 
     def draw(self, key: jax.Array, batch: Batch) -> Example:
         """Slices of another appearance with anomalies."""
@@ -93,9 +98,12 @@ class PixelMask:
     ) -> Float[jax.Array, "b H W"]:
         """Logit of "does not belong"."""
         z = z_scores(images, brain_masks)
-        channels = [jnp.clip(z, *_RANGE), brain_masks.astype(jnp.float32)]
+        clipped = jnp.clip(z, *_RANGE)
+        channels = [clipped, brain_masks.astype(jnp.float32)]
         if self.atlas:
             channels += atlas_lib.compare(frozen["atlas"], z, brain_masks)
+        if self.contralateral:
+            channels += contralateral_lib.compare(clipped, brain_masks)
         return self.network.apply(params, jnp.stack(channels, -1))
 
     def loss(

@@ -153,4 +153,6 @@ def pixel_mask(shared: Shared, settings: Settings) -> pixel_mask_lib.PixelMask:
         appearance=acquisition.Options(**settings.appearance.table()),
         dice_weight=settings.dice_weight,
         atlas=shared.atlas.groups > 0,
+        # Configs of earlier versions do not have it.
+        contralateral=getattr(settings, "contralateral", False),
     )

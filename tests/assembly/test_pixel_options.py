@@ -47,6 +47,16 @@ def test_records_know_the_options_where_they_are_on():
     assert config_record.differences(on, on) == ([], [])
 
 
+def test_records_from_before_the_other_half_was_an_option_agree_where_it_is_off():
+    key = "methods.madad.pixel_head.contralateral"
+    config = config_of(**HEAD)
+    off, on = record_of(config), record_of(config_of(**HEAD | {key: True}))
+    del config.methods.madad.pixel_head.contralateral
+    assert record_of(config) == off
+    assert not parts.assemble(config).method.pixel_head.mask.contralateral
+    assert config_record.differences(off, on)[0] == config_record.differences(on, off)[0] == [key]
+
+
 def test_a_detector_with_the_head_does_not_go_on_without(tmp_path):
     def stage(config):
         return workdir.Workdir(tmp_path, records={"denoiser": record_of(config)})

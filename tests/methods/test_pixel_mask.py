@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from madad_jax.anomaly_maps import difference
+from madad_jax.anomaly_maps import contralateral, difference
 from madad_jax.core import errors
 from madad_jax.methods import drawn_unet, pixel_mask
 from madad_jax.metrics import baseline_maps
@@ -111,6 +111,18 @@ def test_an_atlas_brings_two_channels_and_is_read():
     assert kernel[2] == plain[2] + 2 * 4  # squares of 2 x 2 pixels in channels
     with pytest.raises(KeyError, match="atlas"):
         mask.logit(params, {}, b["image"], b["brain_mask"])
+
+
+def test_the_other_half_brings_two_channels_that_are_read():
+    mask = dataclasses.replace(MASK, contralateral=True)
+    b = batch(1)
+    params, plain = mask.init(jax.random.key(0), b), MASK.init(jax.random.key(0), b)
+    assert params["stem"]["kernel"].shape[2] == plain["stem"]["kernel"].shape[2] + 2 * 4
+    image, brain = b["image"], b["brain_mask"]
+    z = jnp.clip(pixel_mask.z_scores(image, brain), -4.0, 5.0)
+    channels = [z, brain.astype(jnp.float32), *contralateral.compare(z, brain)]
+    expected = NETWORK.apply(params, jnp.stack(channels, -1))
+    np.testing.assert_allclose(mask.logit(params, {}, image, brain), expected, atol=1e-5)
 
 
 def test_cached_latents_are_refused():
