@@ -27,8 +27,12 @@ _DENOISER_KEYS = (
 # Options that came later: {section: key that is empty where the option is off}. A section that is
 # off is no part of a record, so that those of earlier versions agree with it.
 _OFF = {"atlas": "groups", "methods.madad.pixel_head": "network.widths"}
-# The same for single keys, which are False where the option is off.
-_OFF_KEYS = ("methods.madad.pixel_head.contralateral", "methods.drawn_unet.contralateral")
+# The same for single keys: {key: value that changes nothing}.
+_OFF_KEYS = {
+    "methods.madad.pixel_head.contralateral": False,
+    "methods.madad.pixel_head.denoiser_every": 1,
+    "methods.drawn_unet.contralateral": False,
+}
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
@@ -124,7 +128,7 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
                 value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():
                 walk(f"{prefix}.{k}", v)
-        elif value or prefix not in _OFF_KEYS:
+        elif prefix not in _OFF_KEYS or value != _OFF_KEYS[prefix]:
             out[prefix] = list(value) if isinstance(value, tuple) else value
 
     for key in keys:

@@ -83,11 +83,19 @@ class PixelHead:
       mask: the network and what is drawn for it.
       weight: of its loss.
       join: how its probability becomes the map.
+      denoiser_every: the denoiser learns from every so many-th slice of a batch, the head from all.
     """
 
     mask: pixel_mask_lib.PixelMask
     weight: float = 1.0
     join: joined.Join = _JOIN
+    denoiser_every: int = 1
+
+    def __post_init__(self):
+        if self.denoiser_every < 1:
+            raise errors.UserError(
+                f"pixel_head.denoiser_every: found {self.denoiser_every}, accepted: at least 1"
+            )
 
 
 _NO_SYNTHESIS = shapes.Options()
@@ -155,6 +163,9 @@ class MadAd(families.OnLatents):
             example = self.pixel_head.mask.draw(jax.random.fold_in(k_synthesis, 1), batch)
             # Both heads learn from the same slices.
             batch = batch | {"image": example.healthy, "brain_mask": example.brain_masks}
+            every = self.pixel_head.denoiser_every
+            # The denoiser costs more a slice and needs fewer: the head carries the map.
+            batch = batch | {name: batch[name][::every] for name in ("image", "brain_mask")}
         x0 = self.draw_latent(frozen, batch, k_sample)
         m = self.masking
         visible = masking.draw_visible(
@@ -185,7 +196,7 @@ class MadAd(families.OnLatents):
             )
         else:
             chosen = mix.choose_share(k_synthesis, self.synthesis.share, len(x_t))
-            anomalous = with_anomaly(example.images)
+            anomalous = with_anomaly(example.images[::every])
             x_t, visible = mix.take_chosen(chosen, anomalous, (x_t, visible))
         output = self._denoise(params, x_t, t, k_dropout if train else None)
         x0_hat, logit = output.x0, output.visible_logit
@@ -313,7 +324,9 @@ def _build_pixel_head(shared: shared_lib.Shared, settings: shared_lib.Settings) 
     if own is None or not own.network.widths:
         return None
     join = joined.Join(**settings.inference.join.table())
-    return PixelHead(shared_lib.pixel_mask(shared, own), own.weight, join)
+    # Configs of earlier versions do not have it.
+    every = getattr(own, "denoiser_every", 1)
+    return PixelHead(shared_lib.pixel_mask(shared, own), own.weight, join, every)
 
 
 def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:

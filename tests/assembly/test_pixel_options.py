@@ -47,13 +47,15 @@ def test_records_know_the_options_where_they_are_on():
     assert config_record.differences(on, on) == ([], [])
 
 
-def test_records_from_before_the_other_half_was_an_option_agree_where_it_is_off():
-    key = "methods.madad.pixel_head.contralateral"
+@pytest.mark.parametrize(("name", "other"), [("contralateral", True), ("denoiser_every", 2)])
+def test_records_from_before_an_option_of_the_head_agree_where_it_is_off(name, other):
+    key = f"methods.madad.pixel_head.{name}"
     config = config_of(**HEAD)
-    off, on = record_of(config), record_of(config_of(**HEAD | {key: True}))
-    del config.methods.madad.pixel_head.contralateral
+    off, on = record_of(config), record_of(config_of(**HEAD | {key: other}))
+    del config.methods.madad.pixel_head[name]
     assert record_of(config) == off
-    assert not parts.assemble(config).method.pixel_head.mask.contralateral
+    head = parts.assemble(config).method.pixel_head
+    assert not head.mask.contralateral and head.denoiser_every == 1
     assert config_record.differences(off, on)[0] == config_record.differences(on, off)[0] == [key]
 
 
