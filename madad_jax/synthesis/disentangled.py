@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from madad_jax.core import errors
 from madad_jax.synthesis import dag, polygons
@@ -160,7 +160,7 @@ def pick_corner(draws: Draws, masks: Bool[jax.Array, "b H W"], side: int) -> Int
     return jnp.clip(corner, 0, jnp.array([height - side, width - side]))
 
 
-def cut(x: Float[jax.Array, "b H W"], corner: Int[jax.Array, "b 2"], side: int) -> jax.Array:
+def cut(x: Shaped[jax.Array, "b H W"], corner: Int[jax.Array, "b 2"], side: int) -> jax.Array:
     """The square of `side` pixels [b,side,side] at each corner."""
     return jax.vmap(lambda a, c: jax.lax.dynamic_slice(a, (c[0], c[1]), (side, side)))(x, corner)
 
@@ -173,7 +173,7 @@ def _paste(x: jax.Array, square: jax.Array, corner: jax.Array) -> jax.Array:
 def draw_shapes(key: jax.Array, draws: Draws, options: Options) -> Float[jax.Array, "b n n"]:
     """Rectangles, discs and polygons in boxes of `options.box` pixels, each as likely; s."""
     n, (low, high) = options.box, options.sides
-    height, width, diameter = (jnp.floor(draws.uniform(low, high + 1)) for _ in range(3))
+    height, width, diameter = (jnp.floor(draws.uniform(float(low), high + 1.0)) for _ in range(3))
     turn = math.radians(options.angle) * draws.uniform(-1.0, 1.0) * draws.coin(_TURNED)
     kind, sigma = draws.uniform(0.0, 3.0), options.blur * draws.uniform() * draws.coin(_BLURRED)
     rows, columns = (_from_middle(n, size) for size in (height, width))

@@ -14,6 +14,7 @@ from madad_jax.methods import disyre
 from madad_jax.models import registry
 from madad_jax.synthesis import disentangled
 from tests.methods import stand_ins
+from tests.methods.test_madad import ask
 
 SIDE = 16
 SCHEDULE = schedule.make_schedule("linear", 100)
@@ -42,7 +43,7 @@ def same(params, x, t):
 
 
 def run(made, b, params=None):
-    return jax.jit(made.anomaly_map)(params or {}, {}, b, jax.random.key(0))
+    return jax.jit(made.anomaly_map)({} if params is None else params, {}, b, jax.random.key(0))
 
 
 def test_a_level_is_that_of_the_nearest_severity_and_strong_is_small():
@@ -132,10 +133,10 @@ def test_the_loss_is_the_error_of_the_clean_slice_at_the_level_of_the_anomaly():
     network, calls = stand_ins.denoiser()
     made, b = method(network), batch(8)
     params = {"x0": jnp.float32(0.0), "logit": jnp.float32(0.0)}
-    loss, metrics = made.loss(params, {}, b, jax.random.key(3))
-    (call,) = calls
+    loss, metrics, call = ask(made, calls, params, b, {})(jax.random.key(3))
     _, k_anomaly, _ = jax.random.split(jax.random.key(3), 3)
-    drawn = disentangled.draw(k_anomaly, b["image"], b["brain_mask"], ANOMALIES)
+    draw = jax.jit(disentangled.draw, static_argnums=3)
+    drawn = draw(k_anomaly, b["image"], b["brain_mask"], ANOMALIES)
     np.testing.assert_allclose(call["x"], drawn.images, atol=1e-6)
     np.testing.assert_array_equal(call["t"], made.level(drawn.severity))
     # A network that copies is left with the anomaly, and with nothing else: there is no noise.
@@ -148,9 +149,9 @@ def test_training_sees_crops_of_larger_slices_and_validation_whole_ones():
     network, calls = stand_ins.denoiser()
     made, b = method(network, side=12), batch(4, 20)
     params = {"x0": jnp.float32(0.0), "logit": jnp.float32(0.0)}
-    for train in (True, False):
-        made.loss(params, {}, b, jax.random.key(0), train=train)
-    assert [call["x"].shape for call in calls] == [(4, 12, 12, 1), (4, 20, 20, 1)]
+    for train, side in ((True, 12), (False, 20)):
+        asked = ask(made, calls, params, b, {}, train)
+        assert jax.eval_shape(asked, jax.random.key(0))[2]["x"].shape == (4, side, side, 1)
 
 
 def test_the_loss_goes_down():

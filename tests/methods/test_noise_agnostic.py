@@ -54,7 +54,9 @@ def test_what_is_known_reaches_the_network_at_each_level():
     jax.block_until_ready(run(made, jnp.float32(-3.0), b))
     jax.effects_barrier()
     assert sorted(t for _, t in seen) == [0, 0, 6, 6, 12, 12]
-    mask = np.asarray(noise_agnostic.cells(None, (1, SIDE, SIDE), "checkerboard", SIDE // 2))[0]
+    mask = np.asarray(
+        noise_agnostic.cells(jax.random.key(0), (1, SIDE, SIDE), "checkerboard", SIDE // 2)
+    )[0]
     last = [x[..., 0] for x, t in seen if t == 0]
     # At level 0 hardly any noise is left: the known cells are x, the painted ones -1 (clipped).
     x = np.asarray(b["image"])[..., 0]
@@ -96,7 +98,7 @@ def test_a_slice_without_brain_is_0():
 
 
 def test_cells_are_halves_that_differ_by_slice_where_they_are_random():
-    board = np.asarray(noise_agnostic.cells(None, (2, 6, 7), "checkerboard", 2))
+    board = np.asarray(noise_agnostic.cells(jax.random.key(0), (2, 6, 7), "checkerboard", 2))
     rows, columns = np.mgrid[:6, :7] // 2
     np.testing.assert_array_equal(board, np.tile((rows + columns) % 2, (2, 1, 1)))
     coins = np.asarray(noise_agnostic.cells(jax.random.key(0), (2, 64, 64), "random", 2))

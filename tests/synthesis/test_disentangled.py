@@ -167,7 +167,7 @@ def test_squares_lie_around_pixels_of_the_mask_and_within_the_slice():
     assert len({tuple(c) for c in corner[:100]}) > 5
     assert {tuple(c) for c in corner[100:]} == {(0, 12)}
     cut = functools.partial(disentangled.cut, side=8)
-    found = cut(jnp.asarray(mask), jnp.asarray(corner))
+    found = jax.jit(cut)(jnp.asarray(mask), jnp.asarray(corner))
     assert np.asarray(found).any((1, 2)).all()
 
 
