@@ -23,6 +23,7 @@ intensities are scaled between percentiles of the brain; the brain mask is the f
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ from madad_jax.models import interfaces
 from madad_jax.synthesis import disentangled as anomalies_lib
 from madad_jax.synthesis.draws import Draws
 
+# (images [b,H,W,1], levels [b]) -> clean images [b,H,W,1]
+Network = Callable[[jax.Array, jax.Array], jax.Array]
 SCORES = ("ensemble", "multistep")
 WEIGHTS = ("window", "slice", "none")
 _PLAIN = difference.Residual()
@@ -146,7 +149,7 @@ class Disyre:
         x, brain = batch["image"], batch["brain_mask"]
 
         def network(images, k):
-            return self.network.predict(params, images, jnp.full((len(images),), k))
+            return self.network.predict(params, images, k)
 
         def score_window(images, masks):
             maps, x_hat = self.measure(network, images)
@@ -161,30 +164,41 @@ class Disyre:
         return {"map": maps, "reconstruction": jnp.where(brain[..., None], x_hat, x)}
 
     def measure(
-        self, network, images: Float[jax.Array, "b H W 1"]
+        self, network: Network, images: Float[jax.Array, "b H W 1"]
     ) -> tuple[Float[jax.Array, "b H W"], Float[jax.Array, "b H W 1"]]:
         """(mean difference over the levels, reconstruction), without weights and masks."""
+        if self.score.kind == "multistep":
+            return self._follow(network, images)
+        steps = self.score.steps
+        # All levels in one call: they see the same slices and do not wait for each other.
+        x = jnp.tile(images, (steps, 1, 1, 1))
+        k = jnp.repeat(jnp.asarray(self.levels(), jnp.int32), len(images))
+        x0 = network(x, k)
+        found = self._difference(x0, x).reshape(steps, *images.shape[:3])
+        return found.mean(0), x0.reshape(steps, *images.shape).mean(0)
+
+    def _follow(
+        self, network: Network, images: Float[jax.Array, "b H W 1"]
+    ) -> tuple[jax.Array, jax.Array]:
+        """The steps of multistep."""
         levels, table = self.levels(), self.severities
-        is_ensemble = self.score.kind == "ensemble"
-        # How much of the anomaly is left for the next step; all of it for the ensemble.
-        kept = np.append(table[levels[1:]], 0.0) / table[levels]
-        if is_ensemble:
-            kept = np.ones(len(levels))
+        # The share of the difference that is left for the next level; none behind the last.
+        left = np.append(table[levels[1:]], 0.0) / table[levels]
 
         def step(carry, entry):
-            x, total, reconstructions = carry
+            x, total, _ = carry
             k, share = entry
-            x0 = network(x, k)
-            r = self.residual
-            found = difference.clipped_difference(x0, x, difference=r.difference, gamma=r.gamma)
-            # As it is where the share is 1: rounding would move the input otherwise.
-            x = x if is_ensemble else x0 + share * (x - x0)
-            return (x, total + found, reconstructions + x0 if is_ensemble else x0), None
+            x0 = network(x, jnp.full((len(x),), k))
+            return (x0 + share * (x - x0), total + self._difference(x0, x), x0), None
 
-        start = images, jnp.zeros(images.shape[:3]), jnp.zeros(images.shape)
-        entries = jnp.asarray(levels, jnp.int32), jnp.asarray(kept, jnp.float32)
-        (_, total, x_hat), _ = jax.lax.scan(step, start, entries)
-        return total / len(levels), x_hat / len(levels) if is_ensemble else x_hat
+        start = images, jnp.zeros(images.shape[:3]), images
+        entries = jnp.asarray(levels, jnp.int32), jnp.asarray(left, jnp.float32)
+        (_, total, x0), _ = jax.lax.scan(step, start, entries)
+        return total / len(levels), x0
+
+    def _difference(self, x0: jax.Array, x: jax.Array) -> Float[jax.Array, "b H W"]:
+        r = self.residual
+        return difference.clipped_difference(x0, x, difference=r.difference, gamma=r.gamma)
 
 
 def _brain_share(masks: Bool[jax.Array, "b H W"]) -> Float[jax.Array, "b 1 1"]:

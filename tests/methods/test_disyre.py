@@ -155,34 +155,26 @@ def test_training_sees_crops_of_larger_slices_and_validation_whole_ones():
 
 
 def test_the_loss_goes_down():
-    """Sixty steps of a small U-Net on smooth slices: below what giving the input back costs."""
-    network = registry.denoiser(
-        name="unet",
-        size="XS",
-        model_channels=16,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_rates=(),
-        num_heads=1,
-        num_groups=4,
-        dropout=0.0,
-        residual_x0=True,
-        mask_head=False,
-        out_channels=1,
-    )
+    """Forty steps of a small U-Net on smooth slices: below what giving the input back costs."""
+    settings = {"model_channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "num_groups": 4}
+    settings |= {"attention_rates": (), "num_heads": 1, "dropout": 0.0, "residual_x0": True}
+    network = registry.denoiser(name="unet", size="XS", mask_head=False, out_channels=1, **settings)
     made, b = method(network), batch(16)
-    params, optimizer = made.init(jax.random.key(0), b), optax.adam(5e-3)
+    optimizer = optax.adam(1e-2)
+    params = made.init(jax.random.key(0), b)
+    state, curve = optimizer.init(params), []
 
-    def step(carry, key):
-        params, state = carry
+    @jax.jit
+    def step(params, state, key):
         gradient, metrics = jax.grad(made.loss, has_aux=True)(params, {}, b, key)
         updates, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(params, updates), state), metrics["loss_over_copy"]
+        return optax.apply_updates(params, updates), state, metrics["loss_over_copy"]
 
-    keys = jax.random.split(jax.random.key(1), 60)
-    _, curve = jax.jit(lambda p, k: jax.lax.scan(step, (p, optimizer.init(p)), k))(params, keys)
+    for key in jax.random.split(jax.random.key(1), 40):
+        params, state, ratio = step(params, state, key)
+        curve.append(float(ratio))
     assert curve[0] == pytest.approx(1.0, abs=1e-3)
-    assert np.mean(curve[-10:]) < 0.8, curve
+    assert np.mean(curve[-10:]) < 0.9, curve
 
 
 @pytest.mark.parametrize(
