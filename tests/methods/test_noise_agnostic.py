@@ -30,12 +30,18 @@ def constant(params, x, t):
     return jnp.broadcast_to(params, x.shape)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "simplex", "pyramid"])
-@pytest.mark.parametrize("masks", noise_agnostic.MASKS)
+@pytest.mark.parametrize(
+    ("kind", "masks"),
+    [("gaussian", "random"), ("simplex", "checkerboard"), ("pyramid", "random")],
+)
 def test_both_halves_are_painted_by_the_network(kind, masks):
     """It says 0.5: every pixel is painted 0.5 once, whatever the noise and the mask."""
     b = batch()
-    out = run(method(constant, kind, masks=masks, standard="none"), jnp.float32(0.5), b)
+    out = run(
+        method(constant, kind, masks=masks, standard="none", levels=(6, 9), steps=2),
+        jnp.float32(0.5),
+        b,
+    )
     np.testing.assert_allclose(out["reconstruction"], 0.5, atol=1e-5)
     expected = np.abs(np.asarray(b["image"])[..., 0] - 0.5) / 2 * np.asarray(b["brain_mask"])
     np.testing.assert_allclose(out["map"], expected, atol=1e-5)
