@@ -35,7 +35,8 @@ def get_config(preset: str = "paper"):
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
-        kind="generic",  # generic | dag (foreign patches and biases of intensity classes)
+        # generic | dag (foreign patches and biases of intensity classes) | disyre (as published)
+        kind="generic",
     )
     c.atlas = config_dict.create(
         groups=0,  # of healthy slices that a mask at image resolution compares with (ours); 0: none

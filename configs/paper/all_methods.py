@@ -18,9 +18,11 @@ from configs.baselines import (
     dae,
     ddpm,
     deco_diff,
+    disyre,
     drawn_unet,
     itermask2,
     maediff,
+    noise_agnostic,
     pddpm,
     reflect,
     thor,
@@ -42,7 +44,10 @@ ON_PIXELS = {
     "THOR": thor,
     "IterMask2": itermask2,
     "Wolleb (synthetic labels)": wolleb,
-    "U-Net on drawn anomalies": drawn_unet,  # its network is its own; benchmarks/results lack it
+    # benchmarks/results lack these three.
+    "Noise-agnostic": noise_agnostic,
+    "Disyre": disyre,
+    "U-Net on drawn anomalies": drawn_unet,  # its network is its own
 }
 ON_LATENTS = {"DeCo-Diff": deco_diff, "REFLECT": reflect}
 NOISE_ALONE = "MAD-AD, noise alone"

@@ -23,10 +23,12 @@ from madad_jax.methods import (
     dae,
     ddpm,
     deco_diff,
+    disyre,
     drawn_unet,
     itermask2,
     madad,
     maediff,
+    noise_agnostic,
     pddpm,
     reflect,
     thor,
@@ -66,6 +68,7 @@ METHODS = {
     "anoddpm": Entry(anoddpm.build),
     "pddpm": Entry(pddpm.build),
     "autoddpm": Entry(autoddpm.build, lpips=True),
+    "noise_agnostic": Entry(noise_agnostic.build),
     "thor": Entry(thor.build, lpips=True),
     "itermask2": Entry(itermask2.build),
     "wolleb": Entry(wolleb.build),
@@ -73,6 +76,7 @@ METHODS = {
     "vae": Entry(vae.build),
     "dae": Entry(dae.build),
     "maediff": Entry(maediff.build),
+    "disyre": Entry(disyre.build),
     "drawn_unet": Entry(
         drawn_unet.build, pixel_mask="network.widths", title="U-Net on drawn anomalies"
     ),

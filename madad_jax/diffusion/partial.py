@@ -262,7 +262,8 @@ class Reverse:
 
 
 def entries(times: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(level, next level or -1, number of the step), for scans over the reverse process."""
-    before = np.append(times[1:], -1)
-    parts = (times, before, np.arange(len(times)))
+    """(level, next level or -1, number of the step), for scans over the reverse process; levels
+    [..., steps], several ways at once."""
+    before = np.append(times[..., 1:], np.full((*times.shape[:-1], 1), -1), axis=-1)
+    parts = (times, before, np.broadcast_to(np.arange(times.shape[-1]), times.shape))
     return tuple(jnp.asarray(part, jnp.int32) for part in parts)

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from madad_jax.anomaly_maps import difference, morphology
 from madad_jax.core.types import Batch, Params
-from madad_jax.diffusion import partial
+from madad_jax.diffusion import inpainting, partial
 from madad_jax.methods import families
 from madad_jax.methods import shared as shared_lib
 
@@ -98,25 +98,17 @@ class AutoDdpm(families.ImageDiffusion):
         # Noised to a low level only: seams of the stitching vanish, anatomy stays.
         x_t = p.add_noise(stitched, jnp.full((len(x),), o.start), noise)
 
-        def level(x_t, entry):
-            t, before, number = entry
-            t_all = jnp.full((len(x),), t)
-
-            def resample(i, state):
-                x_t, _ = state
-                draws = jax.random.split(jax.random.fold_in(k_loop, number * o.resamplings + i), 3)
-                fresh, known, up = (p.noise.draw(k, x.shape) for k in draws)
-                x0, eps = p.estimate(x_t, t_all, network(x_t, t_all))
-                inside = p.step(x0, eps, fresh, t=t, before=before, eta=self.reverse.eta)
-                # q(x_{t-1} | x) with fresh noise: `step` with x0 and eps given is exactly that.
-                outside = p.step(x, known, known, t=t, before=before, eta=0.0)
-                cleaner = mask * inside + (1.0 - mask) * outside
-                return p.add_more_noise(cleaner, up, before=before, t=t), cleaner
-
-            # Index 1 is the cleaner state before it was noised again for the next resampling.
-            return jax.lax.fori_loop(0, o.resamplings, resample, (x_t, x_t))[1], None
-
-        return jax.lax.scan(level, x_t, partial.entries(times))[0]
+        return inpainting.inpaint(
+            p,
+            network,
+            x_t,
+            x,
+            mask,
+            k_loop,
+            partial.entries(times),
+            eta=self.reverse.eta,
+            resamplings=o.resamplings,
+        )
 
 
 def measure_suspicion(

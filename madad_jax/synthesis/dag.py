@@ -1,4 +1,4 @@
-"""DAG-like synthetic anomalies: foreign patches and biases of intensity classes (Disyre).
+"""DAG-like synthetic anomalies: foreign patches and biases of intensity classes (after Disyre).
 
     y = (1 - a s) x + a s x'                                   foreign patch, a ~ U(0.3, 1)
     y = y + b s 1[class(x) = k],   b = +- U(0.2, 0.8)           bias of one intensity class
@@ -6,7 +6,8 @@
 s in [0, 1] is a random shape, x' tissue of another slice and place, and classes are those of
 one-dimensional k-means over the brain's intensities. Either or both, a sample. After "disentangled
 anomaly generation" as used by Disyre (Naval Marimont et al.); amounts, the number of classes
-and that a bias moves one class are our choice (images span [-1, 1]).
+and that a bias moves one class are our choice (images span [-1, 1]). What was published is in
+`disentangled.py`.
 """
 
 import jax
@@ -20,8 +21,17 @@ _ROUNDS = 8  # of k-means; in one dimension from quantiles it hardly moves after
 def intensity_classes(
     images: Float[jax.Array, "b H W 1"], brain_masks: Bool[jax.Array, "b H W"], count: int = CLASSES
 ) -> Int[jax.Array, "b H W"]:
-    """k-means classes of each slice's brain pixels, 0 (darkest) to count - 1; Lloyd's rounds
-    from the quantiles. Pixels outside the brain fall into the nearest class."""
+    """k-means classes of each slice's brain pixels, 0 (darkest) to count - 1. Pixels outside the
+    brain fall into the nearest class."""
+    centres = class_centres(images, brain_masks, count)
+    return _nearest(images.reshape(len(images), -1), centres).reshape(brain_masks.shape)
+
+
+def class_centres(
+    images: Float[jax.Array, "b H W 1"], brain_masks: Bool[jax.Array, "b H W"], count: int = CLASSES
+) -> Float[jax.Array, "b k"]:
+    """Centres of k-means over each slice's brain pixels, ascending; Lloyd's rounds from the
+    quantiles."""
     values = images.reshape(len(images), -1)
     inside = brain_masks.reshape(len(images), -1)
     quantiles = (jnp.arange(count) + 0.5) / count
@@ -30,18 +40,18 @@ def intensity_classes(
     centres = jnp.nanquantile(known, quantiles, axis=-1).T
     centres = jnp.where(jnp.isnan(centres), 2 * quantiles - 1, centres)
 
-    def nearest_class(centres):
-        return jnp.argmin(jnp.abs(values[..., None] - centres[:, None]), axis=-1)
-
     def lloyd_round(centres, _):
-        member = jax.nn.one_hot(nearest_class(centres), count) * inside[..., None]
+        member = jax.nn.one_hot(_nearest(values, centres), count) * inside[..., None]
         size = member.sum(1)
         mean = (member * values[..., None]).sum(1) / jnp.maximum(size, 1.0)
         return jnp.where(size > 0, mean, centres), None
 
     centres, _ = jax.lax.scan(lloyd_round, centres, None, length=_ROUNDS)
-    centres = jnp.sort(centres, axis=-1)
-    return nearest_class(centres).reshape(brain_masks.shape)
+    return jnp.sort(centres, axis=-1)
+
+
+def _nearest(values: Float[jax.Array, "b n"], centres: Float[jax.Array, "b k"]) -> jax.Array:
+    return jnp.argmin(jnp.abs(values[..., None] - centres[:, None]), axis=-1)
 
 
 def corrupt(

@@ -173,18 +173,9 @@ def _draw_one(draws, x, brain, levels, fields, options) -> tuple[jax.Array, jax.
     return changed, shape.inside
 
 
-def _pick_pixel(draws: Draws, mask: Bool[jax.Array, "b H W"]) -> tuple[jax.Array, jax.Array]:
-    """Row and column [b,1,1] of a random pixel of each mask; the first of an empty one."""
-    width = mask.shape[2]
-    rank = jnp.cumsum(mask.reshape(len(mask), -1), axis=1)
-    wanted = draws.uniform()[:, :, 0] * rank[:, -1:]
-    place = (rank <= wanted).sum(1) % rank.shape[1]
-    return (place // width)[:, None, None], (place % width)[:, None, None]
-
-
 def _draw_shape(draws, brain, fields, options) -> _Shape:
     _, height, width = brain.shape
-    row, column = _pick_pixel(draws, brain)
+    row, column = draws.pick_pixel(brain)
     rows, columns = jnp.broadcast_arrays(
         jnp.arange(height, dtype=jnp.float32)[None, :, None] - row,
         jnp.arange(width, dtype=jnp.float32)[None, None, :] - column,
@@ -296,7 +287,7 @@ def _move(draws, x, brain, levels, fields, shape, is_kind) -> jax.Array:
 
 def _places_in_another(draws, brain, shape) -> tuple[jax.Array, jax.Array]:
     """Rows and columns in another slice, turned and scaled around a pixel of its brain."""
-    row, column = _pick_pixel(draws, brain)
+    row, column = draws.pick_pixel(brain)
     turn, zoom = draws.uniform(0.0, 2 * np.pi), draws.uniform(0.7, 1.4)
     down, right = zoom * jnp.sin(turn), zoom * jnp.cos(turn)
     return (

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 
 class Draws:
@@ -44,3 +44,13 @@ class Draws:
     def several(self, count: int, low: float = 0.0, high: float = 1.0) -> jax.Array:
         """`count` numbers a sample, U(low, high) [count,b,1,1]."""
         return jnp.stack([self.uniform(low, high) for _ in range(count)])
+
+    def pick_pixel(
+        self, mask: Bool[jax.Array, "b H W"]
+    ) -> tuple[Int[jax.Array, "b 1 1"], Int[jax.Array, "b 1 1"]]:
+        """Row and column of a random pixel of each mask; the first of an empty one."""
+        width = mask.shape[2]
+        rank = jnp.cumsum(mask.reshape(len(mask), -1), axis=1)
+        wanted = self.uniform()[:, :, 0] * rank[:, -1:]
+        place = (rank <= wanted).sum(1) % rank.shape[1]
+        return (place // width)[:, None, None], (place % width)[:, None, None]

@@ -9,7 +9,9 @@ random smooth shapes within the brain, in one of four generic ways:
     foreign   (1 - a) x + a x'               tissue of another slice, from another place
     warp      x(p + a d)                     moved along a random direction
 
-or, with `kind="dag"`, as Disyre does (`dag.py`), in blobs or polygons.
+or, with `kind="dag"`, by foreign patches and biases of classes (`dag.py`) in blobs or polygons.
+With `kind="disyre"` it is what Disyre publishes (`disentangled.py`): one shape, of its own sizes
+whatever `max_shapes` and the radii are.
 
 No lesion of any data set is imitated. The corrupted image is encoded like any other (no seam
 betrays the shape), cells that really changed are the noised ones, and the target stays the
@@ -23,9 +25,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from madad_jax.core import errors
-from madad_jax.synthesis import dag, polygons
+from madad_jax.synthesis import dag, disentangled, polygons
 
-KINDS = ("generic", "dag")
+KINDS = ("generic", "dag", "disyre")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,10 @@ def corrupt(
     """Each slice with synthetic anomalies of one kind inside its brain, values within [-1, 1]."""
     if options.kind == "dag":
         return _corrupt_as_dag(key, images, brain_masks, options)
+    if options.kind == "disyre":
+        # Its centres are of other intensities than those of a slice between two percentiles.
+        scaled = disentangled.scaled(min(brain_masks.shape[1:]))
+        return disentangled.draw(key, images, brain_masks, scaled).images
     batch = images.shape[0]
     k_shape, k_kind, k_amount, k_sign, k_grey, k_from, k_warp = jax.random.split(key, 7)
     weight = several_shapes(k_shape, brain_masks, options)[..., None]

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 
 import jax
+import numpy as np
 import pytest
 
 from configs import default
@@ -15,7 +16,7 @@ from madad_jax.experiment import preflight
 from madad_jax.methods import base, deco_diff, madad, reflect
 from madad_jax.methods import shared as settings_lib
 from madad_jax.methods.wrappers import penalised
-from madad_jax.synthesis import acquisition, drawn
+from madad_jax.synthesis import acquisition, disentangled, drawn
 
 
 def config_of(name, argument="demo"):
@@ -85,6 +86,7 @@ def test_every_setting_of_a_method_is_read(name):
         ("madad", ("pixel_head", "appearance"), acquisition.Options, ()),
         ("drawn_unet", ("drawn",), drawn.Options, ()),
         ("drawn_unet", ("appearance",), acquisition.Options, ()),
+        ("disyre", ("anomalies",), disentangled.Options, ()),
         ("deco_diff", ("corruption",), deco_diff.Corruption, ()),
         ("reflect", ("corruption",), reflect.Corruption, ()),
     ],
@@ -210,3 +212,21 @@ def test_published_settings_of_the_reconstructions_and_corrections_arrive():
     assert (deco.score.fusion, deco.score.latent_gamma) == ("geometric", 0.2)
     flow = from_config["reflect"]
     assert (flow.steps, flow.score.fusion, flow.score.latent_gamma) == (1, "arithmetic", 0.4)
+
+
+def test_published_settings_of_disyre_and_noise_agnostic_arrive():
+    config = importlib.import_module("configs.baselines.disyre").get_config("brats:T2")
+    made = methods.detector(config)
+    assert (made.score.window.side, made.anomalies.box, made.anomalies.sides) == (128, 64, (10, 44))
+    assert made.anomalies.centres[0] == 0.0492 and made.schedule.num_steps == 100
+    np.testing.assert_allclose(made.schedule.betas[[0, -1]], [0.001, 0.2])
+    np.testing.assert_allclose(made.severities[[0, -1]], [0.9995, 0.0045], atol=5e-5)
+    assert parts.assemble(config).preset == "published"
+    flair = importlib.import_module("configs.baselines.disyre").get_config("brats:FLAIR")
+    assert methods.detector(flair).anomalies.centres == disentangled.CENTRES
+    config = importlib.import_module("configs.baselines.noise_agnostic").get_config("atlas")
+    made = methods.detector(config)
+    assert made.inpainting.levels[0] == 50 and made.inpainting.levels[-1] == 450
+    for kind in ("simplex", "pyramid"):
+        config.diffusion.noise = kind
+        assert methods.detector(config).process.noise.kind == kind

@@ -10,6 +10,7 @@ from madad_jax.evaluation import report
 METHODS = (
     *("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb"),
     *("ae", "vae", "dae", "maediff", "drawn_unet", "deco_diff", "reflect"),
+    *("noise_agnostic", "disyre"),
 )
 ON_LATENTS = ("deco_diff", "reflect")
 SHORT = (
