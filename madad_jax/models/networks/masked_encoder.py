@@ -61,13 +61,21 @@ class MaskedEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "b H W c"], visible: Float[jax.Array, "b h w"]
-    ) -> Float[jax.Array, "b H W c"]:
-        """`visible` [b, H/patch, W/patch] is 1 where the square may be read."""
+        self,
+        x: Float[jax.Array, "b H W c"],
+        visible: Float[jax.Array, "b h w"],
+        features: bool = False,
+    ) -> Float[jax.Array, "b H2 W2 c2"]:
+        """`visible` [b, H/patch, W/patch] is 1 where the square may be read.
+
+        `features` gives the encoder's normalised tokens [b, H/patch, W/patch, hidden_size] in
+        place of the image.
+        """
         _, height, width, channels = x.shape
         if height % self.patch or width % self.patch:
             raise errors.UserError(
-                f"maediff.sub_patch: {self.patch} does not divide images of {height}x{width}"
+                f"masked encoder: its patch of {self.patch} pixels does not divide images of "
+                f"{height}x{width}"
             )
         table = dit.position_embedding(self.hidden_size, height // self.patch, width // self.patch)
         seen = visible.reshape(x.shape[0], -1)
@@ -76,6 +84,9 @@ class MaskedEncoder(nn.Module):
         h = embed(dit.patchify(x, self.patch)) * seen[..., None] + jnp.asarray(table)
         for i in range(self.depth):
             h = Block(self.num_heads, self.dtype, name=f"blocks_{i}")(h, seen)
+        if features:
+            h = basic.layer_norm(h, "float32")
+            return h.reshape(*visible.shape, self.hidden_size)
         token = self.param("mask_token", initialize.normal(0.02), (self.hidden_size,))
         # With positions: the one learned token does not know where it stands.
         h = jnp.where(seen[..., None] > 0.5, h, token + jnp.asarray(table))
