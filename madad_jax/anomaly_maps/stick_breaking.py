@@ -123,7 +123,7 @@ def responsibilities(
 
 
 @jax.jit
-def _update(state: dict[str, Any], batch: jax.Array, scale: float, rate: float) -> dict[str, Any]:
+def _update(state: dict[str, Any], batch: jax.Array, scale: Any, rate: Any) -> dict[str, Any]:
     """One batch: responsibilities, moving averages, then means, variances and alpha."""
     sums = state["sums"]
     log_weights, _ = expected_log_weights(sums["number"], state["alpha"])

@@ -46,6 +46,7 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
 class HealthySlices(Protocol):
     """All training slices once: `len` of them, iterated in batches of one shape.
 

@@ -39,7 +39,7 @@ class MaskedPretraining:
     def __post_init__(self):
         if not 0.0 < self.ratio < 1.0:
             raise errors.UserError(
-                f"features.mask_ratio: found {self.ratio}, accepted: above 0 and below 1"
+                f"features.masked.ratio: found {self.ratio}, accepted: above 0 and below 1"
             )
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:

@@ -204,8 +204,9 @@ def reconstructor(**kwargs: Any) -> Reconstructor:
 
 
 def masked_autoencoder(section: str = "maediff", **kwargs: Any) -> MaskedEncoder:
-    """A masked autoencoder, of settings in `section` of a config: patch=8, hidden_size=128, depth=4, decoder_depth=1, num_heads=4,
-    dtype="float32".
+    """A masked autoencoder of the settings in `section` of a config.
+
+    patch=8, hidden_size=128, depth=4, decoder_depth=1, num_heads=4, dtype="float32".
 
     Raises:
         UserError: unknown or contradictory settings.

@@ -134,7 +134,7 @@ class VisionTransformer(nn.Module):
             shape = (1 + self.table_side**2, dim)
             table = self.param("position_table", initialize.normal(0.02), shape)
             first = first + table[:1]
-            h = h + self._resized(table[1:], rows, columns).astype(self.dtype)
+            h = h + self._resized(jnp.asarray(table[1:]), rows, columns).astype(self.dtype)
         else:
             rotation = rotations(dim // self.num_heads, rows, columns, 1 + self.registers)
         if self.registers:
