@@ -219,7 +219,7 @@ def _features():
             patch=8,  # pixels a side of its squares
             hidden_size=192,  # numbers of a token
             depth=12,  # blocks of its encoder
-            decoder_depth=1,  # and of its decoder
+            decoder_depth=1,  # blocks of its decoder
             num_heads=3,  # of attention
             ratio=0.75,  # share of the squares that is hidden
         ),

@@ -4,7 +4,7 @@
 
 The argument is a cohort of parts/protocols.py. Published (AnomalyDINO): DINOv2 ViT-S/14 at 448
 pixels, cosine distance, Gaussian of 4 pixels. PatchCore's neighbourhoods are
-`--config.methods.memory_bank.pooling=3`. Weights are yours (docs/features.md): without
+`--config.methods.memory_bank.pooling=3`. Weights are yours (docs/methods.md): without
 `--config.features.weights=FILE` the published network is an untrained backbone, and the rows say
 so. `demo` and `slices` train a small masked autoencoder on the healthy slices in its place.
 """

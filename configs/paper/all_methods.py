@@ -18,9 +18,11 @@ from configs.baselines import (
     dae,
     ddpm,
     deco_diff,
+    dpmm,
     drawn_unet,
     itermask2,
     maediff,
+    memory_bank,
     pddpm,
     reflect,
     thor,
@@ -42,7 +44,10 @@ ON_PIXELS = {
     "THOR": thor,
     "IterMask2": itermask2,
     "Wolleb (synthetic labels)": wolleb,
-    "U-Net on drawn anomalies": drawn_unet,  # its network is its own; benchmarks/results lack it
+    # Networks of their own; benchmarks/results lack them.
+    "U-Net on drawn anomalies": drawn_unet,
+    "Memory bank (self-trained)": memory_bank,
+    "DPMM (self-trained)": dpmm,
 }
 ON_LATENTS = {"DeCo-Diff": deco_diff, "REFLECT": reflect}
 NOISE_ALONE = "MAD-AD, noise alone"
