@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 _LEAST_BRAIN = 0.5  # share of a token's patch
@@ -29,10 +30,19 @@ def inside(
     brain_masks: Bool[jax.Array, "b H W"], grid: tuple[int, int]
 ) -> Bool[jax.Array, "b h w"]:
     """Tokens whose patch is brain for at least a half; `grid` is (h, w)."""
-    shape = (len(brain_masks), *grid)
-    # Areas and no samples: patches need not be whole pixels of the mask.
-    share = jax.image.resize(brain_masks.astype(jnp.float32), shape, "linear", antialias=True)
-    return share >= _LEAST_BRAIN
+    down, across = map(_areas, brain_masks.shape[1:], grid)
+    share = jnp.einsum("hr,wc,brc->bhw", down, across, brain_masks.astype(jnp.float32))
+    # Sums of areas are rounded: exactly half must count.
+    return share >= _LEAST_BRAIN - 1e-4
+
+
+def _areas(before: int, after: int) -> np.ndarray:
+    """Share of each pixel in each of `after` equal parts of a side, float32 [after, before]."""
+    edges = np.arange(after + 1)[:, None] * (before / after)
+    pixels = np.arange(before)
+    # Patches need not be whole pixels of the mask.
+    overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return (np.maximum(overlap, 0.0) * (after / before)).astype(np.float32)
 
 
 def to_maps(scores: Float[jax.Array, "b h w"], shape: tuple[int, int]) -> Float[jax.Array, "b H W"]:

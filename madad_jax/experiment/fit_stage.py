@@ -69,9 +69,10 @@ def fit(
       UserError: weights that do not fit, or too few or too many tokens.
       Stopped: a signal came; what the network has learnt is saved, the fit begins anew.
     """
-    network, steps = _network_weights(parts, workdir, inputs, stop)
     if agreement.from_first(lambda: workdir.is_begun(_STAGE)):
-        return steps  # saved, and stopped before it was marked
+        # Saved, and stopped before it was marked: the checkpoint has all that is needed.
+        return 0 if parts.features.pretraining is None else _trained_steps(workdir)
+    network, steps = _network_weights(parts, workdir, inputs, stop)
     method, batch_size = parts.features.method, parts.evaluation.batch_size
     slices = TrainingSlices(inputs.source("train"), batch_size, parts.data.image_size)
     key = random_keys.stream(random_keys.root_key(parts.seed), f"{_STAGE}/fit")
@@ -124,7 +125,11 @@ def _network_weights(
         )
         workdir.mark("encoder", steps=steps)
     weights = trained_weights.restore_encoder(parts, workdir, inputs.mesh)
-    return weights, int(workdir.number("encoder", "steps"))
+    return weights, _trained_steps(workdir)
+
+
+def _trained_steps(workdir: workdir_lib.Workdir) -> int:
+    return int(workdir.number("encoder", "steps"))
 
 
 def _validate(parts: parts_lib.Parts, inputs: inputs_lib.Inputs, params: Params) -> float:

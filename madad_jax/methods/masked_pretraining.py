@@ -54,7 +54,7 @@ class MaskedPretraining:
         del frozen, train
         x = families.resize_images(batch["image"], self.image_size)
         visible = 1.0 - self._draw_hidden(key, len(x))
-        guess = self.encoder.apply(params, x, visible)
+        guess = self.encoder.apply(params, x, visible, self._squares_a_side() ** 2 - self._hidden())
         brain = families.resize_images(
             batch["brain_mask"][..., None].astype(jnp.float32), self.image_size
         )
@@ -70,10 +70,10 @@ class MaskedPretraining:
         del frozen
         x = families.resize_images(batch["image"], self.image_size)
         order = self._ranks(key, len(x))
-        shape = order.shape[1] * order.shape[2]
+        total = self._squares_a_side() ** 2
 
         def guess(number: jax.Array) -> jax.Array:
-            shown = (order * _PARTS // shape == number).astype(jnp.float32)
+            shown = (order * _PARTS // total == number).astype(jnp.float32)
             hidden = 1.0 - shown.repeat(self.encoder.patch, 1).repeat(self.encoder.patch, 2)
             return self.encoder.apply(params, x, shown) * hidden[..., None]
 
@@ -84,14 +84,20 @@ class MaskedPretraining:
         return {"map": maps, "reconstruction": mean}
 
     def _draw_hidden(self, key: jax.Array, count: int) -> Float[jax.Array, "b h w"]:
-        """1 for exactly `ratio` of the squares, rounded, at least one of each kind."""
-        ranks = self._ranks(key, count)
-        total = ranks.shape[1] * ranks.shape[2]
-        return (ranks < min(max(round(self.ratio * total), 1), total - 1)).astype(jnp.float32)
+        """1 for exactly `_hidden` squares of each image."""
+        return (self._ranks(key, count) < self._hidden()).astype(jnp.float32)
+
+    def _squares_a_side(self) -> int:
+        return self.image_size // self.encoder.patch
+
+    def _hidden(self) -> int:
+        """`ratio` of the squares, rounded; at least one, and one is left."""
+        total = self._squares_a_side() ** 2
+        return min(max(round(self.ratio * total), 1), total - 1)
 
     def _ranks(self, key: jax.Array, count: int) -> jax.Array:
         """The squares of each image in a random order, [b, h, w] of 0 .. h w - 1."""
-        side = self.image_size // self.encoder.patch
+        side = self._squares_a_side()
         noise = jax.random.uniform(key, (count, side * side))
         return jnp.argsort(jnp.argsort(noise)).reshape(count, side, side)
 

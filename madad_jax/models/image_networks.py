@@ -113,10 +113,17 @@ class MaskedEncoder:
         return initialize.init(self._module, key, _images(image_shape), visible)
 
     def apply(
-        self, params: Params, image: Float[Array, "b H W c"], visible: Float[Array, "b h w"]
+        self,
+        params: Params,
+        image: Float[Array, "b H W c"],
+        visible: Float[Array, "b h w"],
+        keep: int = 0,
     ) -> Float[Array, "b H W c"]:
-        """The guess of the whole image; squares with visible = 0 are not read."""
-        return self._module.apply({"params": params}, image, visible)
+        """The guess of the whole image; squares with visible = 0 are not read.
+
+        `keep`: exactly so many are visible in each image, which computes less; 0: not known.
+        """
+        return self._module.apply({"params": params}, image, visible, keep=keep)
 
     def tokens(self, params: Params, image: Float[Array, "b H W 1"]) -> Float[Array, "b h w d"]:
         """The encoder's vectors, float32, where every square is visible."""

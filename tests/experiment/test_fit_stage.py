@@ -120,6 +120,9 @@ def test_what_is_saved_is_not_fitted_again_and_needs_the_same_file(inputs, weigh
     _, again = fit(made, tmp_path / "run", inputs)
     assert inputs.read == read
     jax.tree.map(np.testing.assert_array_equal, first, again)
+    weights.rename(tmp_path / "elsewhere")
+    _, again = fit(made, tmp_path / "run", inputs)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
     other = vit_cases.state("dinov3")
     other["norm.bias"] = other["norm.bias"] + 1
     safetensors.numpy.save_file(other, weights)

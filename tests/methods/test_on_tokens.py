@@ -199,6 +199,18 @@ def test_pretraining_hides_its_share_and_reads_nothing_of_it():
     np.testing.assert_allclose(guess, again, atol=1e-6)
 
 
+def test_an_encoder_that_computes_visible_squares_alone_gives_the_same():
+    method, batch = pretraining(), slices_of(2)
+    params = method.init(jax.random.key(0), {})
+    visible = 1.0 - method._draw_hidden(jax.random.key(1), 2)
+    guess = method.encoder.apply(params, batch["image"], visible)
+    np.testing.assert_allclose(
+        method.encoder.apply(params, batch["image"], visible, 4), guess, atol=1e-5
+    )
+    other = method.encoder.apply(params, batch["image"], visible, 3)  # one too few
+    assert np.abs(np.asarray(other - guess)).max() > 1e-3
+
+
 def test_hidden_squares_without_brain_do_not_count():
     method, batch = pretraining(), slices_of(2)
     params, key = method.init(jax.random.key(0), {}), jax.random.key(5)
