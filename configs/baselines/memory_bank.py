@@ -22,7 +22,7 @@ SETTINGS = dict(
 )
 
 PUBLISHED = pixels.TOKENS | {"map.sigma": 4 * 256 / 448}
-SMALL = pixels.SMALL_TOKENS | {"methods.memory_bank.size": 4000}
+SMALL = pixels.SMALL_TOKENS | {"methods.memory_bank.size": 2000}
 
 
 def get_config(argument: str = "demo"):
