@@ -17,9 +17,8 @@ def test_turned_queries_and_keys_know_their_distance_alone():
     q, k = draw.standard_normal((2, size)).astype(np.float32)
 
     def turned(x, token):
-        return np.asarray(vit._rotate(jnp.asarray(x)[None, None, None], cos[token], sin[token]))[
-            0, 0, 0
-        ]
+        x = jnp.asarray(x)[None, None, None]
+        return np.asarray(vit._rotate(x, cos[token][None], sin[token][None]))[0, 0, 0]
 
     def product(a, b):
         place = [3 + r * columns + c for r, c in (a, b)]
