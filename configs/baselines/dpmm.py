@@ -26,6 +26,7 @@ PUBLISHED = pixels.TOKENS | {"map.sigma": 0.0}
 SMALL = pixels.SMALL_TOKENS | {
     "methods.dpmm.mixture.components": 200,
     "methods.dpmm.mixture.epochs": 10,
+    "methods.dpmm.most_tokens": 60_000,
 }
 
 

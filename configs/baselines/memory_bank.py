@@ -22,7 +22,10 @@ SETTINGS = dict(
 )
 
 PUBLISHED = pixels.TOKENS | {"map.sigma": 4 * 256 / 448}
-SMALL = pixels.SMALL_TOKENS | {"methods.memory_bank.size": 2000}
+SMALL = pixels.SMALL_TOKENS | {
+    "methods.memory_bank.size": 1000,
+    "methods.memory_bank.most_tokens": 60_000,
+}
 
 
 def get_config(argument: str = "demo"):
