@@ -41,6 +41,7 @@ def get_config(preset: str = "paper"):
     c.atlas = config_dict.create(
         groups=0,  # of healthy slices that a mask at image resolution compares with (ours); 0: none
     )
+    c.features = _features()
     c.map = config_dict.create(  # what is done to every method's map
         sigma=5.0,  # Gaussian smoothing in pixels of an image of 256; scaled with the size
         inside_brain=False,  # zero the map outside the brain mask
@@ -199,6 +200,30 @@ def _denoiser():
         scan=False,  # dit: compile one block and run it for each, in place of all in a row
         attention="chunked",  # chunked | xla | cudnn
         convolution="auto",  # unet: as in autoencoder
+        dtype="float32",  # float32 | bfloat16
+    )
+
+
+def _features():
+    """The network whose tokens methods on tokens compare (memory_bank, dpmm)."""
+    return config_dict.create(
+        # dinov2_s14 | dinov2_b14 | dinov2_reg_s14 | dinov2_reg_b14 | dinov3_s16 | dinov3_b16; or
+        # masked: a masked autoencoder, trained here on the healthy slices for `train.steps`
+        network="dinov2_s14",
+        # the network's model.safetensors, as published; empty: untrained, drawn from the seed
+        weights="",
+        image_size=448,  # pixels a side that slices are brought to first; a multiple of the patch
+        # size (transformers) | offset (the authors' code): dinov2's table of positions without
+        # registers
+        position_resize="size",
+        masked=config_dict.create(
+            patch=8,  # pixels a side of its squares
+            hidden_size=192,  # numbers of a token
+            depth=12,  # blocks of its encoder
+            decoder_depth=1,  # blocks of its decoder
+            num_heads=3,  # of attention
+            ratio=0.75,  # share of the squares that is hidden
+        ),
         dtype="float32",  # float32 | bfloat16
     )
 

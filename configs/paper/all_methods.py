@@ -19,9 +19,11 @@ from configs.baselines import (
     ddpm,
     deco_diff,
     disyre,
+    dpmm,
     drawn_unet,
     itermask2,
     maediff,
+    memory_bank,
     noise_agnostic,
     pddpm,
     reflect,
@@ -44,10 +46,12 @@ ON_PIXELS = {
     "THOR": thor,
     "IterMask2": itermask2,
     "Wolleb (synthetic labels)": wolleb,
-    # benchmarks/results lack these three.
+    # benchmarks/results lack these five; the last three have networks of their own.
     "Noise-agnostic": noise_agnostic,
     "Disyre": disyre,
-    "U-Net on drawn anomalies": drawn_unet,  # its network is its own
+    "U-Net on drawn anomalies": drawn_unet,
+    "Memory bank (self-trained)": memory_bank,
+    "DPMM (self-trained)": dpmm,
 }
 ON_LATENTS = {"DeCo-Diff": deco_diff, "REFLECT": reflect}
 NOISE_ALONE = "MAD-AD, noise alone"

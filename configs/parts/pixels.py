@@ -102,3 +102,39 @@ SMALL_BAUR = {
     "eval.batch_size": 24,
     "map.sigma": 5.0,
 }
+
+# Methods on tokens of a frozen network: AnomalyDINO's (Damm et al. 2024). Nothing is trained.
+TOKENS = {
+    "data.image_size": 256,
+    "features.network": "dinov2_s14",
+    "features.image_size": 448,
+    "features.position_resize": "size",
+    "map.inside_brain": True,
+    "synthesis.share": 0.0,
+}
+
+# For two CPU cores, without public weights: a masked autoencoder of 0.9 M weights, trained on the
+# healthy slices.
+SMALL_TOKENS = {
+    "data.image_size": 96,
+    "features.network": "masked",
+    "features.image_size": 96,
+    "features.masked.patch": 6,
+    "features.masked.hidden_size": 128,
+    "features.masked.depth": 4,
+    "features.masked.num_heads": 4,
+    "train.steps": 200,
+    "train.batch_size": 8,
+    "train.ema_decay": 0.98,
+    "optim.name": "muon",
+    "optim.lr": 2e-3,
+    "optim.schedule": "warmup_cosine",
+    "optim.warmup_epochs": 0.2,
+    "optim.final_lr_ratio": 0.03,
+    "optim.grad_clip_norm": 1.0,
+    "log.every_steps": 20,
+    "log.validate_every_steps": 100,
+    "checkpoint.every_steps": 100,
+    "eval.batch_size": 24,
+    "map.sigma": 5.0,
+}

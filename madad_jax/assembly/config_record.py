@@ -62,7 +62,7 @@ EXECUTION = {
     "denoiser.scan": False,
 }
 # Where weights lie. A stage is bound to what they are (`experiment.stage_inputs`).
-WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init")
+WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init", "features.weights")
 # Where things lie on the machine of a run: nothing of a model that is handed on.
 _PLACES = (
     *WEIGHTS,
@@ -99,18 +99,22 @@ def plain(config: config_dict.ConfigDict) -> dict[str, Any]:
     return record
 
 
-def stage_keys(config: config_dict.ConfigDict, on_latents: bool) -> dict[str, tuple[str, ...]]:
+def stage_keys(
+    config: config_dict.ConfigDict, on_latents: bool, on_tokens: bool = False
+) -> dict[str, tuple[str, ...]]:
     """{stage: keys that its result depends on}.
 
     The trained detector depends on its method's own section too, and on nothing of the
-    autoencoder where the method works on images.
+    autoencoder where the method works on images. A method on tokens has a stage that trains its
+    network, and both depend on `features`.
     """
     denoiser = tuple(k for k in _DENOISER_KEYS if on_latents or k != "autoencoder")
-    return {
-        "autoencoder": AUTOENCODER_KEYS,
-        "latents": AUTOENCODER_KEYS,
-        "denoiser": (*denoiser, f"methods.{config.method}"),
-    }
+    own = (f"methods.{config.method}",)
+    stages = {"autoencoder": AUTOENCODER_KEYS, "latents": AUTOENCODER_KEYS}
+    if on_tokens:
+        denoiser = (*denoiser, "features")
+        stages["encoder"] = denoiser
+    return stages | {"denoiser": (*denoiser, *own)}
 
 
 def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -24,10 +24,12 @@ from madad_jax.methods import (
     ddpm,
     deco_diff,
     disyre,
+    dpmm,
     drawn_unet,
     itermask2,
     madad,
     maediff,
+    memory_bank,
     noise_agnostic,
     pddpm,
     reflect,
@@ -50,6 +52,7 @@ class Entry:
       lpips: its `inference.lpips` may name weights of LPIPS.
       pixel_mask: key of its section with the widths of a mask network at image resolution, which
         is off where there are none; "": it has no such network.
+      tokens: compares tokens of the network of `config.features`, and is fitted (`base.Fitted`).
       title: in reports; "": its key.
     """
 
@@ -57,6 +60,7 @@ class Entry:
     latent: bool = False
     lpips: bool = False
     pixel_mask: str = ""
+    tokens: bool = False
     title: str = ""
 
 
@@ -80,6 +84,8 @@ METHODS = {
     "drawn_unet": Entry(
         drawn_unet.build, pixel_mask="network.widths", title="U-Net on drawn anomalies"
     ),
+    "memory_bank": Entry(memory_bank.build, tokens=True, title="Memory bank of tokens"),
+    "dpmm": Entry(dpmm.build, tokens=True, title="DPMM of tokens"),
     "deco_diff": Entry(deco_diff.build, latent=True),
     "reflect": Entry(reflect.build, latent=True),
 }
@@ -100,6 +106,12 @@ def detector(config: config_dict.ConfigDict) -> base.Method:
         return method
     sigma = networks.smoothing_sigma(config)
     return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
+
+
+def fitted(config: config_dict.ConfigDict) -> base.Fitted | None:
+    """The method on tokens, without what is around it; None for a method of another kind."""
+    entry = _entry(config)
+    return entry.build(shared_lib.ConfigShared(config), _section(config)) if entry.tokens else None
 
 
 def learns_from_labels(config: config_dict.ConfigDict) -> bool:
@@ -124,7 +136,9 @@ def has_pixel_mask(config: config_dict.ConfigDict) -> bool:
 
 def title(config: config_dict.ConfigDict) -> str:
     """The method's name as reports write it."""
-    return _entry(config).title or config.method
+    name = _entry(config).title or config.method
+    untrained = _entry(config).tokens and not networks.features(config).trained
+    return f"{name}, untrained backbone" if untrained else name
 
 
 def read_weights(config: config_dict.ConfigDict) -> Params:

@@ -7,10 +7,13 @@ from etils import epath
 from ml_collections import config_dict
 
 from madad_jax.anomaly_maps import healthy_groups as atlas
-from madad_jax.convert import containers
+from madad_jax.convert import containers, vit_weights
 from madad_jax.core import errors
+from madad_jax.core.types import Params
 from madad_jax.methods import autoencoder as autoencoder_method
-from madad_jax.models import interfaces, registry
+from madad_jax.methods import masked_pretraining
+from madad_jax.methods import shared as shared_lib
+from madad_jax.models import image_networks, interfaces, registry
 from madad_jax.models.networks import lpips
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
@@ -97,6 +100,41 @@ def classifier(
 ) -> interfaces.Classifier:
     """A classifier for images with these settings, computed in the denoiser's type."""
     return registry.classifier(**settings, dtype=config.denoiser.dtype)
+
+
+def features(config: config_dict.ConfigDict) -> shared_lib.Features:
+    """The network of `config.features`. Raises UserError for an unknown one."""
+    c = config.features
+    pretraining = masked_pretraining_of(config)
+    if pretraining is None:
+        encoder = image_networks.vision_transformer(
+            c.network, position_resize=c.position_resize, dtype=c.dtype
+        )
+        return shared_lib.Features(encoder, c.image_size, trained=bool(c.weights))
+    if c.weights:
+        raise errors.UserError(
+            f"features.weights: found {c.weights!r} with features.network=masked, which is trained "
+            "here; accepted: empty, or another network"
+        )
+    return shared_lib.Features(pretraining.encoder, c.image_size, trained=True)
+
+
+def masked_pretraining_of(
+    config: config_dict.ConfigDict,
+) -> masked_pretraining.MaskedPretraining | None:
+    """What trains the network of `config.features` here; None where it is a published one."""
+    c = config.features
+    if c.network != "masked":
+        return None
+    settings = c.masked.to_dict()
+    ratio = settings.pop("ratio")
+    encoder = image_networks.masked_autoencoder("features.masked", **settings, dtype=c.dtype)
+    return masked_pretraining.MaskedPretraining(encoder, c.image_size, ratio)
+
+
+def read_features(config: config_dict.ConfigDict) -> Params:
+    """Weights of `features.weights`. Raises UserError as `vit_weights.read` does."""
+    return vit_weights.read(config.features.weights, features(config).encoder)
 
 
 def atlas_options(config: config_dict.ConfigDict) -> atlas.Options:

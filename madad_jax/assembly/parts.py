@@ -64,6 +64,25 @@ class AutoencoderParts:
 
 
 @dataclasses.dataclass(frozen=True)
+class FeatureParts:
+    """The network of a method on tokens, and the method.
+
+    Attributes:
+      method: computed from healthy slices.
+      weights: file of published weights; "": none.
+      read: gives the network's parameters from that file. Raises UserError where they do not fit.
+      pretraining: trains the network here; None: it is published, or stays as it was drawn.
+      plan: how it is trained, in a stage of its own.
+    """
+
+    method: base.Fitted
+    weights: str
+    read: Callable[[], Params]
+    pretraining: base.Method | None
+    plan: training_lib.StagePlan
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """All that a run is made of.
 
@@ -90,6 +109,7 @@ class Parts:
       summary: {label: value} for the report.
       record: the whole config as JSON holds it.
       atlas: of healthy slices, which the method reads; 0 groups: none.
+      features: None for a method that is trained by gradients.
       stage_keys: {stage: keys that its result depends on}.
     """
 
@@ -116,6 +136,7 @@ class Parts:
     record: Mapping[str, Any]
     stage_keys: Mapping[str, tuple[str, ...]]
     atlas: atlas_lib.Options
+    features: FeatureParts | None = None
 
     def image_spec(self, batch_size: int = 1) -> Batch:
         """Shapes of a batch of images."""
@@ -156,7 +177,7 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         config = _with_plain_convolutions(config)
     # Before the builders, whose errors would name what a wrong value led to.
     values.check_values(config)
-    on_latents = methods.stands_on_latents(config)
+    on_latents, fitted = methods.stands_on_latents(config), methods.fitted(config)
     return Parts(
         name=config.name,
         title=f"{methods.title(config)}: {config.name}",
@@ -180,8 +201,9 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         preset_changes=preset_changes.list_changes(config),
         summary=_summary(config),
         record=config_record.plain(config),
-        stage_keys=config_record.stage_keys(config, on_latents),
+        stage_keys=config_record.stage_keys(config, on_latents, fitted is not None),
         atlas=networks.atlas_options(config),
+        features=_feature_parts(config, fitted),
     )
 
 
@@ -207,15 +229,34 @@ def _autoencoder_parts(config: config_dict.ConfigDict) -> AutoencoderParts:
     )
 
 
+def _feature_parts(
+    config: config_dict.ConfigDict, fitted: base.Fitted | None
+) -> FeatureParts | None:
+    if fitted is None:
+        return None
+    plan = training_lib.stage_plan(config, "denoiser")
+    return FeatureParts(
+        method=fitted,
+        weights=config.features.weights,
+        read=lambda: networks.read_features(config),
+        pretraining=networks.masked_pretraining_of(config),
+        plan=dataclasses.replace(plan, stage="encoder"),
+    )
+
+
 def _summary(config: config_dict.ConfigDict) -> dict[str, Any]:
     """What of the config a reader of the report asks for first."""
     own = config.methods[config.method].to_dict()
     inference = own.pop("inference", {})
+    network = f"{config.denoiser.name} {config.denoiser.size}"
+    if methods.fitted(config) is not None:
+        trained = networks.features(config).trained
+        network = config.features.network + ("" if trained else ", untrained backbone")
     return {
         "seed": config.seed,
         "modality": config.data.modality,
         "image size": config.data.image_size,
-        "denoiser": f"{config.denoiser.name} {config.denoiser.size}",
+        "denoiser": network,
         "method": config.method,
         "its settings": own,
         "its inference": inference,

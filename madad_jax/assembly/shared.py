@@ -9,6 +9,7 @@ from madad_jax.assembly import networks
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import partial
 from madad_jax.diffusion import schedule as schedule_lib
+from madad_jax.methods import shared as shared_lib
 from madad_jax.models import image_networks, interfaces
 from madad_jax.synthesis import shapes
 
@@ -44,6 +45,10 @@ class ConfigShared:
         """A network from an image to a mask, computed as the denoiser is."""
         c = self._config.denoiser
         return image_networks.mask_network(**settings, convolution=c.convolution, dtype=c.dtype)
+
+    def features(self) -> shared_lib.Features:
+        """The network of `config.features`."""
+        return networks.features(self._config)
 
     def schedule(self) -> schedule_lib.Schedule:
         """The noise schedule of `config.diffusion`."""

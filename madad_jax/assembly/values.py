@@ -46,6 +46,11 @@ def check_values(config: config_dict.ConfigDict) -> None:
             "set data.latents=live"
         )
     _check_pixel_mask(config, cached)
+    if config.denoiser.init and methods.fitted(config) is not None:
+        raise errors.UserError(
+            f"denoiser.init: found {config.denoiser.init!r} with method={config.method}, which is "
+            "computed from healthy slices and starts from no weights; accepted: empty"
+        )
     if cached and config.synthesis.share > 0:
         raise errors.UserError(
             f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "

@@ -31,19 +31,28 @@ LISTED = 10  # names spelt out per complaint; the rest is a count
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """How one kind of network is named: published module name and unit axes, by our path."""
+    """How one kind of network is named: published module name and unit axes, by our path.
+
+    `tables` are parameters of no layer, that keep their axes: {leaf of ours: (name there, its
+    leading axes of length 1)}.
+    """
 
     kind: str
     module_name: Callable[[tuple[str, ...]], str]
     unit_axes: Callable[[tuple[str, ...]], int]
+    tables: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
     def key(self, path: tuple[str, ...]) -> str:
         """State-dict key of the tensor at `path` of our tree."""
+        if path[-1] in self.tables:
+            return ".".join(filter(None, (self.module_name(path[:-1]), self.tables[path[-1]][0])))
         leaf = "bias" if path[-1] == "bias" else "weight"
         return f"{self.module_name(path[:-1])}.{leaf}"
 
     def official_shape(self, path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape there of a tensor of `shape` here."""
+        if path[-1] in self.tables:
+            return (1,) * self.tables[path[-1]][1] + shape
         if path[-1] == "bias":
             return (math.prod(shape),)
         if len(shape) == 4:
@@ -53,6 +62,10 @@ class Naming:
         if len(shape) == 2:
             return (shape[1], shape[0]) + (1,) * self.unit_axes(path[:-1])
         return shape
+
+    def turns(self, path: tuple[str, ...]) -> bool:
+        """Whether the axes of the tensor at `path` have another order there."""
+        return path[-1] != "bias" and path[-1] not in self.tables
 
 
 def flatten(params: Any) -> dict[tuple[str, ...], Any]:
@@ -67,7 +80,7 @@ def to_official(params: Any, naming: Naming) -> dict[str, np.ndarray]:
     for path, leaf in flatten(params).items():
         array = np.asarray(leaf, np.float32)
         shape = naming.official_shape(path, array.shape)
-        if path[-1] != "bias":
+        if naming.turns(path):
             array = array.transpose(_AXES[array.ndim])
         state[naming.key(path)] = np.ascontiguousarray(array).reshape(shape)
     return state
@@ -89,7 +102,7 @@ def to_ours(state: Mapping[str, np.ndarray], template: Any, naming: Naming) -> d
     params: dict[str, Any] = {}
     for path, leaf in wanted.items():
         array = np.asarray(state[naming.key(path)], np.float32)
-        if path[-1] != "bias":
+        if naming.turns(path):
             there = [leaf.shape[axis] for axis in _AXES[len(leaf.shape)]]
             array = array.reshape(there).transpose(np.argsort(_AXES[len(leaf.shape)]))
         array = array.reshape(leaf.shape)

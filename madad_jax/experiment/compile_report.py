@@ -142,7 +142,10 @@ def programs(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> Iterator[tuple[
     if made is not None and not made.run:
         spec = parts.image_spec(made.plan.batch_size)
         yield "autoencoder step", lower_step(made.method, made.plan, spec, {}, mesh)
-    yield denoiser_step(parts, mesh)
+    if parts.features is None:
+        yield denoiser_step(parts, mesh)
+    elif parts.features.pretraining is not None:
+        yield encoder_step(parts, mesh)
     if made is not None and parts.data.cached_latents:
         images = parts.image_spec(parts.evaluation.batch_size)
         image = _sharded(images["image"], mesh_lib.batch_sharding(mesh))
@@ -174,6 +177,13 @@ def denoiser_step(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> tuple[str,
             frozen = frozen.without_autoencoder()
     values = _sharded(frozen.values, mesh_lib.replicated(mesh))
     return name, lower_step(parts.method, parts.plan, parts.train_spec(), values, mesh)
+
+
+def encoder_step(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
+    """(name, lowered program) of a step that trains the network of a method on tokens."""
+    made = parts.features
+    spec = parts.image_spec(made.plan.batch_size)
+    return "encoder step", lower_step(made.pretraining, made.plan, spec, {}, mesh)
 
 
 def lower_step(

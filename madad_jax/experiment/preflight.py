@@ -82,6 +82,8 @@ def check_programs(parts: parts_lib.Parts) -> None:
     spec = parts.image_spec()
     if parts.autoencoder is not None:
         _trace(parts.autoencoder.method, {}, spec, spec)
+    if parts.features is not None and parts.features.pretraining is not None:
+        _trace(parts.features.pretraining, {}, spec, spec)
     frozen = frozen_weights.FrozenWeights.abstract(parts)
     _trace(parts.method, frozen.values, parts.train_spec(1), spec)
 

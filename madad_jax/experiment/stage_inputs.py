@@ -24,9 +24,16 @@ _LOG = logging.getLogger(__name__)
 FILE = "inputs.json"
 MEASURED = "measured"  # what no key of the config names: the run's own measurements
 AUTOENCODER, LPIPS, INITIAL = "autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init"
-_WHAT = {AUTOENCODER: "autoencoder weights", LPIPS: "LPIPS weights", INITIAL: "initial weights"}
+FEATURES = "features.weights"
+FILES = (LPIPS, FEATURES)  # the others are folders of runs
+_WHAT = {
+    AUTOENCODER: "autoencoder weights",
+    LPIPS: "LPIPS weights",
+    INITIAL: "initial weights",
+    FEATURES: "weights of the network",
+}
 # Read by training alone: what is finished can be scored without them.
-_TRAINING_ALONE = (LPIPS, INITIAL)
+_TRAINING_ALONE = (LPIPS, INITIAL, FEATURES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from madad_jax.data.sources import labelled
 from madad_jax.devices import batches
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.experiment import (
+    fit_stage,
     frozen_weights,
     healthy_atlas,
     latent_cache,
@@ -275,6 +276,10 @@ def train_denoiser(
     """The method itself, on images or on the frozen autoencoder's latents."""
     if workdir.is_complete("denoiser"):
         _LOG.info("denoiser: complete")
+        return
+    if parts.features is not None:
+        steps = fit_stage.fit(parts, workdir, inputs, stop)
+        workdir.mark("denoiser", steps=steps)
         return
     frozen, first = load_frozen(parts, workdir, inputs), None
     if frozen.autoencoder:

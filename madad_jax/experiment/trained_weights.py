@@ -83,6 +83,9 @@ def weights_read_by(
         _, digest = _same_step(workdir, folder)
         place = str(folder.parent.parent)
         found.append(stage_inputs.Weights(stage_inputs.AUTOENCODER, made.run, place, digest))
+    if parts.features is not None and parts.features.weights:
+        path, key = parts.features.weights, stage_inputs.FEATURES
+        found.append(stage_inputs.Weights(key, path, path, _digest_at(workdir, key, path)))
     if parts.initial_run:
         run = parts.initial_run
         digest = _digest_at(workdir, stage_inputs.INITIAL, run)
@@ -107,7 +110,7 @@ def bind(parts: parts_lib.Parts, workdir: workdir_lib.Workdir, stage: str) -> No
 def _digest_at(workdir: workdir_lib.Workdir, key: str, path: str) -> str | None:
     """Digest of what lies at a path that the config has under `key`; None: nothing whole."""
     try:
-        if key == stage_inputs.LPIPS:
+        if key in stage_inputs.FILES:
             return atomic_files.sha256(path)
         if key == stage_inputs.INITIAL:
             folder, part = checkpoints_of(path, "denoiser", key), ""
@@ -163,6 +166,18 @@ def restore_denoiser(
       UserError: no checkpoint, or one of another model.
     """
     return saver.restore_ema(folder, _abstract(parts, mesh, parts.method), step)[0]
+
+
+def restore_encoder(
+    parts: parts_lib.Parts, workdir: workdir_lib.Workdir, mesh: jax.sharding.Mesh
+) -> Params:
+    """The averaged weights of a network for tokens that was trained here.
+
+    Raises:
+      UserError: no checkpoint, or one of another model.
+    """
+    abstract = _abstract(parts, mesh, parts.features.pretraining)
+    return saver.restore_ema(workdir.checkpoints("encoder"), abstract)[0]
 
 
 def _abstract(parts: parts_lib.Parts, mesh: jax.sharding.Mesh, method: base.Method) -> Params:

@@ -5,6 +5,7 @@ A method is a frozen dataclass of options and network functions. It holds no arr
 and both are passed in, so that a method can be closed over by `jax.jit` for free.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -42,6 +43,48 @@ class Method(Protocol):
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array
     ) -> dict[str, jax.Array]:
         """`map` [b,H,W], `reconstruction` [b,H,W,1], and further maps named `*_map`."""
+        ...
+
+
+@runtime_checkable
+class HealthySlices(Protocol):
+    """All training slices once: `len` of them, iterated in batches of one shape.
+
+    A batch has `image` [b,H,W,1] and `brain_mask` [b,H,W]; the last one is filled up with slices
+    that have no brain.
+    """
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of numpy arrays."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Method, Protocol):
+    """A method that is computed from healthy slices, on a network that it does not train.
+
+    Its parameters hold that network's as `encoder`. `loss` is measured and never followed.
+    """
+
+    def fit(
+        self,
+        params: Params,
+        slices: HealthySlices,
+        key: jax.Array,
+        progress: Callable[[str], None],
+    ) -> Params:
+        """All parameters, given those of the network.
+
+        Args:
+          params: `encoder` is used.
+          slices: healthy ones.
+          key: of every draw: the same key and slices give the same parameters.
+          progress: called between steps with what is done; may raise to end the work.
+        """
         ...
 
 

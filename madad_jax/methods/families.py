@@ -1,14 +1,17 @@
 """What methods of one kind share: those on latents, on images, with partial noising, with a
-bottleneck.
+bottleneck, on tokens.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
 
 from madad_jax.anomaly_maps import difference, fused, structure
+from madad_jax.anomaly_maps import tokens as tokens_lib
+from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import partial
 from madad_jax.methods import base
@@ -217,3 +220,121 @@ class Bottleneck:
         x = batch["image"]
         x_hat, _, _ = self.network.apply(params, x)
         return {"map": self.residual(x_hat, x, batch["brain_mask"]), "reconstruction": x_hat}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnTokens:
+    """What methods share that compare tokens of slices with tokens of healthy ones.
+
+    Parameters are {"encoder": the network's, and what `fit` computed}. Nothing is learned by
+    gradients here: `fit` looks at healthy slices, and `distance` at a slice.
+
+    Attributes:
+      encoder: image -> one vector a patch; vectors are brought to length 1.
+      image_size: side in pixels that slices are brought to first (cubic, antialiased).
+      residual: smooths the map and keeps it inside the brain.
+      pooling: side of the neighbourhood of patches that a token is the mean of; 1: itself.
+      most_tokens: of all healthy slices that `fit` keeps in memory; more are drawn from evenly.
+    """
+
+    encoder: image_networks.FeatureEncoder
+    image_size: int
+    residual: difference.Residual
+    name: str
+    pooling: int = 1
+    most_tokens: int = 300_000
+
+    def __post_init__(self):
+        if self.image_size < 1 or self.image_size % self.encoder.patch:
+            raise errors.UserError(
+                f"features.image_size: found {self.image_size}, accepted: multiples of the "
+                f"network's patch of {self.encoder.patch} pixels"
+            )
+        method = self.name.partition(" ")[0]
+        if self.pooling < 1 or self.pooling % 2 == 0 or self.most_tokens < 1:
+            raise errors.UserError(
+                f"methods.{method}.pooling, most_tokens: found {self.pooling}, "
+                f"{self.most_tokens}; accepted: an odd number, at least 1"
+            )
+
+    def init(self, key: jax.Array, batch_spec: Batch) -> Params:
+        """Drawn parameters of the network, and those of `fit` all 0."""
+        del batch_spec
+        shape = (1, self.image_size, self.image_size, 1)
+        return {"encoder": self.encoder.init(key, shape), **self.empty()}
+
+    def empty(self) -> Params:
+        """What `fit` computes, all 0."""
+        raise NotImplementedError
+
+    def distance(self, params: Params, tokens: Float[jax.Array, "n d"]) -> Float[jax.Array, " n"]:
+        """How far tokens are from healthy ones."""
+        raise NotImplementedError
+
+    def tokens(self, params: Params, images: Float[jax.Array, "b H W 1"]) -> jax.Array:
+        """Vectors of length 1, [b, h, w, d]."""
+        images = resize_images(images, self.image_size)
+        found = self.encoder.tokens(params["encoder"], images)
+        return tokens_lib.unit(tokens_lib.pool(tokens_lib.unit(found), self.pooling))
+
+    def healthy_tokens(
+        self, params: Params, slices: base.HealthySlices, key: jax.Array
+    ) -> Float32[np.ndarray, "n d"]:
+        """Tokens inside the brain of all slices, at most `most_tokens`.
+
+        Raises UserError where no slice holds brain.
+        """
+
+        @jax.jit
+        def look(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            found = self.tokens(params, batch["image"])
+            return found, tokens_lib.inside(batch["brain_mask"], found.shape[1:3])
+
+        draw = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        # A share of each slice: slices of one level of the head would else fill the memory.
+        each = max(1, self.most_tokens // max(1, len(slices)))
+        rows = [np.zeros((0, self.encoder.width), np.float32)]
+        for batch in slices:
+            for vectors, brain in zip(*jax.device_get(look(params, batch)), strict=True):
+                kept = vectors[brain]
+                if len(kept) > each:
+                    kept = kept[np.sort(draw.choice(len(kept), each, replace=False))]
+                rows.append(kept)
+        found = np.concatenate(rows)
+        if not len(found):
+            raise errors.UserError("data.train: no brain in any slice; look at the brain masks")
+        return found
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
+    ) -> tuple[jax.Array, Metrics]:
+        """Mean distance of the tokens inside the brain: what healthy slices have left."""
+        del frozen, key, train
+        distance, brain = self._score(params, batch)
+        loss = (distance * brain).sum() / jnp.maximum(brain.sum(), 1)
+        return loss, {"loss": loss}
+
+    def anomaly_map(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """`map` [b,H,W] and, as `reconstruction` [b,H,W,1], the slice itself."""
+        del frozen, key
+        distance, brain = self._score(params, batch)
+        images = batch["image"]
+        maps = tokens_lib.to_maps(distance * brain, images.shape[1:3])
+        maps = self.residual.finish(maps, batch["brain_mask"])
+        return {"map": maps, "reconstruction": images}
+
+    def _score(self, params: Params, batch: Batch) -> tuple[jax.Array, Bool[jax.Array, "b h w"]]:
+        """(distance, whether the patch is brain) of each token [b, h, w]."""
+        found = self.tokens(params, batch["image"])
+        distance = self.distance(params, found.reshape(-1, found.shape[-1]))
+        grid = found.shape[1:3]
+        return distance.reshape(-1, *grid), tokens_lib.inside(batch["brain_mask"], grid)
+
+
+def resize_images(images: Float[jax.Array, "b H W 1"], side: int) -> Float[jax.Array, "b h w 1"]:
+    """Images of `side` x `side` pixels, cubic and antialiased; of that side, as they are."""
+    if images.shape[1:3] == (side, side):
+        return images
+    return jax.image.resize(images, (len(images), side, side, 1), "cubic", antialias=True)

@@ -20,6 +20,21 @@ from madad_jax.synthesis import acquisition, drawn, shapes
 _FUSED = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
 
 
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The network whose tokens a method compares.
+
+    Attributes:
+      encoder: gives them.
+      image_size: side in pixels that slices are brought to first.
+      trained: whether its weights were read or are trained here; else they are drawn.
+    """
+
+    encoder: image_networks.FeatureEncoder
+    image_size: int
+    trained: bool
+
+
 @runtime_checkable
 class Shared(Protocol):
     """The shared sections, as objects.
@@ -56,6 +71,10 @@ class Shared(Protocol):
 
     def mask_network(self, settings: Mapping[str, Any]) -> image_networks.MaskNetwork:
         """A network from an image to a mask of its pixels."""
+        ...
+
+    def features(self) -> Features:
+        """The network of `config.features`."""
         ...
 
     def schedule(self) -> schedule.Schedule:
@@ -134,6 +153,18 @@ def reverse(inference: Settings) -> partial.Reverse:
     if getattr(inference, "adaptive_limit", 0.0) > 0:
         adaptive = partial.Adaptive(inference.adaptive_limit, inference.adaptive_first)
     return partial.Reverse(inference.start, inference.steps, inference.eta, adaptive)
+
+
+def token_parts(shared: Shared, name: str) -> dict[str, Any]:
+    """The fields that every method on tokens has, and its name, which says where nothing but the
+    seed made the network."""
+    features = shared.features()
+    return {
+        "encoder": features.encoder,
+        "image_size": features.image_size,
+        "residual": difference.Residual(sigma=shared.sigma, inside_brain=shared.inside_brain),
+        "name": name if features.trained else f"{name} (untrained backbone)",
+    }
 
 
 def pixel_parts(shared: Shared, settings: Settings) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Networks from image to image that are no denoisers, as small frozen objects of pure functions.
+"""Networks on images that are no denoisers, as small frozen objects of pure functions.
 
 As in `registry.py`: settings are plain keyword arguments, parameters plain nested dicts that are
 passed in.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,42 @@ from jaxtyping import Float, Shaped
 from madad_jax.core import errors
 from madad_jax.models import registry
 from madad_jax.models.layers import basic, initialize
-from madad_jax.models.networks import bottleneck, mask_unet, masked_encoder
+from madad_jax.models.networks import bottleneck, mask_unet, masked_encoder, vit
 
 Array = jax.Array
 Params = Any  # nested dict of arrays
+
+# Of the photographs that published encoders were trained on, in [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """An image to a vector for each of its patches.
+
+    Attributes:
+      patch: side of a patch in pixels.
+      width: length of a vector.
+    """
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters for images of `image_shape` (b, H, W, 1)."""
+        ...
+
+    def tokens(self, params: Params, image: Float[Array, "b H W 1"]) -> Float[Array, "b h w d"]:
+        """Vectors of images in [-1, 1]; sides must be multiples of `patch`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +92,18 @@ class Reconstructor:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedEncoder:
-    """Guesses hidden squares of an image from the visible ones; `patch` is their side."""
+    """Guesses hidden squares of an image from the visible ones; `patch` is their side.
+
+    A `FeatureEncoder` too: with all squares visible, its encoder gives a vector for each.
+    """
 
     patch: int
     _module: Any = dataclasses.field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Length of a vector of `tokens`."""
+        return self._module.hidden_size
 
     def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
         """Fresh parameters for images of `image_shape` (b, H, W, c)."""
@@ -73,10 +113,59 @@ class MaskedEncoder:
         return initialize.init(self._module, key, _images(image_shape), visible)
 
     def apply(
-        self, params: Params, image: Float[Array, "b H W c"], visible: Float[Array, "b h w"]
+        self,
+        params: Params,
+        image: Float[Array, "b H W c"],
+        visible: Float[Array, "b h w"],
+        keep: int = 0,
     ) -> Float[Array, "b H W c"]:
-        """The guess of the whole image; squares with visible = 0 are not read."""
-        return self._module.apply({"params": params}, image, visible)
+        """The guess of the whole image; squares with visible = 0 are not read.
+
+        `keep`: exactly so many are visible in each image, which computes less; 0: not known.
+        """
+        return self._module.apply({"params": params}, image, visible, keep=keep)
+
+    def tokens(self, params: Params, image: Float[Array, "b H W 1"]) -> Float[Array, "b h w d"]:
+        """The encoder's vectors, float32, where every square is visible."""
+        b, height, width, _ = image.shape
+        visible = jnp.ones((b, height // self.patch, width // self.patch))
+        return self._module.apply({"params": params}, image, visible, features=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTransformer:
+    """DINOv2 or DINOv3 (`networks/vit.py`) as a `FeatureEncoder`.
+
+    A slice has one grey channel: it is repeated for the three of photographs, brought from [-1, 1]
+    to [0, 1], and normalised as photographs are.
+    """
+
+    _module: Any = dataclasses.field(repr=False)
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self._module.patch
+
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+        return self._module.hidden_size
+
+    def init(self, key: Shaped[Array, "..."], image_shape: tuple[int, int, int, int]) -> Params:
+        """Fresh parameters, which are those of any image."""
+        del image_shape
+        shape = (1, self.patch, self.patch, 3)
+        return initialize.init(self._module, key, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    def apply(self, params: Params, image: Float[Array, "b H W 3"]) -> Float[Array, "b h w d"]:
+        """Vectors of normalised colour images, float32."""
+        return self._module.apply({"params": params}, image)
+
+    def tokens(self, params: Params, image: Float[Array, "b H W 1"]) -> Float[Array, "b h w d"]:
+        """Vectors of slices in [-1, 1], float32."""
+        colour = (0.5 * (image + 1.0) - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
+        return self.apply(params, colour)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,21 +210,50 @@ def reconstructor(**kwargs: Any) -> Reconstructor:
     return Reconstructor(_module=module)
 
 
-def masked_autoencoder(**kwargs: Any) -> MaskedEncoder:
-    """A masked autoencoder: patch=8, hidden_size=128, depth=4, decoder_depth=1, num_heads=4,
-    dtype="float32".
+def masked_autoencoder(section: str = "maediff", **kwargs: Any) -> MaskedEncoder:
+    """A masked autoencoder of the settings in `section` of a config.
+
+    patch=8, hidden_size=128, depth=4, decoder_depth=1, num_heads=4, dtype="float32".
 
     Raises:
         UserError: unknown or contradictory settings.
     """
-    settings = registry.check_settings("maediff", masked_encoder.MaskedEncoder, kwargs)
+    settings = registry.check_settings(section, masked_encoder.MaskedEncoder, kwargs)
     module = masked_encoder.MaskedEncoder(**settings)
+    if min(module.patch, module.hidden_size, module.num_heads) < 1:
+        raise errors.UserError(
+            f"{section}.patch, hidden_size, num_heads: found {module.patch}, "
+            f"{module.hidden_size}, {module.num_heads}; accepted: at least 1"
+        )
     if module.hidden_size % module.num_heads or module.hidden_size % 4:
         raise errors.UserError(
-            f"maediff.hidden_size: {module.hidden_size} must be divisible by "
+            f"{section}.hidden_size: {module.hidden_size} must be divisible by "
             f"num_heads={module.num_heads} and by 4"
         )
     return MaskedEncoder(patch=module.patch, _module=module)
+
+
+def vision_transformer(network: str = "dinov2_s14", **kwargs: Any) -> VisionTransformer:
+    """A published vision transformer by its name in `vit.NETWORKS`.
+
+    position_resize="size" ("offset"; of a table without registers), attention="chunked",
+    dtype="float32".
+
+    Raises:
+        UserError: an unknown name, or unknown or contradictory settings.
+    """
+    if network not in vit.NETWORKS:
+        raise errors.UserError(
+            f"features.network: found {network!r}, accepted are {', '.join(vit.NETWORKS)}, masked"
+        )
+    settings = registry.check_settings("features", vit.VisionTransformer, kwargs)
+    resize = settings.get("position_resize", "size")
+    if resize not in vit.RESIZES:
+        raise errors.UserError(
+            f"features.position_resize: found {resize!r}, accepted are {', '.join(vit.RESIZES)}"
+        )
+    # With registers there is one way that positions were resized, and with RoPE nothing to resize.
+    return VisionTransformer(_module=vit.VisionTransformer(**(settings | vit.NETWORKS[network])))
 
 
 def mask_network(**kwargs: Any) -> MaskNetwork:

@@ -11,8 +11,10 @@ METHODS = (
     *("ddpm", "anoddpm", "pddpm", "autoddpm", "thor", "itermask2", "wolleb"),
     *("ae", "vae", "dae", "maediff", "drawn_unet", "deco_diff", "reflect"),
     *("noise_agnostic", "disyre"),
+    *("memory_bank", "dpmm"),
 )
 ON_LATENTS = ("deco_diff", "reflect")
+ON_TOKENS = ("memory_bank", "dpmm")  # their network is trained in a stage of its own
 SHORT = (
     *("--config.train.steps=40", "--config.train.batch_size=8", "--config.log.every_steps=5"),
     *("--config.log.validate_every_steps=20", "--config.checkpoint.every_steps=20"),
@@ -47,7 +49,8 @@ def test_trains_and_is_scored_beside_the_rows_that_learn_nothing(name, command, 
     out, err = started.communicate(timeout=1200)
     assert started.returncode == 0, err[-2000:]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    stage = [line for line in lines if line["stage"] == "denoiser"]
+    trains = "encoder" if name in ON_TOKENS else "denoiser"
+    stage = [line for line in lines if line["stage"] == trains]
     # First the mean over the first steps, last the validation of the averaged weights; or the share
     # of what answering 0 costs, where that differs more from batch to batch than the answer.
     losses = [line["loss"] for line in stage]

@@ -99,6 +99,7 @@ class Linear(nn.Module):
     features: int
     init_scheme: str | float = "torch"
     dtype: str = "float32"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "*batch c"]) -> Shaped[jax.Array, "*batch d"]:
@@ -114,11 +115,12 @@ class Linear(nn.Module):
             else:
                 kernel_init = initialize.normal(self.init_scheme)
         kernel = self.param("kernel", kernel_init, (channels, self.features))
-        bias = self.param("bias", bias_init, (self.features,))
         # One matrix product: XLA's CPU code runs the kernel's gradient of a batched product, which
         # sums over two axes, two to three times slower.
         rows = x.astype(self.dtype).reshape(-1, channels)
-        y = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        y = rows @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -183,12 +185,14 @@ class GroupNorm(nn.Module):
         return jnp.repeat(per_group, c // self.num_groups, axis=-1)[:, None, None, :]
 
 
-def layer_norm(x: Shaped[jax.Array, "b n c"], dtype: str) -> Shaped[jax.Array, "b n c"]:
-    """LayerNorm without scale and bias, eps 1e-6, float32 statistics, result in `dtype`."""
+def layer_norm(
+    x: Shaped[jax.Array, "b n c"], dtype: str, epsilon: float = 1e-6
+) -> Shaped[jax.Array, "b n c"]:
+    """LayerNorm without scale and bias, float32 statistics, result in `dtype`."""
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + 1e-6)).astype(dtype)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(dtype)
 
 
 def space_to_depth(x: Shaped[jax.Array, "b H W c"], side: int) -> Shaped[jax.Array, "b h w d"]:

@@ -61,25 +61,46 @@ class MaskedEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "b H W c"], visible: Float[jax.Array, "b h w"]
-    ) -> Float[jax.Array, "b H W c"]:
-        """`visible` [b, H/patch, W/patch] is 1 where the square may be read."""
+        self,
+        x: Float[jax.Array, "b H W c"],
+        visible: Float[jax.Array, "b h w"],
+        features: bool = False,
+        keep: int = 0,
+    ) -> Float[jax.Array, "b H2 W2 c2"]:
+        """`visible` [b, H/patch, W/patch] is 1 where the square may be read.
+
+        `features` gives the encoder's normalised tokens [b, H/patch, W/patch, hidden_size] in
+        place of the image. `keep` says how many squares of each image are visible: the encoder
+        then computes those alone, as He et al. do, with the same result. 0: it computes all.
+        """
         _, height, width, channels = x.shape
         if height % self.patch or width % self.patch:
             raise errors.UserError(
-                f"maediff.sub_patch: {self.patch} does not divide images of {height}x{width}"
+                f"masked encoder: its patch of {self.patch} pixels does not divide images of "
+                f"{height}x{width}"
             )
         table = dit.position_embedding(self.hidden_size, height // self.patch, width // self.patch)
         seen = visible.reshape(x.shape[0], -1)
         embed = basic.Linear(self.hidden_size, init_scheme="xavier", name="embed")
         # Times 0, so that a hidden square cannot reach the network even through its own token.
         h = embed(dit.patchify(x, self.patch)) * seen[..., None] + jnp.asarray(table)
+        everything = jnp.ones_like(seen)
+        whole, chosen, read = h, None, seen
+        if keep:
+            # Nobody reads a hidden token here, and the decoder gets another in its place.
+            order = jnp.argsort(-seen, axis=1)[:, :keep]
+            chosen = jnp.arange(len(order))[:, None], order
+            h, read = h[chosen], everything[:, :keep]
         for i in range(self.depth):
-            h = Block(self.num_heads, self.dtype, name=f"blocks_{i}")(h, seen)
+            h = Block(self.num_heads, self.dtype, name=f"blocks_{i}")(h, read)
+        if keep:
+            h = whole.at[chosen].set(h)
+        if features:
+            h = basic.layer_norm(h, "float32")
+            return h.reshape(*visible.shape, self.hidden_size)
         token = self.param("mask_token", initialize.normal(0.02), (self.hidden_size,))
         # With positions: the one learned token does not know where it stands.
         h = jnp.where(seen[..., None] > 0.5, h, token + jnp.asarray(table))
-        everything = jnp.ones_like(seen)
         for i in range(self.decoder_depth):
             h = Block(self.num_heads, self.dtype, name=f"decoder_{i}")(h, everything)
         pixels = basic.Linear(self.patch**2 * channels, init_scheme="xavier", name="pixels")
