@@ -20,21 +20,26 @@ from madad_jax.methods import (
     anoddpm,
     autoddpm,
     base,
+    channels,
     dae,
     ddpm,
     deco_diff,
     drawn_unet,
     itermask2,
     madad,
+    madad_stacked,
     maediff,
     pddpm,
     reflect,
+    stacked_mask,
     thor,
     vae,
     wolleb,
 )
 from madad_jax.methods import shared as settings_lib
 from madad_jax.methods.wrappers import ensemble, penalised
+
+Stacked = Callable[[settings_lib.Shared, settings_lib.Settings, channels.Channels], base.Method]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Entry:
       pixel_mask: key of its section with the widths of a mask network at image resolution, which
         is off where there are none; "": it has no such network.
       title: in reports; "": its key.
+      stacked: (shared sections, own section, channels) -> method on several contrasts or
+        neighbouring slices; None: it takes one picture alone.
     """
 
     build: Callable[[settings_lib.Shared, settings_lib.Settings], base.Method]
@@ -56,11 +63,16 @@ class Entry:
     lpips: bool = False
     pixel_mask: str = ""
     title: str = ""
+    stacked: Stacked | None = None
 
 
 METHODS = {
     "madad": Entry(
-        madad.build, latent=True, pixel_mask="pixel_head.network.widths", title="MAD-AD"
+        madad.build,
+        latent=True,
+        pixel_mask="pixel_head.network.widths",
+        title="MAD-AD",
+        stacked=madad_stacked.build,
     ),
     "ddpm": Entry(ddpm.build),
     "anoddpm": Entry(anoddpm.build),
@@ -74,7 +86,10 @@ METHODS = {
     "dae": Entry(dae.build),
     "maediff": Entry(maediff.build),
     "drawn_unet": Entry(
-        drawn_unet.build, pixel_mask="network.widths", title="U-Net on drawn anomalies"
+        drawn_unet.build,
+        pixel_mask="network.widths",
+        title="U-Net on drawn anomalies",
+        stacked=stacked_mask.build_drawn_unet,
     ),
     "deco_diff": Entry(deco_diff.build, latent=True),
     "reflect": Entry(reflect.build, latent=True),
@@ -87,7 +102,7 @@ def detector(config: config_dict.ConfigDict) -> base.Method:
     Raises UserError for an unknown `config.method`.
     """
     entry, settings = _entry(config), _section(config)
-    method = entry.build(shared_lib.ConfigShared(config), settings)
+    method = _build(config, entry, settings)
     weight = config.denoiser.sspcab
     if weight > 0:
         method = penalised.Penalised(method, weight, method.name)
@@ -96,6 +111,23 @@ def detector(config: config_dict.ConfigDict) -> base.Method:
         return method
     sigma = networks.smoothing_sigma(config)
     return ensemble.Ensemble(method, c.draws, c.flips, c.combine, sigma)
+
+
+def _build(
+    config: config_dict.ConfigDict, entry: Entry, settings: settings_lib.Settings
+) -> base.Method:
+    """The method for one picture, or for several."""
+    shared, several = shared_lib.ConfigShared(config), networks.channels(config)
+    if several is None:
+        return entry.build(shared, settings)
+    if entry.stacked is None:
+        accepted = ", ".join(name for name, one in METHODS.items() if one.stacked)
+        raise errors.UserError(
+            f"data.modality, data.neighbours: found {config.data.modality} and "
+            f"{config.data.neighbours} with method={config.method}, which takes one picture; "
+            f"accepted: one modality and 0, or method={accepted}"
+        )
+    return entry.stacked(shared, settings, several)
 
 
 def learns_from_labels(config: config_dict.ConfigDict) -> bool:

@@ -70,7 +70,14 @@ class Weights:
 def assemble(where: epath.PathLike, config: config_dict.ConfigDict) -> parts_lib.Parts:
     """The parts of a model's config. Raises UserError for one of another version."""
     try:
-        return parts_lib.assemble(config)
+        parts = parts_lib.assemble(config)
+        if parts.data.channels:
+            raise errors.UserError(
+                f"--checkpoint={where}: found a run on several pictures of a slice "
+                f"(data.modality={parts.data.modality}, data.neighbours={parts.data.neighbours}), "
+                "accepted: one modality and no neighbours; --mode=evaluate scores slices of it"
+            )
+        return parts
     except (AttributeError, KeyError) as error:
         raise errors.UserError(
             f"--checkpoint={where}: its config lacks {error}; it was made by another version, "
