@@ -112,7 +112,7 @@ def _data():
         # png_folder | array_record | tfds (the same slices packed) | cohort (embedded, synthetic)
         source="png_folder",
         root="",  # png_folder: {train,val,test}/{id}-slice_{k}-{modality|brainmask|...}.png
-        modality="T1",  # several, co-registered, as T1,FLAIR: a slice may lack some of them
+        modality="T1",  # as the files' names end; several, co-registered, as T1,FLAIR
         neighbours=0,  # slices below and above each slice as further channels (2.5-D)
         image_size=256,  # pixels; slices are padded to square and resized
         augment="paper",  # paper | official | none
