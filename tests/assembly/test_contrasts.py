@@ -88,17 +88,17 @@ def test_what_does_not_go_with_several_pictures_is_named(config):
         parts.assemble(config)
     config.eval.contrasts = ()
     config.data.neighbours = 1
-    with pytest.raises(errors.UserError, match="run on several pictures of a slice"):
+    with pytest.raises(errors.UserError, match=r"run on several pictures of a slice"):
         model.assemble("runs/a", config)
     config.data.latents = "cached"
-    with pytest.raises(errors.UserError, match="data.latents: found 'cached' with several"):
+    with pytest.raises(errors.UserError, match=r"data.latents: found 'cached' with several"):
         parts.assemble(config)
     config.data.latents = "live"
     config.ensemble.flips = True
-    with pytest.raises(errors.UserError, match="ensemble.draws, flips, combine: found 1, True"):
+    with pytest.raises(errors.UserError, match=r"ensemble.draws, flips, combine: found 1, True"):
         parts.assemble(config)
     config.data.neighbours = 9
-    with pytest.raises(errors.UserError, match="data.neighbours: found 9, accepted: 0 to 4"):
+    with pytest.raises(errors.UserError, match=r"data.neighbours: found 9, accepted: 0 to 4"):
         parts.assemble(config)
 
 

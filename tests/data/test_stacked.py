@@ -93,14 +93,14 @@ def test_a_subset_shows_its_contrasts_alone_on_slices_that_have_them():
     prints = {both().fingerprint(), one.fingerprint(), pair.fingerprint()}
     assert len(prints) == 3
     alone = stacked.Stacked({"T1": Flat("T1", T1)}, ("T1", "FLAIR"))
-    with pytest.raises(errors.UserError, match="eval.contrasts: found FLAIR, and none of the 4"):
+    with pytest.raises(errors.UserError, match=r"eval.contrasts: found FLAIR, and none of the 4"):
         stacked.Restricted(alone, ("FLAIR",))
 
 
 def test_one_slice_twice_is_refused():
     twice = Flat("T1", T1)
     twice.records[1] = twice.records[0]
-    with pytest.raises(errors.UserError, match="slice 10 of subject 'a' is there twice"):
+    with pytest.raises(errors.UserError, match=r"slice 10 of subject 'a' is there twice"):
         stacked.Stacked({"T1": twice}, ("T1",))
 
 
@@ -122,7 +122,7 @@ def test_a_folder_may_lack_a_contrast_of_a_slice_or_of_a_split(write_slice, tmp_
     assert grey(val[0])[1] == [True, False]
     with pytest.raises(errors.UserError, match=r"no slices of modality 'PD'"):
         registry.make_stack("val", **options | {"contrasts": ("PD", "T2")})
-    with pytest.raises(errors.UserError, match="data.source: found 'tfds' with data.modality"):
+    with pytest.raises(errors.UserError, match=r"data.source: found 'tfds' with data.modality"):
         registry.make_stack("val", **options | {"name": "tfds"})
 
 
@@ -130,9 +130,7 @@ def test_a_subject_of_the_cohort_has_one_anatomy_and_one_lesion_in_all_contrasts
     sizes = cohort.Options(slices=2)
     for index in range(3):
         one, two = (
-            cohort.draw_subject(
-                "test", index, modality=m, image_size=32, seed=0, options=sizes
-            )
+            cohort.draw_subject("test", index, modality=m, image_size=32, seed=0, options=sizes)
             for m in ("T1", "FLAIR")
         )
         np.testing.assert_array_equal(one.brain_mask, two.brain_mask)

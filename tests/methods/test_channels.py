@@ -93,7 +93,7 @@ def test_the_autoencoder_sees_one_channel_that_is_there():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(errors.UserError, match="contrasts.missing: found 'mean'"):
+    with pytest.raises(errors.UserError, match=r"contrasts.missing: found 'mean'"):
         channels.Channels(2, missing="mean")
-    with pytest.raises(errors.UserError, match="contrasts.keep_all: found 1.5"):
+    with pytest.raises(errors.UserError, match=r"contrasts.keep_all: found 1.5"):
         channels.Channels(2, keep_all=1.5)

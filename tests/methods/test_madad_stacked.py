@@ -157,9 +157,7 @@ def test_the_head_at_image_resolution_reads_nothing_of_a_missing_contrast():
     np.testing.assert_array_equal(one, two)
     both = mask.probability_shown(params, {}, other, brain, jnp.ones_like(shown))
     assert (both != one).any() and not both[~brain].any()
-    mirrored = mask.probability_shown(
-        params, {}, b["image"][:, :, ::-1], brain[:, :, ::-1], shown
-    )
+    mirrored = mask.probability_shown(params, {}, b["image"][:, :, ::-1], brain[:, :, ::-1], shown)
     np.testing.assert_allclose(mirrored[:, :, ::-1], one, atol=1e-6)
 
 
@@ -184,7 +182,7 @@ def test_the_head_adds_its_loss_and_trains_with_anomalies():
 
 
 def test_drawn_anomalies_in_latents_need_the_head_that_draws_them():
-    with pytest.raises(errors.UserError, match="synthesis.share: found 0.5 with several"):
+    with pytest.raises(errors.UserError, match=r"synthesis.share: found 0.5 with several"):
         method(synthesis=shapes.Options(share=0.5))
 
 
