@@ -88,7 +88,7 @@ def test_what_does_not_go_with_several_pictures_is_named(config):
         parts.assemble(config)
     config.eval.contrasts = ()
     config.data.neighbours = 1
-    with pytest.raises(errors.UserError, match=r"run on several pictures of a slice"):
+    with pytest.raises(errors.UserError, match=r"predict with --input=T1=FILE, of which"):
         model.assemble("runs/a", config)
     config.data.latents = "cached"
     with pytest.raises(errors.UserError, match=r"data.latents: found 'cached' with several"):

@@ -103,16 +103,18 @@ def test_what_does_not_exist_has_no_loss_and_what_was_dropped_has_one():
     m, _ = method(channels.Channels(2, keep_all=0.0))
     per_channel = jnp.zeros((4, 4, 2 * DEPTH + 2))
 
-    def loss(shift, b):
+    def loss(shift, b, key):
         params = parameters() | {"denoiser": {"x0": shift, "logit": jnp.float32(0.0)}}
-        return m.loss(params, FROZEN, b, jax.random.key(3))[1]["x0_loss"]
+        return m.loss(params, FROZEN, b, key)[1]["x0_loss"]
 
-    gradient = jax.grad(loss)(per_channel, batch((True, False)))
+    gradient = jax.grad(loss)(per_channel, batch((True, False)), jax.random.key(3))
     assert gradient[..., :DEPTH].any()
     assert not gradient[..., DEPTH : 2 * DEPTH].any()
-    # With keep_all=0 each sample drops one of two: the loss is of both all the same.
+    # One that shows one of its two: the loss is of both all the same.
     b = batch((True, True), count=1)
-    gradient = jax.grad(loss)(per_channel, b)
+    keys = jax.random.split(jax.random.key(0), 20)
+    shown = [m.channels.drop(jax.random.split(k, 7)[0], b["available"]).sum() for k in keys]
+    gradient = jax.grad(loss)(per_channel, b, keys[shown.index(1)])
     for part in (gradient[..., :DEPTH], gradient[..., DEPTH : 2 * DEPTH]):
         assert part.any()
 
