@@ -174,6 +174,11 @@ def contrast_names(found: Any) -> tuple[str, ...]:
     return names
 
 
+def recorded_contrasts(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The contrasts of a whole config as JSON holds it."""
+    return contrast_names(record["data"]["modality"])
+
+
 def neighbours(config: config_dict.ConfigDict) -> int:
     """`data.neighbours`; records of earlier versions have none.
 

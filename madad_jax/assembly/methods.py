@@ -20,23 +20,21 @@ from madad_jax.methods import (
     anoddpm,
     autoddpm,
     base,
-    channels,
     dae,
     ddpm,
     deco_diff,
     drawn_unet,
     itermask2,
     madad,
-    madad_stacked,
     maediff,
     pddpm,
     reflect,
-    stacked_mask,
     thor,
     vae,
     wolleb,
 )
 from madad_jax.methods import shared as settings_lib
+from madad_jax.methods.stacked import channels, madad_stacked, stacked_mask
 from madad_jax.methods.wrappers import ensemble, penalised
 
 Stacked = Callable[[settings_lib.Shared, settings_lib.Settings, channels.Channels], base.Method]

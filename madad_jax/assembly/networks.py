@@ -11,7 +11,7 @@ from madad_jax.assembly import data
 from madad_jax.convert import containers
 from madad_jax.core import errors
 from madad_jax.methods import autoencoder as autoencoder_method
-from madad_jax.methods import channels as channels_lib
+from madad_jax.methods.stacked import channels as channels_lib
 from madad_jax.models import interfaces, registry
 from madad_jax.models.networks import lpips
 

@@ -77,8 +77,7 @@ def read_calibration(
 def _calibration_name(workdir: epath.Path, contrasts: Collection[str]) -> str:
     if not contrasts:
         return calibrate.FILE
-    config = read_config(workdir, None)
-    names = data_lib.contrast_names(config["data"]["modality"])
+    names = data_lib.recorded_contrasts(read_config(workdir, None))
     given = tuple(name for name in names if name in contrasts)
     return contrast_views.calibration_file(given if len(given) < len(names) else ())
 

@@ -6,7 +6,8 @@ from madad_jax.assembly import config_record, data, parts
 from madad_jax.core import errors
 from madad_jax.devices import mesh
 from madad_jax.experiment import contrast_views, inputs
-from madad_jax.methods import autoencoder, madad, madad_stacked, stacked_mask
+from madad_jax.methods import autoencoder, madad
+from madad_jax.methods.stacked import madad_stacked, stacked_mask
 from madad_jax.predict import model
 from tests.e2e import tiny_config
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from madad_jax.core import errors
-from madad_jax.methods import channels
+from madad_jax.methods.stacked import channels
 from tests.methods import stand_ins
 
 

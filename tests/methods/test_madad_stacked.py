@@ -7,7 +7,8 @@ import pytest
 
 from madad_jax.core import errors
 from madad_jax.diffusion import schedule
-from madad_jax.methods import channels, madad, madad_stacked, pixel_mask, stacked_mask
+from madad_jax.methods import madad, pixel_mask
+from madad_jax.methods.stacked import channels, madad_stacked, stacked_mask
 from madad_jax.models import image_networks
 from madad_jax.synthesis import drawn, shapes
 from tests.methods import stand_ins

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 
 from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.core.types import Batch, Metrics, Params
-from madad_jax.methods import channels as channels_lib
 from madad_jax.methods import drawn_unet, pixel_mask
 from madad_jax.methods import shared as shared_lib
+from madad_jax.methods.stacked import channels as channels_lib
 from madad_jax.synthesis import acquisition, drawn_stacked
 
 

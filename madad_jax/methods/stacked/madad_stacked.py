@@ -27,9 +27,10 @@ from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.diffusion import losses, masking, process, samplers
 from madad_jax.diffusion import noise as noise_lib
 from madad_jax.diffusion import schedule as schedule_lib
-from madad_jax.methods import base, madad, stacked_mask
-from madad_jax.methods import channels as channels_lib
+from madad_jax.methods import base, madad
 from madad_jax.methods import shared as shared_lib
+from madad_jax.methods.stacked import channels as channels_lib
+from madad_jax.methods.stacked import stacked_mask
 from madad_jax.models import interfaces
 from madad_jax.synthesis import mix, shapes
 
