@@ -49,7 +49,8 @@ def both(neighbours=0, order=("T1", "FLAIR")):
 
 
 def grey(element):
-    return element["image"][0, 0].round(3).tolist(), element["available"].tolist()
+    values = [round(float(value), 3) for value in element["image"][0, 0]]
+    return values, element["available"].tolist()
 
 
 def test_slices_of_one_place_are_put_together_whatever_the_order_of_their_files():
