@@ -38,6 +38,12 @@ def get_config(preset: str = "paper"):
         # generic | dag (foreign patches and biases of intensity classes) | disyre (as published)
         kind="generic",
     )
+    c.contrasts = config_dict.create(  # training on several contrasts or neighbours (ours)
+        missing="learned",  # learned | zero: what stands for the latent of a missing one
+        keep_all=0.3,  # least share of the samples that show every contrast they have
+        same_blocks=0.7,  # share of the samples noised in the same blocks of all contrasts
+        hidden=0.3,  # share of the drawn anomalies that a contrast does not show
+    )
     c.atlas = config_dict.create(
         groups=0,  # of healthy slices that a mask at image resolution compares with (ours); 0: none
     )
@@ -108,7 +114,8 @@ def _data():
         # png_folder | array_record | tfds (the same slices packed) | cohort (embedded, synthetic)
         source="png_folder",
         root="",  # png_folder: {train,val,test}/{id}-slice_{k}-{modality|brainmask|...}.png
-        modality="T1",
+        modality="T1",  # as the files' names end; several, co-registered, as T1,FLAIR
+        neighbours=0,  # slices below and above each slice as further channels (2.5-D)
         image_size=256,  # pixels; slices are padded to square and resized
         augment="paper",  # paper | official | none
         latents="live",  # live | cached: encode in every step, or each slice once before training
@@ -230,6 +237,7 @@ def _features():
 
 def _eval():
     return config_dict.create(
+        contrasts=(),  # subsets of data.modality to score, as ("T1,FLAIR", "T1"); empty: all
         sets=("test",),  # splits to score; the healthy one joins when it exists
         run="",  # folder of the run whose weights are scored; empty: this one's
         protocol="slices",  # slices | both: whole scans in 3-D too

@@ -3,7 +3,9 @@
     python -m madad_jax.main --config=configs/demo.py --workdir=runs/demo
 
 Everything is synthetic: the figures say that the program works, nothing of patients. The
-argument is a modality (T1 | T2 | FLAIR). What is ours and not the paper's, because minutes are
+argument is a modality (T1 | T2 | FLAIR), or several as T1,FLAIR.
+
+What is ours and not the paper's, because minutes are
 not GPU-days: a light f4 autoencoder with 8 channels that folds 4 x 4 pixels into channels first,
 trained on squares inside the brain; pyramid noise; most training samples with a synthetic anomaly
 in place of noise (synthesis/shapes.py); a clean latent predicted as a change of the input; the
@@ -16,7 +18,7 @@ from configs import default
 
 def get_config(modality: str = "T1"):
     c = default.get_config("paper")
-    c.name = f"demo-{modality.lower()}"
+    c.name = f"demo-{modality.lower()}".replace(",", "-")
     c.data.source = "cohort"
     c.data.modality = modality
     c.data.image_size = 96  # 2 mm pixels

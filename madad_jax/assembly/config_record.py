@@ -20,6 +20,7 @@ _DENOISER_KEYS = (
     "denoiser",
     "diffusion",
     "synthesis",
+    "contrasts",
     "atlas",
     "optim",
     "train",
@@ -27,11 +28,17 @@ _DENOISER_KEYS = (
 # Options that came later: {section: key that is empty where the option is off}. A section that is
 # off is no part of a record, so that those of earlier versions agree with it.
 _OFF = {"atlas": "groups", "methods.madad.pixel_head": "network.widths"}
-# The same for single keys: {key: value that changes nothing}.
-_OFF_KEYS = {
+_LATER = ("contrasts",)  # sections that configs of earlier versions do not have
+# Single keys that came later: {key: value that changes nothing, and is no part of a record}.
+_UNCHANGED = {
     "methods.madad.pixel_head.contralateral": False,
     "methods.madad.pixel_head.denoiser_every": 1,
     "methods.drawn_unet.contralateral": False,
+    "data.neighbours": 0,
+    "contrasts.missing": "learned",
+    "contrasts.keep_all": 0.3,
+    "contrasts.same_blocks": 0.7,
+    "contrasts.hidden": 0.3,
 }
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
@@ -124,6 +131,8 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     def walk(prefix: str, value: Any) -> None:
         if prefix in _FREE or (prefix in _LATENT_KEYS and prefix not in keys):
             return
+        if prefix in _UNCHANGED and value == _UNCHANGED[prefix]:
+            return
         if isinstance(value, Mapping):
             if prefix in _OFF and _is_off(value, _OFF[prefix]):
                 return
@@ -132,12 +141,12 @@ def flatten(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
                 value = {k: v for k, v in value.items() if k != _INFERENCE}
             for k, v in value.items():
                 walk(f"{prefix}.{k}", v)
-        elif prefix not in _OFF_KEYS or value != _OFF_KEYS[prefix]:
+        else:
             out[prefix] = list(value) if isinstance(value, tuple) else value
 
     for key in keys:
         section, *leaf = key.split(".")
-        if key in _OFF and section not in record:
+        if key in (*_OFF, *_LATER) and section not in record:
             continue
         walk(key, record[section][leaf[0]] if leaf else record[section])
     return out
@@ -157,8 +166,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[s
     of an option that is off now.
     """
     differ = [k for k in now if (k not in then or then[k] != now[k]) and k not in WEIGHTS]
-    options = (*(f"{section}." for section in _OFF), *_OFF_KEYS)
-    differ += [k for k in then if k not in now and k.startswith(options)]
+    gone = [k for k in then if k not in now]
+    differ += [k for k in gone if k in _UNCHANGED or k.startswith(tuple(f"{s}." for s in _OFF))]
     if {then.get("data.source"), now.get("data.source")} <= set(_SAME_SLICES):
         differ = [k for k in differ if k != "data.source"]
     execution = [k for k in differ if k in EXECUTION and k in then]

@@ -6,7 +6,7 @@ import os
 from etils import epath
 from ml_collections import config_dict
 
-from madad_jax.assembly import networks
+from madad_jax.assembly import data, networks
 from madad_jax.core import errors
 from madad_jax.data import provenance
 from madad_jax.evaluation import lesion_list, runner
@@ -19,6 +19,7 @@ class EvaluationPlan:
 
     Attributes:
       sets: splits; the healthy companion of each joins where it exists.
+      contrasts: subsets of the run's contrasts that are scored; () for a run of one picture.
       run: folder of the run whose weights are scored; "": this one's.
       checkpoint: `best` by validation loss, or `latest`.
       batch_size: global.
@@ -34,6 +35,7 @@ class EvaluationPlan:
     """
 
     sets: tuple[str, ...]
+    contrasts: tuple[tuple[str, ...], ...]
     run: str
     checkpoint: str
     batch_size: int
@@ -104,6 +106,7 @@ def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
     false_positives = c.get("false_positives_per_scan", ())
     return EvaluationPlan(
         sets=tuple(c.sets),
+        contrasts=_subsets(config),
         run=c.run,
         checkpoint=c.checkpoint,
         batch_size=c.batch_size,
@@ -125,3 +128,24 @@ def evaluation_plan(config: config_dict.ConfigDict) -> EvaluationPlan:
             seed=config.seed,
         ),
     )
+
+
+def _subsets(config: config_dict.ConfigDict) -> tuple[tuple[str, ...], ...]:
+    """`eval.contrasts`, each in the order of `data.modality`; all contrasts where it is empty.
+
+    Raises UserError for a contrast that the run does not have, or a subset that is asked twice.
+    """
+    names = data.contrast_names(config.data.modality)
+    found = config.eval.get("contrasts", ())  # records of earlier versions have none
+    found = (found,) if isinstance(found, str) else tuple(found)
+    if networks.channels(config) is None and not found:
+        return ()
+    asked = [data.contrast_names(one) for one in found] or [names]
+    subsets = tuple(tuple(name for name in names if name in one) for one in asked)
+    unknown = sorted({name for one in asked for name in one} - {*names})
+    if unknown or len(set(subsets)) < len(subsets):
+        raise errors.UserError(
+            f"eval.contrasts: found {found}, accepted: different subsets of {','.join(names)}, the "
+            f"run's data.modality, as ('{','.join(names)}', '{names[0]}')"
+        )
+    return subsets if networks.channels(config) is not None else ()

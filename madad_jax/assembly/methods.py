@@ -38,7 +38,10 @@ from madad_jax.methods import (
     wolleb,
 )
 from madad_jax.methods import shared as settings_lib
+from madad_jax.methods.stacked import channels, madad_stacked, stacked_mask
 from madad_jax.methods.wrappers import ensemble, penalised
+
+Stacked = Callable[[settings_lib.Shared, settings_lib.Settings, channels.Channels], base.Method]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Entry:
         is off where there are none; "": it has no such network.
       tokens: compares tokens of the network of `config.features`, and is fitted (`base.Fitted`).
       title: in reports; "": its key.
+      stacked: (shared sections, own section, channels) -> method on several contrasts or
+        neighbouring slices; None: it takes one picture alone.
     """
 
     build: Callable[[settings_lib.Shared, settings_lib.Settings], base.Method]
@@ -62,11 +67,16 @@ class Entry:
     pixel_mask: str = ""
     tokens: bool = False
     title: str = ""
+    stacked: Stacked | None = None
 
 
 METHODS = {
     "madad": Entry(
-        madad.build, latent=True, pixel_mask="pixel_head.network.widths", title="MAD-AD"
+        madad.build,
+        latent=True,
+        pixel_mask="pixel_head.network.widths",
+        title="MAD-AD",
+        stacked=madad_stacked.build,
     ),
     "ddpm": Entry(ddpm.build),
     "anoddpm": Entry(anoddpm.build),
@@ -82,7 +92,10 @@ METHODS = {
     "maediff": Entry(maediff.build),
     "disyre": Entry(disyre.build),
     "drawn_unet": Entry(
-        drawn_unet.build, pixel_mask="network.widths", title="U-Net on drawn anomalies"
+        drawn_unet.build,
+        pixel_mask="network.widths",
+        title="U-Net on drawn anomalies",
+        stacked=stacked_mask.build_drawn_unet,
     ),
     "memory_bank": Entry(memory_bank.build, tokens=True, title="Memory bank of tokens"),
     "dpmm": Entry(dpmm.build, tokens=True, title="DPMM of tokens"),
@@ -97,7 +110,7 @@ def detector(config: config_dict.ConfigDict) -> base.Method:
     Raises UserError for an unknown `config.method`.
     """
     entry, settings = _entry(config), _section(config)
-    method = entry.build(shared_lib.ConfigShared(config), settings)
+    method = _build(config, entry, settings)
     weight = config.denoiser.sspcab
     if weight > 0:
         method = penalised.Penalised(method, weight, method.name)
@@ -112,6 +125,23 @@ def fitted(config: config_dict.ConfigDict) -> base.Fitted | None:
     """The method on tokens, without what is around it; None for a method of another kind."""
     entry = _entry(config)
     return entry.build(shared_lib.ConfigShared(config), _section(config)) if entry.tokens else None
+
+
+def _build(
+    config: config_dict.ConfigDict, entry: Entry, settings: settings_lib.Settings
+) -> base.Method:
+    """The method for one picture, or for several."""
+    shared, several = shared_lib.ConfigShared(config), networks.channels(config)
+    if several is None:
+        return entry.build(shared, settings)
+    if entry.stacked is None:
+        accepted = ", ".join(name for name, one in METHODS.items() if one.stacked)
+        raise errors.UserError(
+            f"data.modality, data.neighbours: found {config.data.modality} and "
+            f"{config.data.neighbours} with method={config.method}, which takes one picture; "
+            f"accepted: one modality and 0, or method={accepted}"
+        )
+    return entry.stacked(shared, settings, several)
 
 
 def learns_from_labels(config: config_dict.ConfigDict) -> bool:

@@ -7,12 +7,14 @@ from etils import epath
 from ml_collections import config_dict
 
 from madad_jax.anomaly_maps import healthy_groups as atlas
+from madad_jax.assembly import data
 from madad_jax.convert import containers, vit_weights
 from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.methods import masked_pretraining
 from madad_jax.methods import shared as shared_lib
+from madad_jax.methods.stacked import channels as channels_lib
 from madad_jax.models import image_networks, interfaces, registry
 from madad_jax.models.networks import lpips
 
@@ -86,7 +88,10 @@ def autoencoder_training(config: config_dict.ConfigDict) -> autoencoder_method.K
         discriminator = registry.discriminator(
             channels=c.disc_channels, num_layers=c.disc_layers, dtype=c.dtype
         )
-    return autoencoder_method.KLAutoencoder(
+    kind = autoencoder_method.KLAutoencoder
+    if channels(config) is not None:
+        kind = channels_lib.ContrastAutoencoder
+    return kind(
         autoencoder=autoencoder(config),
         discriminator=discriminator,
         loss_options=autoencoder_method.Loss(**c.loss.to_dict()),
@@ -140,6 +145,14 @@ def read_features(config: config_dict.ConfigDict) -> Params:
 def atlas_options(config: config_dict.ConfigDict) -> atlas.Options:
     """The atlas of healthy slices; configs of earlier versions have none."""
     return atlas.Options(**config.atlas.to_dict()) if "atlas" in config else atlas.Options()
+
+
+def channels(config: config_dict.ConfigDict) -> channels_lib.Channels | None:
+    """Several contrasts or neighbouring slices; None for one picture alone."""
+    contrasts, beside = data.contrast_names(config.data.modality), data.neighbours(config)
+    if len(contrasts) == 1 and not beside:
+        return None
+    return channels_lib.Channels(len(contrasts), beside, **config.contrasts.to_dict())
 
 
 def smoothing_sigma(config: config_dict.ConfigDict) -> float:

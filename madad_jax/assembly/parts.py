@@ -140,7 +140,7 @@ class Parts:
 
     def image_spec(self, batch_size: int = 1) -> Batch:
         """Shapes of a batch of images."""
-        return batch_specs.image_spec(batch_size, self.data.image_size)
+        return batch_specs.image_spec(batch_size, self.data.image_size, self.data.channels)
 
     def train_spec(self, batch_size: int = 0) -> Batch:
         """Shapes of a batch that the method trains on: images, or latents from the cache.
@@ -152,7 +152,7 @@ class Parts:
             network = self.autoencoder.network
             side = size // network.factor
             return batch_specs.latent_spec(count, size, (side, side, network.latent_channels))
-        spec = batch_specs.image_spec(count, size)
+        spec = self.image_spec(count)
         if self.learns_from_labels:
             spec["unhealthy"] = jax.ShapeDtypeStruct((count,), jnp.bool_)
         return spec

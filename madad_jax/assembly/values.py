@@ -46,6 +46,7 @@ def check_values(config: config_dict.ConfigDict) -> None:
             "set data.latents=live"
         )
     _check_pixel_mask(config, cached)
+    _check_channels(config, cached)
     if config.denoiser.init and methods.fitted(config) is not None:
         raise errors.UserError(
             f"denoiser.init: found {config.denoiser.init!r} with method={config.method}, which is "
@@ -82,6 +83,21 @@ def _check_pixel_mask(config: config_dict.ConfigDict, cached: bool) -> None:
         raise errors.UserError(
             f"data.latents: found 'cached' with {head}, and the mask head at image resolution "
             "learns from images; set data.latents=live"
+        )
+
+
+def _check_channels(config: config_dict.ConfigDict, cached: bool) -> None:
+    """Several contrasts or neighbours, and what does not go with them yet."""
+    several, where = networks.channels(config), "with several contrasts or neighbours"
+    if several is None:
+        return
+    if cached:
+        raise errors.UserError(f"data.latents: found 'cached' {where}, accepted: live")
+    c = config.ensemble
+    if c.draws != 1 or c.flips or c.combine != "none":
+        raise errors.UserError(
+            f"ensemble.draws, flips, combine: found {c.draws}, {c.flips}, {c.combine} {where}, "
+            "accepted: 1, False, none"
         )
 
 

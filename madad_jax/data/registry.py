@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -9,7 +10,7 @@ from etils import epath
 from madad_jax.core import errors
 from madad_jax.data import contents
 from madad_jax.data.cohort import cohort as cohort_lib
-from madad_jax.data.sources import array_record, png_folder
+from madad_jax.data.sources import array_record, png_folder, stacked
 from madad_jax.data.sources import record as record_lib
 
 _LOG = logging.getLogger(__name__)
@@ -85,6 +86,38 @@ def make_source(
     for line in inspect(source, split, (name, str(root), modality), image_size):
         _LOG.warning("%s", line)
     return source
+
+
+def make_stack(
+    split: str, *, contrasts: Sequence[str], neighbours: int, name: str, root: str, **more: Any
+) -> stacked.Stacked:
+    """Opens one split with several contrasts, or neighbouring slices, as channels.
+
+    Args:
+      split: its name.
+      contrasts: in the order of the channels; a split may lack some of them.
+      neighbours: slices below and above each.
+      name, root: as in `make_source`.
+      more: its other arguments.
+
+    Raises:
+      UserError: as `make_source`, or a source that cannot say which contrasts it holds.
+    """
+    if name == "tfds":
+        raise errors.UserError(
+            f"data.source: found 'tfds' with data.modality={','.join(contrasts)} and "
+            f"data.neighbours={neighbours}, accepted: cohort, png_folder, array_record"
+        )
+    there = [c for c in contrasts if has_split(split, name=name, root=root, modality=c)]
+    if name == "png_folder" and root and (epath.Path(root) / split).is_dir():
+        held = {m.lower() for m in png_folder.list_contents(root).get(split, ())}
+        there = [c for c in there if c.lower() in held]
+    # Where nothing is there the first source says why.
+    sources = {
+        c: make_source(split, name=name, root=root, modality=c, **more)
+        for c in there or contrasts[:1]
+    }
+    return stacked.Stacked(sources, contrasts, neighbours)
 
 
 def inspect(source: Any, split: str, data: tuple[str, str, str], image_size: int) -> list[str]:

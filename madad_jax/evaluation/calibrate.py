@@ -82,8 +82,10 @@ def _measure_look(
     wanted: Sequence[int],
 ) -> scan_look.Look:
     """The look of one scan: its slices `order`, as the slice numbers `wanted`."""
-    # Sources give [-1, 1], as networks take it.
-    images = np.stack([slices[i]["image"][..., 0] for i in order]) * np.float32(0.5)
+    # Sources give [-1, 1], as networks take it. Of several contrasts the first that is there.
+    elements = [slices[i] for i in order]
+    first = int(np.argmax(elements[0].get("available", (True,))))
+    images = np.stack([one["image"][..., first] for one in elements]) * np.float32(0.5)
     look = scan_look.measure(images + np.float32(0.5), brain[order], pixel)
     return scan_look.place(look, [records[i].slice for i in order], wanted)
 
@@ -107,18 +109,20 @@ def stack_numbers(numbers: Sequence[Sequence[int]]) -> tuple[int, int, int]:
     return first, first + (max(every) - first) // step * step, step
 
 
-def save(workdir: epath.PathLike, calibration: calibration_lib.Calibration) -> None:
-    """Writes `<workdir>/calibration.npz`, in one atomic write."""
-    atomic_files.write_bytes(epath.Path(workdir) / FILE, calibration_lib.to_bytes(calibration))
+def save(
+    workdir: epath.PathLike, calibration: calibration_lib.Calibration, name: str = FILE
+) -> None:
+    """Writes `<workdir>/<name>`, in one atomic write."""
+    atomic_files.write_bytes(epath.Path(workdir) / name, calibration_lib.to_bytes(calibration))
 
 
-def load(workdir: epath.PathLike) -> calibration_lib.Calibration | None:
+def load(workdir: epath.PathLike, name: str = FILE) -> calibration_lib.Calibration | None:
     """The run's calibration; None when it has none.
 
     Raises:
       UserError: a damaged file.
     """
-    path = epath.Path(workdir) / FILE
+    path = epath.Path(workdir) / name
     if not path.exists():
         return None
     try:

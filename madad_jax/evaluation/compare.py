@@ -6,7 +6,8 @@ Every learned row of every run is compared with the first run's first learned ro
 over the same draws of subjects: AP, pooled max Dice and max Dice per slice, with 95 % bootstrap
 intervals of the difference. Where whole scans were judged (`eval.protocol=both`) so is the share of
 lesions found at each number of false positives a scan. Runs must have scored the same slices; a
-run that did not is refused.
+run that did not is refused. Other contrasts of the same slices are the same slices; a run's set of
+another name, as of a subset of its contrasts, is `--run=runs/both@test-T1`.
 """
 
 import sys
@@ -21,7 +22,9 @@ def _options() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
     flags.DEFINE_bool("traceback", False, "Show the traceback of errors.", flag_values=values)
-    flags.DEFINE_multi_string("run", [], "Folder of a run; as often as needed.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "run", [], "Folder of a run, or FOLDER@SET; often.", flag_values=values
+    )
     flags.DEFINE_string("set", "test", "The set that they scored.", flag_values=values)
     text = "Row to compare with, of the first run; default: its first learned one."
     flags.DEFINE_string("to", "", text, flag_values=values)

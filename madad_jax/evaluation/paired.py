@@ -31,19 +31,22 @@ def differences(
     Lesions found at a number of false positives a scan are `found_at_2` and the like.
 
     Raises:
-      UserError: a run without that set, other slices than the first run's, or no row `to`.
+      UserError: a run without that set (`FOLDER@SET` names another one of it), other slices than
+        the first run's, or no row `to`.
     """
-    loaded = [(run, *set_files.read_sums(epath.Path(run), name)) for run in runs]
+    places = {run: _place(run, name) for run in runs}
+    loaded = [(run, *set_files.read_sums(*places[run])) for run in runs]
     if not loaded:
         raise errors.UserError("--run is missing; give the folders of runs")
     first_run, first, facts = loaded[0]
     for run, _, other in loaded[1:]:
         # Same names are not enough: a set that was prepared again has the same subjects and other
-        # pixels.
-        if other["fingerprint"] != facts["fingerprint"]:
+        # pixels. Another contrast of the same slices has the same brains and lesions.
+        same_truth = facts.get("truth") and other.get("truth") == facts["truth"]
+        if other["fingerprint"] != facts["fingerprint"] and not same_truth:
             raise errors.UserError(
-                f"{run}: set '{name}' holds other slices than that of {first_run}; only the same "
-                "slices can be compared in pairs"
+                f"{run}: set '{places[run][1]}' holds other slices than that of {first_run}; "
+                "only the same slices can be compared in pairs"
             )
     # Rows without sums had no known segmentation and cannot be compared.
     learned = [m for m in first if first[m] and m not in facts.get("floor", ())]
@@ -53,7 +56,7 @@ def differences(
             f"--to: found {reference!r}, accepted: {', '.join(first)} (rows of {first_run})"
         )
     out = []
-    found = {run: set_files.read_lesions(epath.Path(run), name) for run in runs}
+    found = {run: set_files.read_lesions(*places[run]) for run in runs}
     theirs = found[first_run].get(reference)
     for run, rows, _ in loaded:
         for method, mine in rows.items():
@@ -65,6 +68,14 @@ def differences(
                     {"run": os.path.basename(os.path.normpath(run)), "method": method} | entry
                 )
     return [{"run": first_run, "method": reference, "reference": True}, *out]
+
+
+def _place(run: str, name: str) -> tuple[epath.Path, str]:
+    """(folder, set) of `FOLDER`, or of `FOLDER@SET` where a run's set has another name."""
+    folder, at, own = run.rpartition("@")
+    if at and not epath.Path(run).exists():
+        return epath.Path(folder), own
+    return epath.Path(run), name
 
 
 def _difference(

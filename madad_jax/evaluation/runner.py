@@ -7,6 +7,7 @@ and stand first.
 
 import collections
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ BatchesOf = Callable[[record_lib.Source], Iterable[Batch]]  # with a length
 RowEvaluators = Mapping[str, row_evaluator.RowEvaluator]  # by row, in the order of the report
 
 
+_PICTURES = ("image", "reconstruction")
 # Whether thresholds keep their promise is told at these rates, beside the one in use.
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
 # Shares of healthy validation voxels that give the thresholds of the FROC curve. The curve's
@@ -71,7 +73,8 @@ class Volumes:
 @dataclasses.dataclass(frozen=True)
 class Options:
     """`sigma` in pixels of the image; `band` in slice numbers (0: one mean image for all);
-    `volumes` None judges slices alone; `smooth_slices` in steps of the slice number, 0: not."""
+    `volumes` None judges slices alone; `smooth_slices` in steps of the slice number, 0: not.
+    `channel` is the one of several that baselines and pictures are made from."""
 
     image_size: int
     sigma: float
@@ -82,6 +85,7 @@ class Options:
     seed: int = 0
     volumes: Volumes | None = None
     smooth_slices: float = 0.0
+    channel: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +119,16 @@ class Evaluation:
         for batch in tqdm.tqdm(batches, desc="mean image", unit="batch", disable=quiet):
             watchdog.progress("mean image")
             stop.check("evaluation: mean image")
-            self._baselines.add_training(scorer_lib.gather_batch(batch), train.records)
+            batch = self._of_channel(scorer_lib.gather_batch(batch))
+            self._baselines.add_training(batch, train.records)
+
+    def _of_channel(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """With one channel in place of several, in pictures."""
+        first = self._options.channel
+        return {
+            name: values[..., first : first + 1] if name in _PICTURES else values
+            for name, values in arrays.items()
+        }
 
     def choose_thresholds(self, val: record_lib.Source) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """One threshold and alarm size a row, on healthy validation slices alone.
@@ -158,6 +171,7 @@ class Evaluation:
         self, source: record_lib.Source, what: str
     ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
         pairs = scorer_lib.score_batches(self._scorer, self._batches_of(source), what)
+        pairs = ((self._of_channel(batch), self._of_channel(out)) for batch, out in pairs)
         pairs = _checked(pairs, source.records, self._scorer.name)
         if self._options.smooth_slices > 0:
             return across_slices.smooth(pairs, source.records, self._options.smooth_slices)
@@ -187,8 +201,10 @@ class Evaluation:
         """
         evaluators = self._build_evaluators(test, healthy)
         panels = panel_choice.PanelChoice(test, self._options.panels)
+        seen = hashlib.sha256()
         for batch, out in self._score_batches(test, name):
             records = [test.records[i] for i in batch["index"]]
+            _add_truth(seen, batch, records)
             maps = self._row_maps(test, batch, out)
             for row, values in maps.items():
                 evaluators[row].add(values, batch, records)
@@ -205,6 +221,7 @@ class Evaluation:
             # "floor" is the key of stored files for the baselines.
             floor = [row for row in evaluators if row in baselines.ROWS]
             facts = {"set": name, "fingerprint": test.fingerprint(), "floor": floor, **extra}
+            facts["truth"] = seen.hexdigest()
             set_files.write(
                 folder,
                 rows,
@@ -226,6 +243,14 @@ class Evaluation:
             row: _build_evaluator(threshold, slices_of, self._options)
             for row, threshold in self.thresholds.items()
         }
+
+
+def _add_truth(seen: Any, batch: Batch, records: Sequence[record_lib.Record]) -> None:
+    """Adds who is scored and what is true of them: other contrasts of the same slices agree."""
+    for i, record in enumerate(records):
+        seen.update(f"{record.subject}\0{record.slice}\0".encode())
+        for name in ("brain_mask", "segmentation", "has_segmentation"):
+            seen.update(np.packbits(np.atleast_1d(batch[name][i])).tobytes())
 
 
 def _checked(

@@ -17,7 +17,7 @@ from madad_jax.devices import mesh as mesh_lib
 from madad_jax.methods import base
 from madad_jax.runtime import executables, stop, watchdog
 
-_READ = ("image", "brain_mask")
+_READ = ("image", "brain_mask", "available")  # the last one of several contrasts alone
 
 
 class Scorer:
@@ -53,7 +53,7 @@ class Scorer:
 
     def __call__(self, number: int, batch: Batch) -> dict[str, np.ndarray]:
         """Maps and reconstruction of batch `number`, whole on every process."""
-        arrays = {k: batch[k] for k in _READ}
+        arrays = {k: batch[k] for k in _READ if k in batch}
         arrays = batches_lib.global_batch(self._mesh, arrays)
         program = self._program(arrays)
         # By the number of the batch, not by process: draws are the same on any number of hosts.

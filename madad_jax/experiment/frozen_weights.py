@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from madad_jax.anomaly_maps import healthy_groups as atlas
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests
 from madad_jax.core import errors
@@ -17,6 +16,7 @@ from madad_jax.experiment import healthy_atlas, stage_inputs, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
 
 _ENCODER, _ATLAS = "autoencoder", "atlas"
+Factor = float | list[float]  # one, or one for each contrast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,11 @@ class FrozenWeights:
         """Shapes and types alone; nothing is drawn or restored."""
         values = dict(parts.method_weights())
         if parts.atlas.groups:
-            values[_ATLAS] = atlas.shapes(parts.atlas, parts.data.image_size)
+            values[_ATLAS] = healthy_atlas.shapes(parts)
         if parts.autoencoder is not None:
             made = trained_weights.initial_shapes(parts.autoencoder.method, parts.image_spec())
             values[_ENCODER] = made[_ENCODER]
-            values["scaling_factor"] = jax.ShapeDtypeStruct((), jnp.float32)
+            values["scaling_factor"] = jax.ShapeDtypeStruct(_scale_shape(parts), jnp.float32)
         return cls(values)
 
     @classmethod
@@ -50,7 +50,7 @@ class FrozenWeights:
         parts: parts_lib.Parts,
         workdir: workdir_lib.Workdir,
         mesh: jax.sharding.Mesh,
-        measure: Callable[[Params, str], float] | None = None,
+        measure: Callable[[Params, str], Factor] | None = None,
         measure_atlas: Callable[[], Params] | None = None,
     ) -> "FrozenWeights":
         """Trained weights.
@@ -82,7 +82,7 @@ class FrozenWeights:
             # 0 asks the run to measure the factor on its own training latents.
             if factor <= 0:
                 factor = measure(weights, digest) if measure else recorded_factor(workdir, digest)
-            values |= {_ENCODER: weights, "scaling_factor": np.float32(factor)}
+            values |= {_ENCODER: weights, "scaling_factor": _as_scale(factor, parts)}
         return cls(values, digest)
 
     @classmethod
@@ -90,13 +90,13 @@ class FrozenWeights:
         """Freshly drawn weights, for programs whose time does not depend on them."""
         values = dict(parts.method_weights())
         if parts.atlas.groups:
-            shapes = atlas.shapes(parts.atlas, parts.data.image_size)
+            shapes = healthy_atlas.shapes(parts)
             values[_ATLAS] = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
         if parts.autoencoder is not None:
             size = parts.data.image_size
             network = parts.autoencoder.network
             values[_ENCODER] = network.init(jax.random.key(0), (1, size, size, 1))
-            values["scaling_factor"] = np.float32(parts.autoencoder.scaling_factor or 1.0)
+            values["scaling_factor"] = _as_scale(parts.autoencoder.scaling_factor or 1.0, parts)
         return cls(values)
 
     def digests(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class FrozenWeights:
         found: dict[str, Any] = {}
         for name, value in self.values.items():
             if name == "scaling_factor":
-                found[name] = float(value)
+                found[name] = np.asarray(value).tolist()
             else:
                 known = name == _ENCODER and self.autoencoder
                 found[name] = known or digests.weights_digest(value)
@@ -116,8 +116,19 @@ class FrozenWeights:
         return FrozenWeights(values, self.autoencoder)
 
 
-def recorded_factor(workdir: workdir_lib.Workdir, digest: str) -> float:
-    """The scaling factor that the run measured.
+def _scale_shape(parts: parts_lib.Parts) -> tuple[int, ...]:
+    """A number for each contrast where there are several or neighbours; else one."""
+    return (len(parts.data.contrasts),) if parts.data.channels else ()
+
+
+def _as_scale(factor: Factor, parts: parts_lib.Parts) -> Any:
+    if not parts.data.channels:
+        return np.float32(factor)
+    return np.broadcast_to(np.float32(factor), _scale_shape(parts)).copy()
+
+
+def recorded_factor(workdir: workdir_lib.Workdir, digest: str) -> Factor:
+    """The scaling factor that the run measured; of several contrasts one for each.
 
     Raises:
       UserError: it has measured none, or on an autoencoder other than that of `digest`.
@@ -128,7 +139,7 @@ def recorded_factor(workdir: workdir_lib.Workdir, digest: str) -> float:
             "to its end"
         )
     try:
-        factor = workdir.number_here("latents", "scaling_factor")
+        factor = workdir.numbers_here("latents", "scaling_factor")
     except errors.UserError as error:
         raise errors.UserError(f"no measured scaling factor: {error}") from error
     if not measured_on(workdir, digest):

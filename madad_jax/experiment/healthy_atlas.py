@@ -6,7 +6,9 @@ that the method reads and does not train.
 
 import hashlib
 import logging
+from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -26,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 FILE = "atlas.npz"
 _NAME = "atlas"  # in `inputs.json`
 _WHAT = "an atlas of healthy slices"
+_ALL = (True,)  # one picture is always there
 _MOST_SLICES = 20_000  # more change no mean by what one could see
 
 
@@ -69,7 +72,7 @@ def load(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
             f"'{path}': {error.strerror or error}; the detector was trained with an atlas, which "
             "lies beside its checkpoints"
         ) from error
-    wanted = atlas_lib.shapes(parts.atlas, parts.data.image_size)
+    wanted = shapes(parts)
     with archives.open_bytes(content, str(path), _WHAT) as (_, arrays):
         found = {name: arrays[name] for name in wanted}
         for name, spec in wanted.items():
@@ -83,12 +86,32 @@ def load(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
     return found
 
 
+def shapes(parts: parts_lib.Parts) -> Params:
+    """Shapes of a run's atlas; of several contrasts an atlas for each, stacked."""
+    of_one = atlas_lib.shapes(parts.atlas, parts.data.image_size)
+    if not parts.data.channels:
+        return of_one
+    count = len(parts.data.contrasts)
+    return {k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype) for k, v in of_one.items()}
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _write(parts: parts_lib.Parts, path: epath.Path, inputs: inputs_lib.Inputs) -> None:
     source = inputs.source("train")
+    if parts.data.channels:
+        each = [_fit(parts, source, channel) for channel in range(len(parts.data.contrasts))]
+        arrays = {name: np.stack([one[name] for one in each]) for name in each[0]}
+    else:
+        arrays = _fit(parts, source, 0)
+    atomic_files.write_bytes(path, archives.to_bytes({"slices": len(source)}, arrays))
+    _LOG.info("atlas: %d groups of %d healthy slices", parts.atlas.groups, len(source))
+
+
+def _fit(parts: parts_lib.Parts, source: Any, channel: int) -> dict[str, np.ndarray]:
+    """The atlas of one channel, of the slices that have it."""
     step = -(-len(source) // _MOST_SLICES)
     fit = atlas_lib.Fit(parts.atlas, parts.seed)
     for show_again in (False, True):
@@ -97,8 +120,8 @@ def _write(parts: parts_lib.Parts, path: epath.Path, inputs: inputs_lib.Inputs) 
         for index in range(0, len(source), step):
             stop_lib.check("atlas of healthy slices", shared=False)
             element = source[index]
-            image, brain = element["image"][None, ..., 0], element["brain_mask"][None]
+            if not element.get("available", _ALL)[channel]:
+                continue
+            image, brain = element["image"][None, ..., channel], element["brain_mask"][None]
             fit.add(baseline_maps.z_score(image, brain), brain)
-    arrays = {name: np.asarray(value) for name, value in fit.result().items()}
-    atomic_files.write_bytes(path, archives.to_bytes({"slices": len(source)}, arrays))
-    _LOG.info("atlas: %d groups of %d healthy slices", parts.atlas.groups, len(source))
+    return {name: np.asarray(value) for name, value in fit.result().items()}

@@ -33,10 +33,11 @@ def sets_to_score(parts: parts_lib.Parts) -> tuple[str, ...]:
 def explain(parts: parts_lib.Parts) -> str:
     """What evaluation would need, in a line."""
     data = parts.data
+    kinds = "|".join(data.contrasts)
     text = (
         f"no set 'test' in '{data.root}': healthy people alone are trained on and calibrated. "
         "Evaluation needs other people's slices with their lesions, as "
-        f"test/{{id}}-slice_{{k}}-{{{data.modality}|brainmask|segmentation}}.png, and the same "
+        f"test/{{id}}-slice_{{k}}-{{{kinds}|brainmask|segmentation}}.png, and the same "
         "command again"
     )
     if data.has_split("test_healthy"):

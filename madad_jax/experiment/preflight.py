@@ -11,6 +11,7 @@ from madad_jax.core import atomic_files, errors, json_digest
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches
 from madad_jax.experiment import (
+    contrast_views,
     frozen_weights,
     healthy_only,
     latent_cache,
@@ -135,6 +136,9 @@ def check_inputs(
         for name in sets:
             inputs.source(name)
             inputs.healthy_source(name)
+        for view in contrast_views.views(parts, inputs) if parts.data.channels else ():
+            for name in ("train", "val", *sets):
+                view.source(name)
 
 
 def _check_stages(parts: parts_lib.Parts, inputs: inputs_lib.Inputs, mode: str) -> None:

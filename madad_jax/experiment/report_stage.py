@@ -93,8 +93,18 @@ def _write(
             "machine": startup.device_line(),
         },
         cohort_note=SYNTHETIC if parts.data.synthetic else "",
-        notes=[*notes, *([parts.note] if parts.note else [])],
+        notes=[*notes, *_name_missing(rows), *([parts.note] if parts.note else [])],
     )
+
+
+def _name_missing(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each set that was scored without some of the run's contrasts."""
+    found = {str(row["set"]): row for row in rows if row.get("missing")}
+    return [
+        f"Set {name}: scored without {', '.join(row['missing'])}; shown was "
+        f"{', '.join(row['contrasts'])}. Rows without learning look at {row['contrasts'][0]} alone."
+        for name, row in found.items()
+    ]
 
 
 def print_table(folder: str) -> None:

@@ -11,9 +11,10 @@ from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests
 from madad_jax.core import atomic_files, version
 from madad_jax.data import provenance
+from madad_jax.data.sources import record as record_lib
 from madad_jax.evaluation import calibrate, report, runner
 from madad_jax.evaluation import scorer as scorer_lib
-from madad_jax.experiment import frozen_weights, healthy_only, trained_weights
+from madad_jax.experiment import contrast_views, frozen_weights, healthy_only, trained_weights
 from madad_jax.experiment import inputs as inputs_lib
 from madad_jax.experiment import workdir as workdir_lib
 
@@ -36,25 +37,15 @@ def score_sets(
     plan = parts.evaluation
     # Opened first: a set that is missing is found before anything is scored.
     names = healthy_only.sets_to_score(parts)
-    sets = {name: (inputs.source(name), inputs.healthy_source(name)) for name in names}
+    for name in names:
+        inputs.source(name)
+        inputs.healthy_source(name)
     params = trained_weights.restore_denoiser(
         parts, workdir.checkpoints("denoiser"), inputs.mesh, plan.checkpoint
     )
     scorer = scorer_lib.Scorer(parts.method, params, frozen.values, inputs.mesh, parts.seed)
-    preparation = parts.data.preparation()
-    evaluation = runner.Evaluation(scorer, plan.options(preparation), inputs.eval_batches)
-    # Thresholds come from healthy validation slices, before any test slice is scored.
-    if sets:
-        evaluation.fit_baselines(inputs.source("train"))
-        maps, brain = evaluation.choose_thresholds(inputs.source("val"))
-    else:
-        maps, brain = evaluation.score_healthy(inputs.source("val"))
     weights = digests.weights_digest(params)
     made_with = {"weights": weights, "frozen": frozen.digests()}
-    found = measure_healthy(parts, inputs, preparation, maps, brain, made_with)
-    # Every process has all maps by now; one writes.
-    if workdir.primary and found is not None:
-        calibrate.save(workdir.folder, found)
     facts = {
         "preset": parts.preset,
         "name": parts.name,
@@ -66,11 +57,44 @@ def score_sets(
         "version": version.VERSION,
     }
     rows = []
-    for name, (test, healthy) in sets.items():
-        folder = workdir.folder / "eval" / name
-        rows += evaluation.score_set(name, test, healthy, folder, facts)
+    for view in contrast_views.views(parts, inputs):
+        rows += _score_view(parts, workdir, view, names, (scorer, made_with, facts))
     if workdir.primary and rows:
         report.append_results(workdir.folder / "results.jsonl", rows)
+    return rows
+
+
+def _score_view(
+    parts: parts_lib.Parts,
+    workdir: workdir_lib.Workdir,
+    view: contrast_views.View,
+    names: tuple[str, ...],
+    scored_with: tuple[scorer_lib.Scorer, dict[str, Any], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Rows of the sets `names` with the contrasts of a view, and its calibration.
+
+    `scored_with`: the detector, digests of what made the maps, facts for every row.
+    """
+    scorer, made_with, facts = scored_with
+    preparation = parts.data.preparation()
+    options = dataclasses.replace(parts.evaluation.options(preparation), channel=view.channel)
+    evaluation = runner.Evaluation(scorer, options, view.inputs.eval_batches)
+    # Thresholds come from healthy validation slices, before any test slice is scored.
+    if names:
+        evaluation.fit_baselines(view.source("train"))
+        maps, brain = evaluation.choose_thresholds(view.source("val"))
+    else:
+        maps, brain = evaluation.score_healthy(view.source("val"))
+    val = view.source("val")
+    found = measure_healthy(parts, val, preparation, maps, brain, made_with | view.facts)
+    # Every process has all maps by now; one writes.
+    if workdir.primary and found is not None:
+        calibrate.save(workdir.folder, found, view.calibration)
+    rows = []
+    for name in names:
+        shown, healthy = view.name(name), view.healthy_source(name)
+        folder = workdir.folder / "eval" / shown
+        rows += evaluation.score_set(shown, view.source(name), healthy, folder, facts | view.facts)
     return rows
 
 
@@ -93,12 +117,13 @@ def calibrate_weights(
     options = parts.evaluation.options(preparation)
     evaluation = runner.Evaluation(scorer, options, inputs.eval_batches)
     maps, brain = evaluation.score_healthy(inputs.source("val"))
-    return measure_healthy(parts, inputs, preparation, maps, brain, made_with)
+    val = inputs.source("val")
+    return measure_healthy(parts, val, preparation, maps, brain, made_with)
 
 
 def measure_healthy(
     parts: parts_lib.Parts,
-    inputs: inputs_lib.Inputs,
+    val: record_lib.Source,
     preparation: provenance.SourcePreparation | None,
     maps: dict[str, np.ndarray],
     brain: np.ndarray,
@@ -108,11 +133,13 @@ def measure_healthy(
     could not be scored alike.
 
     Args:
-      parts, inputs: of the run.
+      parts: of the run.
+      val: its healthy validation slices.
       preparation: how its slices were made.
       maps: of the healthy validation slices, by signal [n, H, W].
       brain: their brain masks [n, H, W].
-      made_with: `weights` and `frozen`, digests of what made the maps.
+      made_with: `weights` and `frozen`, digests of what made the maps; of several contrasts those
+        that were there.
     """
     if parts.evaluation.smooth_slices_mm > 0:
         _LOG.info("no calibration for whole scans: prediction does not smooth over slices")
@@ -127,7 +154,6 @@ def measure_healthy(
         "source": "healthy validation subjects of the run",
         "version": version.VERSION,
     }
-    val = inputs.source("val")
     return calibrate.from_slices(maps, brain, val.records, preparation.geometry, facts, slices=val)
 
 

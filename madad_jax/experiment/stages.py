@@ -178,7 +178,7 @@ def load_frozen(
 ) -> frozen_weights.FrozenWeights:
     """What the method reads and does not train; a scaling factor of 0 is measured once."""
 
-    def measure(weights: Params, digest: str) -> float:
+    def measure(weights: Params, digest: str) -> frozen_weights.Factor:
         return scaling_factor(parts, workdir, inputs, weights, digest)
 
     def measure_atlas() -> Params:
@@ -193,14 +193,14 @@ def scaling_factor(
     inputs: inputs_lib.Inputs,
     weights: Params,
     digest: str,
-) -> float:
+) -> frozen_weights.Factor:
     """The measured scaling factor of a run, from its folder where it was measured before on
-    weights of this digest.
+    weights of this digest; of several contrasts one for each.
 
     Raises UserError where a denoiser was trained with the factor of others.
     """
 
-    def known() -> float | None:
+    def known() -> frozen_weights.Factor | None:
         # Nothing stands on a factor before the denoiser has weights.
         if frozen_weights.measured_on(workdir, digest) or workdir.is_begun("denoiser"):
             return frozen_weights.recorded_factor(workdir, digest)
@@ -209,17 +209,31 @@ def scaling_factor(
 
     factor = agreement.from_first(known) if workdir.is_complete("latents") else None
     if factor is None:
-        factor = measure_scaling_factor(parts.autoencoder.network, weights, inputs)
+        network, data = parts.autoencoder.network, parts.data
+        factor = (
+            [
+                measure_scaling_factor(network, weights, inputs, channel)
+                for channel in range(len(data.contrasts))
+            ]
+            if data.channels
+            else measure_scaling_factor(network, weights, inputs)
+        )
         workdir.mark("latents", scaling_factor=factor, autoencoder=digest)
-    _LOG.info("latents: scaling factor %.5f (measured)", factor)
+    shown = ", ".join(f"{one:.5f}" for one in np.atleast_1d(factor))
+    _LOG.info("latents: scaling factor %s (measured)", shown)
     return factor
 
 
 def measure_scaling_factor(
-    network: interfaces.Autoencoder, weights: Params, inputs: inputs_lib.Inputs
+    network: interfaces.Autoencoder,
+    weights: Params,
+    inputs: inputs_lib.Inputs,
+    channel: int | None = None,
 ) -> float:
     """1 / the posterior's spread over brain cells of the training slices, so that the noise
     schedule meets latents of unit variance.
+
+    `channel` is that of a contrast, of the slices that have it; None: there is but one.
 
     Raises UserError when no slice holds brain.
     """
@@ -243,6 +257,10 @@ def measure_scaling_factor(
             break
         stop_lib.check("latents: scaling factor")
         arrays = {k: batch[k] for k in ("image", "brain_mask")}
+        if channel is not None:
+            has = batch["available"][:, channel]
+            arrays["image"] = arrays["image"][..., channel : channel + 1]
+            arrays["brain_mask"] = arrays["brain_mask"] & has[:, None, None]
         arrays = batches.global_batch(inputs.mesh, arrays)
         sums = moments(weights, arrays["image"], arrays["brain_mask"])
         total += np.array([float(v) for v in sums])

@@ -189,7 +189,16 @@ class Workdir:
 
     def number_here(self, stage: str, name: str) -> float:
         """`number` as this process alone sees it."""
+        return self._check_number(stage, name, self.facts_here(stage).get(name))
+
+    def numbers_here(self, stage: str, name: str) -> float | list[float]:
+        """`number_here`, or several where a stage recorded a list."""
         found = self.facts_here(stage).get(name)
+        if isinstance(found, list):
+            return [self._check_number(stage, name, one) for one in found]
+        return self._check_number(stage, name, found)
+
+    def _check_number(self, stage: str, name: str, found: Any) -> float:
         if (
             isinstance(found, bool)
             or not isinstance(found, int | float)

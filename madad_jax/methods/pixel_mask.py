@@ -28,7 +28,7 @@ from madad_jax.models import image_networks
 from madad_jax.synthesis import acquisition
 from madad_jax.synthesis import drawn as drawn_lib
 
-_RANGE = (-4.0, 5.0)  # of z-scores that the network sees
+RANGE = (-4.0, 5.0)  # of z-scores that the network sees
 _SMOOTH = 20.0  # pixels added to both sides of the Dice ratio: small lesions stay learnable
 
 _DRAWN = drawn_lib.Options()
@@ -98,7 +98,7 @@ class PixelMask:
     ) -> Float[jax.Array, "b H W"]:
         """Logit of "does not belong"."""
         z = z_scores(images, brain_masks)
-        clipped = jnp.clip(z, *_RANGE)
+        clipped = jnp.clip(z, *RANGE)
         channels = [clipped, brain_masks.astype(jnp.float32)]
         if self.atlas:
             channels += atlas_lib.compare(frozen["atlas"], z, brain_masks)

@@ -60,7 +60,8 @@ def make_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = {
         "checkpoint": "Name of a shipped model, or folder; the default model when left out.",
-        "input": "Image file, folder or .zip of DICOM files, or folder of these.",
+        "input": "Image file, folder or .zip of DICOM files, or folder of these; for a run on "
+        "several contrasts T1=FILE,FLAIR=FILE.",
         "series": "Number of the DICOM series; by the stated rules when left out.",
         "include": "Pattern of paths below --input (* fits anything): these are the scans.",
         "image_pattern": "Pattern with {id} of paths below --input: these are the scans.",
@@ -177,14 +178,31 @@ def _find_scans(options: flags.FlagValues) -> tuple[list[Any], bool]:
     return pairs.find(options.input, options.image_pattern, options.brain_mask_pattern), False
 
 
+def _find_files(options: flags.FlagValues, files: dict[str, str]) -> tuple[list[Any], bool]:
+    """The scans of one person, one for each contrast, as one; and True.
+
+    Raises:
+      UserError: a path that does not exist, or a flag that is for folders.
+    """
+    from madad_jax.predict import stacked_detector
+
+    unfit = [n for n in ("include", "image_pattern", "brain_mask_pattern") if options[n].value]
+    if unfit or options.task != "files":
+        flag = unfit[0] if unfit else "task"
+        raise errors.UserError(f"--{flag}: found with --input=NAME=FILE; accepted: one of them")
+    return stacked_detector.as_scans(files), True
+
+
 def _predict(options: flags.FlagValues, stopped: Any) -> int:
     import jax
 
     from madad_jax.data import discovery
+    from madad_jax.predict import stacked_detector
     from madad_jax.runtime import agreement
 
     _check_outputs(options)
-    found, single = _find_scans(options)
+    files = stacked_detector.parse(options.input)
+    found, single = _find_files(options, files) if files else _find_scans(options)
     if single and jax.process_count() > 1:
         raise errors.UserError(f"--input={options.input}: one scan cannot be shared; no folder")
     # Its grid is that of one scan.
@@ -206,9 +224,11 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         batch_size=options.batch_size,
         series=options.series,
         dcm2niix=options.dcm2niix,
+        files=files,
     )
     asked = single or bool(options.include or options.image_pattern)
-    found = discovery.keep_contrast(found, detector.preparation.modality, asked=asked)
+    if not files:
+        found = discovery.keep_contrast(found, detector.preparation.modality, asked=asked)
     point = detector.setting.point
     print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
     with agreement.lock(options.output, "--output"):

@@ -9,6 +9,7 @@ result.anomaly_image, result.mask_image, result.score, result.candidates
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from madad_jax.core import errors
@@ -31,6 +32,7 @@ def load(
     batch_size: int = 16,
     series: str = "",
     dcm2niix: bool = False,
+    files: Mapping[str, str] | None = None,
 ) -> Any:
     """A `predict.detector.Detector` of a model that comes with the package, or of a folder.
 
@@ -52,6 +54,7 @@ def load(
       batch_size: slices on the device at a time.
       series: number of the DICOM series, where a folder has several; "" = by the stated rules.
       dcm2niix: whether the installed dcm2niix converts DICOM that is not read here.
+      files: paths by contrast of the one person to be scored, for a run on several contrasts.
 
     Raises:
       UserError: no run, an unknown value, or a rate without calibration.
@@ -60,7 +63,10 @@ def load(
     from madad_jax.predict import detector as detector_lib
     from madad_jax.predict import operating
 
-    model = open_model(model_names.locate(checkpoint), calibration)
+    files = files or {}
+    model = open_model(model_names.locate(checkpoint), calibration, tuple(files))
+    if files and model.calibration is None and threshold is None:
+        raise errors.UserError(_explain_uncalibrated(model, files))
     setting = operating.choose_setting(
         model.calibration,
         where=model.where,
@@ -75,10 +81,20 @@ def load(
         default_rate=model.parts.evaluation.false_positive_rate,
     )
     made = build_detector(
-        detector_lib, model, setting, registration, brain_mask, slices, batch_size
+        detector_lib, model, setting, registration, brain_mask, slices, batch_size, files
     )
     made.wish = dataclasses.replace(made.wish, series=series, dcm2niix=dcm2niix)
     return made
+
+
+def _explain_uncalibrated(model: Any, files: Mapping[str, str]) -> str:
+    names = model.parts.data.contrasts
+    given = ",".join(name for name in names if name in files)
+    return (
+        f"--checkpoint={model.where}: no calibration for {given} of its contrasts "
+        f"{','.join(names)}; accepted: --mode=evaluate on the run with "
+        f"--config.eval.contrasts=\"('{given}',)\", or --threshold"
+    )
 
 
 def export(checkpoint: str | os.PathLike, output: str, calibration: str = "") -> str:
@@ -100,7 +116,7 @@ def export(checkpoint: str | os.PathLike, output: str, calibration: str = "") ->
     return export_lib.write(open_model(model_names.locate(checkpoint), calibration), output)
 
 
-def open_model(folder: str, calibration: str) -> Any:
+def open_model(folder: str, calibration: str, contrasts: tuple[str, ...] = ()) -> Any:
     """The model of a run's or a packaged model's folder.
 
     Its config becomes the one ConfigDict of this command.
@@ -108,6 +124,7 @@ def open_model(folder: str, calibration: str) -> Any:
     Args:
       folder: as `model_names.locate` gives it.
       calibration: file made by `--mode=calibrate`; "" the model's own.
+      contrasts: that are at hand, for a run on several.
 
     Raises:
       UserError: no model there, or one whose parts do not belong together.
@@ -119,13 +136,18 @@ def open_model(folder: str, calibration: str) -> Any:
     from madad_jax.predict import package_files, packaged_model, run_model
 
     place = epath.Path(folder)
-    reader = packaged_model if package_files.is_one(place) else run_model
-    known = reader.read_calibration(place, calibration)
+    of_contrasts = {"contrasts": contrasts} if contrasts else {}
+    if contrasts and package_files.is_one(place):
+        raise errors.UserError(
+            f"--input: found {', '.join(contrasts)} for a packaged model; accepted: a path alone"
+        )
+    reader: Any = packaged_model if package_files.is_one(place) else run_model
+    known = reader.read_calibration(place, calibration, **of_contrasts)
     config = config_dict.ConfigDict(reader.read_config(place, known))
     # Thresholds hold for maps of the precision that the run was calibrated with.
     if "matmul_precision" in config:
         process_settings.set_precision(config)
-    return reader.load(place, config, known)
+    return reader.load(place, config, known, **of_contrasts)
 
 
 def build_detector(
@@ -136,8 +158,9 @@ def build_detector(
     brain_mask: str,
     slices: str,
     batch_size: int,
+    files: Mapping[str, str] | None = None,
 ) -> Any:
-    """A `Detector` of a model that is open.
+    """A `Detector` of a model that is open; with `files` a `StackedDetector` of them.
 
     Args:
       detector: the module `predict.detector`, which commands import late.
@@ -172,16 +195,20 @@ def build_detector(
     # Looks of other slices are no yardstick either.
     same = known is not None and list(known.facts.get("numbers", ())) == list(numbers)
     rows = model_lib.compiled_batch_size(model, batch_size)
-    return detector.Detector(
-        model.scorer,
-        preparation,
-        tuple(range(first, last + 1, step)),
-        setting,
-        batch_size=rows,
-        facts=model.facts,
-        looks=known.looks if same else None,
-        warm=lambda: model.scorer.prepare(rows, model.parts.data.image_size),
-    )
+    positional = (model.scorer, preparation, tuple(range(first, last + 1, step)), setting)
+    named = {
+        "batch_size": rows,
+        "facts": model.facts,
+        "looks": known.looks if same else None,
+    }
+    if files:
+        from madad_jax.predict import stacked_detector
+
+        data = model.parts.data
+        of_run = {"names": data.contrasts, "neighbours": data.neighbours}
+        return stacked_detector.StackedDetector(*positional, files=files, **of_run, **named)
+    size = model.parts.data.image_size
+    return detector.Detector(*positional, warm=lambda: model.scorer.prepare(rows, size), **named)
 
 
 def _choose_numbers(

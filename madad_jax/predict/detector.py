@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from madad_jax.core import errors, signals
+from madad_jax.core.types import Batch
 from madad_jax.data import provenance, reading, scan_names
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.metrics import scan_look, scan_stacks
@@ -46,6 +47,8 @@ class Setting:
 
 class Detector:
     """A trained run, ready for scans. Safe to call from several threads."""
+
+    _channel = 0  # of the reconstruction that is written
 
     def __init__(
         self,
@@ -130,15 +133,18 @@ class Detector:
             # Always whole batches: one compiled program. The last slice fills the last one.
             rows = np.resize(part, self._batch_size)
             rows[len(part) :] = part[-1]
-            # Networks are trained on [-1, 1].
-            image = stack.images[rows, :, :, None] * np.float32(2.0) - np.float32(1.0)
-            out = self._score(number, {"image": image, "brain_mask": stack.brain[rows]})
+            out = self._score(number, self._batch(stack, rows))
             for signal in signals.STORED:
                 if signal in out:
                     maps[signal][part] = np.clip(out[signal][: len(part)], 0.0, 1.0)
-            unit = (out["reconstruction"][: len(part), ..., 0] + 1.0) * 0.5
+            unit = (out["reconstruction"][: len(part), ..., self._channel] + 1.0) * 0.5
             reconstruction[part] = np.clip(unit, 0.0, 1.0)
         return maps, reconstruction
+
+    def _batch(self, stack: to_slices.Slices, rows: np.ndarray) -> Batch:
+        # Networks are trained on [-1, 1].
+        image = stack.images[rows, :, :, None] * np.float32(2.0) - np.float32(1.0)
+        return {"image": image, "brain_mask": stack.brain[rows]}
 
     def measure(
         self,

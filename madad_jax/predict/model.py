@@ -4,7 +4,7 @@ belong together. `run_model` reads a run's folder, `packaged_model` one that was
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -67,15 +67,41 @@ class Weights:
     frozen_digests: dict[str, Any]
 
 
-def assemble(where: epath.PathLike, config: config_dict.ConfigDict) -> parts_lib.Parts:
-    """The parts of a model's config. Raises UserError for one of another version."""
+def assemble(
+    where: epath.PathLike, config: config_dict.ConfigDict, contrasts: Collection[str] = ()
+) -> parts_lib.Parts:
+    """The parts of a model's config; `contrasts` are named where each scan comes with its own.
+
+    Raises UserError for one of another version, or of other contrasts.
+    """
     try:
-        return parts_lib.assemble(config)
+        parts = parts_lib.assemble(config)
+        _check_contrasts(where, parts, contrasts)
+        return parts
     except (AttributeError, KeyError) as error:
         raise errors.UserError(
             f"--checkpoint={where}: its config lacks {error}; it was made by another version, "
             "evaluate it with this one"
         ) from error
+
+
+def _check_contrasts(
+    where: epath.PathLike, parts: parts_lib.Parts, contrasts: Collection[str]
+) -> None:
+    names = parts.data.contrasts
+    if parts.data.channels and not contrasts:
+        form = ",".join(f"{name}=FILE" for name in names)
+        raise errors.UserError(
+            f"--checkpoint={where}: found a run on several pictures of a slice "
+            f"(data.modality={parts.data.modality}, data.neighbours={parts.data.neighbours}); "
+            f"accepted: predict with --input={form}, of which some may be left out"
+        )
+    unknown = sorted(set(contrasts) - {*names})
+    if unknown or (contrasts and not parts.data.channels):
+        raise errors.UserError(
+            f"--input: found {', '.join(contrasts)} for a run on {', '.join(names)}; accepted: "
+            + (f"some of {', '.join(names)}" if parts.data.channels else "a path alone")
+        )
 
 
 def read_calibration_file(path: str) -> calibration_lib.Calibration:

@@ -1,16 +1,19 @@
 """A run's folder as a `model.Model`. Nothing is written there."""
 
+from collections.abc import Collection
+
 from etils import epath
 from ml_collections import config_dict
 
 from madad_jax.assembly import config_record
+from madad_jax.assembly import data as data_lib
 from madad_jax.assembly import parts as parts_lib
 from madad_jax.checkpoints import digests, saver
 from madad_jax.core import errors, json_file
 from madad_jax.data import provenance
 from madad_jax.devices import mesh as mesh_lib
 from madad_jax.evaluation import calibrate
-from madad_jax.experiment import frozen_weights, trained_weights
+from madad_jax.experiment import contrast_views, frozen_weights, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
 from madad_jax.metrics import calibration as calibration_lib
 from madad_jax.predict import model as model_lib
@@ -45,27 +48,53 @@ def read_config(workdir: epath.Path, calibration: calibration_lib.Calibration | 
     return config_record.runs_anywhere(config_record.rename(config))
 
 
-def read_calibration(workdir: epath.Path, path: str) -> calibration_lib.Calibration | None:
+def read_calibration(
+    workdir: epath.Path, path: str, contrasts: Collection[str] = ()
+) -> calibration_lib.Calibration | None:
     """The calibration file at `path`, or the run's own when that is empty.
 
+    Args:
+      workdir: of the run.
+      path: of a file; "": the run's.
+      contrasts: the run's own is that of these, where a run has several.
+
     Raises:
-      UserError: missing or damaged.
+      UserError: missing or damaged, or of other contrasts.
     """
-    return model_lib.read_calibration_file(path) if path else calibrate.load(workdir)
+    if path:
+        found = model_lib.read_calibration_file(path)
+    else:
+        found = calibrate.load(workdir, _calibration_name(workdir, contrasts))
+    known = None if found is None else found.facts.get("contrasts")
+    if contrasts and known is not None and set(known) != set(contrasts):
+        raise errors.UserError(
+            f"--calibration={path}: found one of {', '.join(known)}, accepted: one of "
+            f"{', '.join(contrasts)}, which the scans are"
+        )
+    return found
+
+
+def _calibration_name(workdir: epath.Path, contrasts: Collection[str]) -> str:
+    if not contrasts:
+        return calibrate.FILE
+    names = data_lib.recorded_contrasts(read_config(workdir, None))
+    given = tuple(name for name in names if name in contrasts)
+    return contrast_views.calibration_file(given if len(given) < len(names) else ())
 
 
 def load(
     workdir: epath.Path,
     config: config_dict.ConfigDict,
     calibration: calibration_lib.Calibration | None,
+    contrasts: Collection[str] = (),
 ) -> model_lib.Model:
-    """Restores the weights and puts the parts together.
+    """Restores the weights and puts the parts together; `contrasts` as in `model.assemble`.
 
     Raises:
       UserError: an unfinished run, or a calibration of other weights.
     """
     mesh = mesh_lib.make_mesh()
-    parts = model_lib.assemble(workdir, config)
+    parts = model_lib.assemble(workdir, config, contrasts)
     run = workdir_lib.Workdir(workdir)
     frozen = frozen_weights.FrozenWeights.restore(parts, run, mesh)
     preparation = _read_preparation(workdir, parts)

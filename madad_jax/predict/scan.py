@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float32
 
 from madad_jax.core import errors
 from madad_jax.data import provenance
@@ -40,6 +41,38 @@ def prepare(
         scale_of_slices=_scale_of_slices(preparation),
         extract_brain=_extract_brain,
     )
+
+
+def prepare_beside(
+    volume: volumes.Volume,
+    first: volumes.Volume,
+    stack: to_slices.Slices,
+    preparation: provenance.SourcePreparation,
+    warnings: list[str],
+) -> Float32[np.ndarray, "k H W"]:
+    """Pictures of another scan on the grid of a prepared one, over [0, 1].
+
+    Args:
+      volume: the scan.
+      first: the one that `stack` was made of; its brain and registration hold for both.
+      stack: its slices.
+      preparation: of the training slices, in the scan's contrast.
+      warnings: sentences are added to it.
+
+    Raises:
+      UserError: too many of the brain's voxels are NaN, or they are constant.
+    """
+    located = to_slices.Located(first, stack.brain_in_scan, stack.transform, ())
+    images, _ = to_slices.sample_images(
+        volume,
+        located,
+        preparation,
+        stack.numbers,
+        stack.brain,
+        scale_of_slices=_scale_of_slices(preparation),
+        warnings=warnings,
+    )
+    return images
 
 
 def _extract_brain(data: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ KINDS = ("shift", "constant", "foreign", "blur", "warp", "swap", "mass")
 _FEWER = 0.75
 _QUANTILES = (0.25, 0.5, 0.8)
 _CELLS = {"fine": 3, "texture": 6, "medium": 10, "coarse": 20}  # pixels
-_LEAST_CHANGE = 0.2  # of the brain's deviation, on average over a shape that counts
+LEAST_CHANGE = 0.2  # of the brain's deviation, on average over a shape that counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Levels:
+class Levels:
     """Grey values of the brain, each [b,1,1]: quartile, median, high quartile, deviation."""
 
     low: jax.Array
@@ -89,14 +89,10 @@ def draw(
     """(slices with anomalies, their pixels). Slices and results span [-1, 1], background -1."""
     k_count, k_noise, k_shapes = jax.random.split(key, 3)
     healthy_x = x = jnp.where(brain_masks, (images[..., 0] + 1.0) * 0.5, 0.0)
-    levels = _measure_levels(x, brain_masks)
-    bank = _draw_bank(k_noise, x.shape)
+    levels = measure_levels(x, brain_masks)
+    bank = draw_bank(k_noise, x.shape)
     u, healthy = jax.random.uniform(k_count, (2, len(x), 1, 1))
-    # 1, 2, 3, ... shapes by shares that fall by the same factor.
-    shares = _FEWER ** np.arange(options.max_shapes)
-    beyond = 1.0 - np.cumsum(shares / shares.sum())[:-1]
-    count = 1 + sum((u < share).astype(jnp.int32) for share in beyond)
-    count = jnp.where(healthy < options.healthy, 0, count)
+    count = count_shapes(u, healthy, options)
 
     def add(carry: tuple[jax.Array, jax.Array], entry: tuple[jax.Array, jax.Array]):
         x, truth = carry
@@ -104,7 +100,7 @@ def draw(
         # One bank for all shapes: shape n reads the fields of the slice n places further.
         fields = {name: jnp.roll(field, n, axis=0) for name, field in bank.items()}
         changed, inside = _draw_one(Draws(k, len(x), 60), x, brain_masks, levels, fields, options)
-        visible = _mean_change(changed, x, inside) > _LEAST_CHANGE * levels.deviation
+        visible = mean_change(changed, x, inside) > LEAST_CHANGE * levels.deviation
         use = visible & (n < count)
         return (jnp.where(use, changed, x), truth | (inside & use)), None
 
@@ -116,7 +112,16 @@ def draw(
     return out[..., None], truth
 
 
-def _measure_levels(x: Float[jax.Array, "b H W"], brain: Bool[jax.Array, "b H W"]) -> _Levels:
+def count_shapes(u: jax.Array, healthy: jax.Array, options: Options) -> jax.Array:
+    """Shapes a slice, of two numbers in [0, 1] each."""
+    # 1, 2, 3, ... shapes by shares that fall by the same factor.
+    shares = _FEWER ** np.arange(options.max_shapes)
+    beyond = 1.0 - np.cumsum(shares / shares.sum())[:-1]
+    count = 1 + sum((u < share).astype(jnp.int32) for share in beyond)
+    return jnp.where(healthy < options.healthy, 0, count)
+
+
+def measure_levels(x: Float[jax.Array, "b H W"], brain: Bool[jax.Array, "b H W"]) -> Levels:
     """Grey values of each brain; of a slice without brain 0."""
     batch = len(x)
     # Quantiles of the brain from one sort: what lies outside is sorted behind.
@@ -128,23 +133,24 @@ def _measure_levels(x: Float[jax.Array, "b H W"], brain: Bool[jax.Array, "b H W"
     size = jnp.maximum(count, 1)[:, None, None]
     mean = (x * brain).sum((1, 2), keepdims=True) / size
     variance = (jnp.square(x - mean) * brain).sum((1, 2), keepdims=True) / size
-    return _Levels(*values, jnp.sqrt(variance))
+    return Levels(*values, jnp.sqrt(variance))
 
 
-def _draw_bank(key: jax.Array, shape: tuple[int, int, int]) -> dict[str, jax.Array]:
+def draw_bank(key: jax.Array, shape: tuple[int, int, int]) -> dict[str, jax.Array]:
     """Smooth fields of several widths."""
     keys = jax.random.split(key, len(_CELLS))
     cells = zip(_CELLS.items(), keys, strict=True)
     return {name: smooth_noise.draw(k, shape, cell) for (name, cell), k in cells}
 
 
-def _mean_change(a: jax.Array, b: jax.Array, inside: jax.Array) -> Float[jax.Array, "b 1 1"]:
+def mean_change(a: jax.Array, b: jax.Array, inside: jax.Array) -> Float[jax.Array, "b 1 1"]:
+    """The mean difference of two slices over a shape."""
     count = jnp.maximum(inside.sum((1, 2), keepdims=True), 1)
     return (jnp.abs(a - b) * inside).sum((1, 2), keepdims=True) / count
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shape:
+class Shape:
     """A shape a slice.
 
     Attributes:
@@ -165,15 +171,30 @@ class _Shape:
 
 def _draw_one(draws, x, brain, levels, fields, options) -> tuple[jax.Array, jax.Array]:
     """(slices with one more shape each, the shapes' pixels)."""
-    shape = _draw_shape(draws, brain, fields, options)
+    shape = draw_shape(draws, brain, fields, options)
+    return change_inside(draws, x, brain, levels, fields, shape, options), shape.inside
+
+
+def change_inside(
+    draws: Draws,
+    x: jax.Array,
+    brain: jax.Array,
+    levels: Levels,
+    fields: dict[str, jax.Array],
+    shape: Shape,
+    options: Options,
+) -> jax.Array:
+    """Slices [b,H,W] in [0, 1] whose shapes are filled."""
     filled, pushed = _fill(draws, x, brain, levels, fields, shape, options)
     # Tissue that a mass pushes away changes beyond the shape.
     weight = jnp.maximum(shape.weight * draws.uniform(0.55, 1.0), pushed)
-    changed = jnp.where(brain, jnp.clip(x + weight * (filled - x), 0.0, 1.0), x)
-    return changed, shape.inside
+    return jnp.where(brain, jnp.clip(x + weight * (filled - x), 0.0, 1.0), x)
 
 
-def _draw_shape(draws, brain, fields, options) -> _Shape:
+def draw_shape(
+    draws: Draws, brain: jax.Array, fields: dict[str, jax.Array], options: Options
+) -> Shape:
+    """A shape a slice, around a random pixel of its brain [b,H,W]."""
     _, height, width = brain.shape
     row, column = draws.pick_pixel(brain)
     rows, columns = jnp.broadcast_arrays(
@@ -206,7 +227,7 @@ def _draw_shape(draws, brain, fields, options) -> _Shape:
     fade = jnp.where(is_curve, jnp.clip((1.3 - curve) / 0.6, 0.0, 1.0), twice)
     softness = draws.uniform(0.0, 3.0)
     weight = jnp.where(softness < 1.0, once, jnp.where(softness < 2.2, twice, fade))
-    return _Shape(weight * brain, inside, ratio, rows, columns, radius)
+    return Shape(weight * brain, inside, ratio, rows, columns, radius)
 
 
 def _draw_corners(draws: Draws, radius: Float[jax.Array, "b 1 1"], most: int = 9) -> jax.Array:

@@ -8,7 +8,7 @@ from madad_jax.metrics import evaluator, subject_sums
 from tests.metrics.records import make_set
 
 
-def _run(tmp_path, name, rows, fingerprint="same"):
+def _run(tmp_path, name, rows, fingerprint="same", *, same="", shown="test"):
     """A folder with the sums of an evaluation, as a run leaves them."""
     sums, results = {}, []
     for method, strength in rows.items():
@@ -17,8 +17,8 @@ def _run(tmp_path, name, rows, fingerprint="same"):
         ev.add(maps, truth, brain, np.ones(24, bool), records)
         sums[method] = ev.subjects.sums
         results.append(ev.result(method=method))
-    facts = {"fingerprint": fingerprint, "floor": ["mean image"]}
-    folder = epath.Path(tmp_path / name / "eval" / "test")
+    facts = {"fingerprint": fingerprint, "floor": ["mean image"], "truth": same}
+    folder = epath.Path(tmp_path / name / "eval" / shown)
     set_files.write(folder, results, sums, {}, facts)
     return str(tmp_path / name), sums
 
@@ -49,6 +49,16 @@ def test_other_slices_and_unknown_rows_are_refused(tmp_path):
         paired.differences([one], "test", to="dae")
     with pytest.raises(errors.UserError, match=r"subjects\.npz: no such file"):
         paired.differences([one], "val")
+
+
+def test_other_contrasts_of_the_same_slices_are_the_same_slices(tmp_path):
+    one, _ = _run(tmp_path, "one", {"madad": 0.1}, same="a")
+    two, _ = _run(tmp_path, "two", {"madad": 0.2}, "other", same="a", shown="test-T1")
+    found = paired.differences([one, f"{two}@test-T1"], "test", draws=50)
+    assert found[1]["run"] == "two@test-T1" and found[1]["ap"] > 0
+    other, _ = _run(tmp_path, "three", {"madad": 0.1}, "other", same="b")
+    with pytest.raises(errors.UserError, match="three: set 'test' holds other slices"):
+        paired.differences([one, other], "test")
 
 
 def test_tables_of_a_set_are_csv(tmp_path):

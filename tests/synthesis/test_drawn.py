@@ -66,8 +66,8 @@ def test_shapes_keep_to_their_radii():
 
     @jax.jit
     def draw(key):
-        fields = drawn._draw_bank(key, brain.shape)
-        shape = drawn._draw_shape(Draws(key, len(brain), 60), brain, fields, OPTIONS)
+        fields = drawn.draw_bank(key, brain.shape)
+        shape = drawn.draw_shape(Draws(key, len(brain), 60), brain, fields, OPTIONS)
         return shape.radius, jnp.hypot(shape.rows, shape.columns), shape.inside, shape.weight
 
     radius, distance, inside, weight = (np.asarray(v) for v in draw(jax.random.key(0)))
@@ -87,8 +87,8 @@ def test_every_kind_fills_in_its_way():
 
     @jax.jit
     def fill(key):
-        levels, fields = drawn._measure_levels(x, brain), drawn._draw_bank(key, x.shape)
-        shape = drawn._draw_shape(Draws(key, count, 60), brain, fields, OPTIONS)
+        levels, fields = drawn.measure_levels(x, brain), drawn.draw_bank(key, x.shape)
+        shape = drawn.draw_shape(Draws(key, count, 60), brain, fields, OPTIONS)
         draws = Draws(key, count, 60)
         kinds = (jnp.arange(count) + 0.5) / count
         draws._table = draws._table.at[0].set(kinds[:, None, None])
@@ -111,7 +111,7 @@ def test_every_kind_fills_in_its_way():
 
 def test_levels_are_those_of_the_brain():
     images, brain = slices()
-    found = jax.jit(lambda x, b: vars(drawn._measure_levels(x, b)))(images[..., 0], brain)
+    found = jax.jit(lambda x, b: vars(drawn.measure_levels(x, b)))(images[..., 0], brain)
     for n in range(1, COUNT):
         values = np.sort(np.asarray(images[n, ..., 0])[np.asarray(brain[n])])
         ranks = [values[int(q * (len(values) - 1))] for q in (0.25, 0.5, 0.8)]

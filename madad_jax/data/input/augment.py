@@ -111,13 +111,13 @@ def from_options(options: dict[str, Any] | None) -> Augment | None:
 
 
 def warp(
-    image: Float32[np.ndarray, "H W 1"],
+    image: Float32[np.ndarray, "H W C"],
     mask: Bool[np.ndarray, "H W"],
     *,
     angle: float,
     shift_right: float,
     shift_down: float,
-) -> tuple[Float32[np.ndarray, "H W 1"], Bool[np.ndarray, "H W"]]:
+) -> tuple[Float32[np.ndarray, "H W C"], Bool[np.ndarray, "H W"]]:
     """Rotates by `angle` degrees (counter-clockwise on the screen), then shifts in pixels.
 
     Linear interpolation for the image, nearest for the mask; what comes in from outside is
@@ -129,22 +129,26 @@ def warp(
     matrix = cv2.getRotationMatrix2D(centre, angle, 1.0)
     matrix[:, 2] += (shift_right, shift_down)
     size = (width, height)
-    moved = cv2.warpAffine(
-        image[..., 0],
-        matrix,
-        size,
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=_BACKGROUND,
-    )
+    # One channel after the other: OpenCV fills the border of four at most.
+    moved = [
+        cv2.warpAffine(
+            image[..., channel],
+            matrix,
+            size,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=_BACKGROUND,
+        )
+        for channel in range(image.shape[-1])
+    ]
     # Nearest: a threshold on an interpolated mask would thin the brain's outline.
     moved_mask = cv2.warpAffine(mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
-    return moved[..., None], moved_mask > 0
+    return np.stack(moved, -1), moved_mask > 0
 
 
 def change_intensity(
-    image: Float32[np.ndarray, "H W 1"], *, gain: float, offset: float
-) -> Float32[np.ndarray, "H W 1"]:
+    image: Float32[np.ndarray, "H W C"], *, gain: float, offset: float
+) -> Float32[np.ndarray, "H W C"]:
     """`gain * x + offset` on the [0, 1] scale, clipped, in and out in [-1, 1]."""
     # On [0, 1], where the published widths are given.
     unit = (image + 1.0) * 0.5

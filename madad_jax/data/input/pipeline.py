@@ -29,7 +29,7 @@ from madad_jax.data.sources import record as record_lib
 cv2.setNumThreads(1)
 
 
-_TRAIN_KEYS = ("image", "brain_mask", "unhealthy")
+_TRAIN_KEYS = ("image", "brain_mask", "available", "unhealthy")
 
 
 class _TrainView:
