@@ -91,6 +91,7 @@ class Parts:
       record: the whole config as JSON holds it.
       atlas: of healthy slices, which the method reads; 0 groups: none.
       stage_keys: {stage: keys that its result depends on}.
+      tasks: `train.tasks`, which make a chain of runs (`tasks.py`) of this config.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Parts:
     record: Mapping[str, Any]
     stage_keys: Mapping[str, tuple[str, ...]]
     atlas: atlas_lib.Options
+    tasks: tuple[str, ...]
 
     def image_spec(self, batch_size: int = 1) -> Batch:
         """Shapes of a batch of images."""
@@ -182,6 +184,7 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         record=config_record.plain(config),
         stage_keys=config_record.stage_keys(config, on_latents),
         atlas=networks.atlas_options(config),
+        tasks=tuple(config.train.get("tasks", ())),
     )
 
 
