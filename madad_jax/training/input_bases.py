@@ -74,7 +74,7 @@ class Gathering:
         self._before = before
         self._total: Moments = {}
 
-    def add(self, moments: Mapping[str, np.ndarray]) -> None:
+    def add(self, moments: Mapping[str, Any]) -> None:
         """Adds the moments of a batch."""
         for layer, moment in moments.items():
             moment = np.asarray(moment, np.float64)
