@@ -19,15 +19,15 @@ def get_config(argument: str = ""):
     c.name = "continual"
     c.data.source = "cohort"
     c.data.image_size = 64  # 3 mm pixels
-    c.data.cohort.update(field_of_view=192.0, train=60, val=16, test=24, test_healthy=8)
+    c.data.cohort.update(field_of_view=192.0, train=48, val=12, test=16, test_healthy=6)
     demo.small_autoencoder(c, crop=32)
-    c.autoencoder.train.update(steps=500, batch_size=6)
+    c.autoencoder.train.update(steps=400, batch_size=6)
     demo.small_dit(c)
     c.map.sigma = 2.0
-    c.train.update(steps=400, batch_size=16, ema_decay=0.99)
+    c.train.update(steps=300, batch_size=16, ema_decay=0.99)
     c.train.tasks = ("T1 data.modality=T1", "FLAIR data.modality=FLAIR")
     c.train.continual.compare = ("none", "joint")
-    c.log.update(every_steps=20, validate_every_steps=200)
-    c.checkpoint.update(every_steps=200, every_minutes=2.0)
+    c.log.update(every_steps=20, validate_every_steps=150)
+    c.checkpoint.update(every_steps=150, every_minutes=2.0)
     c.eval.update(batch_size=24, panels=4)
     return c

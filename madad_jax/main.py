@@ -129,7 +129,7 @@ def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
     import jax
 
     from madad_jax.assembly import cells, parts, tasks
-    from madad_jax.experiment import compile_report, continual, paper_table, report_stage, stages
+    from madad_jax.experiment import compile_report, paper_table, report_stage, stages, task_chain
     from madad_jax.runtime import process_log, startup
     from madad_jax.runtime import stop as stop_lib
 
@@ -139,7 +139,7 @@ def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
     # A table is many runs, and so are tasks that are learned one after another.
     work: Any = paper_table if cells.is_table(config) else stages
     if tasks.are_asked(config) and _MODE.value != "compile":
-        work = continual
+        work = task_chain
     if work is stages and _MODE.value == "compile":
         made = parts.assemble(config, plain_convolutions=machine is not None)
         compile_report.report(made, machine)
@@ -160,8 +160,8 @@ def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
             return stopped.exit_status
     if work is paper_table:
         paper_table.print_table(config, workdir)
-    elif work is continual and _MODE.value != "train":
-        continual.print_table(workdir)
+    elif work is task_chain and _MODE.value != "train":
+        task_chain.print_table(workdir)
     elif work is stages and _MODE.value in ("run", "evaluate", "report"):
         report_stage.print_table(workdir)
     return 0

@@ -18,7 +18,7 @@ from madad_jax.assembly import parts as parts_lib
 from madad_jax.core import errors, messages
 from madad_jax.training import input_bases, projection
 
-JOINT = "joint"
+FIRST, JOINT = "first", "joint"
 _CHANGES = ("data.root", "data.modality")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 
@@ -28,7 +28,7 @@ class Run:
     """One training: a task of a way to train, or all tasks at once.
 
     Attributes:
-      way: of `projection.WAYS`, or "joint".
+      way: of `projection.WAYS`; "first" of the first task, which all share; or "joint".
       number: of its last task, from 0.
       folder: of the run.
       config: of the run.
@@ -86,7 +86,7 @@ class Tasks:
 
     def first(self) -> Run:
         """The first task, from which every way goes on."""
-        return self._run(self.ways[0], 0, self._folder / f"1_{self.names[0]}")
+        return self._run(FIRST, 0, self._folder / f"1_{self.names[0]}")
 
     def run(self, way: str, number: int, factor: float | None = None) -> Run:
         """A task of a way.

@@ -9,7 +9,7 @@ import jax
 from madad_jax.assembly import data as data_lib
 from madad_jax.core.types import Batch
 from madad_jax.data.input import pipeline
-from madad_jax.data.sources import joined, labelled
+from madad_jax.data.sources import labelled, several
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,5 +72,5 @@ class JointInputs(Inputs):
     def source(self, split: str) -> Any:
         """One split of all runs."""
         if split not in self._sources:
-            self._sources[split] = joined.Joined([task.source(split) for task in self._tasks])
+            self._sources[split] = several.Several([task.source(split) for task in self._tasks])
         return self._sources[split]

@@ -31,7 +31,7 @@ def get_config(root_a, root_b):
 def _main(root_a, root_b, workdir):
     import jax
 
-    from madad_jax.experiment import continual
+    from madad_jax.experiment import task_chain
     from madad_jax.runtime import stop, watchdog
 
     progress = watchdog.progress
@@ -45,7 +45,7 @@ def _main(root_a, root_b, workdir):
     config = get_config(root_a, root_b)
     config.train.continual.compare = ()
     with stop.GracefulStop() as asked:
-        continual.execute(config, workdir, "train", asked, jax.devices()[:1])
+        task_chain.execute(config, workdir, "train", asked, jax.devices()[:1])
 
 
 if __name__ == "__main__":

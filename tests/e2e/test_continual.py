@@ -13,7 +13,7 @@ import pytest
 
 from madad_jax.assembly import tasks as tasks_lib
 from madad_jax.core import errors
-from madad_jax.experiment import continual, layer_inputs, stages
+from madad_jax.experiment import layer_inputs, stages, task_chain
 from madad_jax.runtime import stop as stop_lib
 from tests.e2e import continual_config
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
@@ -37,7 +37,7 @@ def config(roots):
 
 def execute(config, workdir, mode="run", stop=None, devices=1):
     with stop or stop_lib.GracefulStop() as s:
-        continual.execute(config, str(workdir), mode, s, jax.devices()[:devices])
+        task_chain.execute(config, str(workdir), mode, s, jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def finished(tmp_path_factory, roots):
 
 def run_of(config, workdir, way="update", number=1):
     tasks = tasks_lib.Tasks(config, workdir)
-    return tasks.run(way, number, continual._factor(tasks.first()))
+    return tasks.run(way, number, task_chain._factor(tasks.first()))
 
 
 def test_leaves_figures_of_every_task_after_every_task(finished):
-    found = json.loads((finished / continual.FILE).read_text())
+    found = json.loads((finished / task_chain.FILE).read_text())
     assert found["tasks"] == ["A", "B"]
     ap = found["figures"]["ap"]
     assert {way: np.shape(ap[way]["matrix"]) for way in ap} == {

@@ -60,11 +60,11 @@ def execute(
     work = _Work(tasks_lib.Tasks(config, folder), stop, devices)
     if mode in ("run", "train"):
         work.check()
-        for run in work.runs():
-            work.train(run)
+        for way, number in work.places():
+            work.train(way, number)
     if mode in ("run", "evaluate"):
-        for run in work.runs():
-            work.score(run)
+        for way, number in work.places():
+            work.score(work.run(way, number))
     if mode != "train":
         _write(work, epath.Path(folder))
 
@@ -81,20 +81,18 @@ class _Work:
         self.tasks = tasks
         self._stop, self._devices = stop, devices
 
-    def runs(self) -> list[tasks_lib.Run]:
-        """All runs in the order in which they can be made; the first task is of every way.
+    def places(self) -> list[tuple[str, int]]:
+        """(way, number of the task) of all runs in the order in which they are made; the first
+        task is of every way, and joint training is one run."""
+        ways, last = self.tasks.ways, len(self.tasks.names) - 1
+        found = [(way, number) for way in ways for number in range(1, last + 1)]
+        found = [(way, n) for way, n in found if way != tasks_lib.JOINT]
+        joint = [(way, last) for way in ways if way == tasks_lib.JOINT]
+        return [(tasks_lib.FIRST, 0), *found, *joint]
 
-        A later one knows the scaling factor when the first task is trained.
-        """
-        first, count = self.tasks.first(), len(self.tasks.names)
-        factor = _factor(first)
-        chains = [
-            [self.tasks.run(way, count - 1, factor)]
-            if way == tasks_lib.JOINT
-            else [self.tasks.run(way, number, factor) for number in range(1, count)]
-            for way in self.tasks.ways
-        ]
-        return [first, *(run for chain in chains for run in chain)]
+    def run(self, way: str, number: int) -> tasks_lib.Run:
+        """A run by what is trained now: the first task's scaling factor is in later configs."""
+        return self.tasks.run(way, number, _factor(self.tasks.first()))
 
     def check(self) -> None:
         """Every task's options and data before the first is trained."""
@@ -107,26 +105,21 @@ class _Work:
                     inputs.source(split)
             except errors.UserError as error:
                 raise errors.UserError(f"{name}: {error}") from error
-        for run in self.runs():
-            if run.way not in ("none", tasks_lib.JOINT) and len(self.tasks.names) > 1:
-                layer_inputs.check(first.parts())
+        if any(number and way in ("update", "gradient") for way, number in self.places()):
+            layer_inputs.check(first.parts())
 
-    def train(self, run: tasks_lib.Run) -> None:
+    def train(self, way: str, number: int) -> None:
         """Trains, or continues to train, a run."""
-        run = self.current(run)
+        run = self.run(way, number)
         _LOG.info("%s", run.folder)
         stop_lib.check(f"before {run.folder}", shared=False)
         with agreement.lock(str(run.folder), "--workdir"):
-            if run.way == tasks_lib.JOINT:
+            if way == tasks_lib.JOINT:
                 self._train_joint(run)
                 return
-            if run.number and run.way != "none":
-                self._measure(self.tasks.run(run.way, run.number - 1, _factor(self.tasks.first())))
+            if run.parts().plan.projection != "none":
+                self._measure(self.run(way, number - 1))
             stages.execute(run.config, str(run.folder), "train", self._stop, self._devices)
-
-    def current(self, run: tasks_lib.Run) -> tasks_lib.Run:
-        """The run by what is trained now: the first task's scaling factor is in later configs."""
-        return self.tasks.run(run.way, run.number, _factor(self.tasks.first()))
 
     def _inputs(self, parts: parts_lib.Parts) -> inputs_lib.Inputs:
         mesh = mesh_lib.make_mesh(**parts.mesh, devices=self._devices)
@@ -160,7 +153,6 @@ class _Work:
 
     def score(self, run: tasks_lib.Run) -> None:
         """Scores a run on every task, unless these weights were scored in the same way."""
-        run = self.current(run)
         for number in range(len(self.tasks.names)):
             self._score_on(run, number)
 
@@ -198,7 +190,8 @@ class _Work:
 
 def _factor(first: tasks_lib.Run) -> float | None:
     """The scaling factor that the first task measured; None: it has measured none."""
-    if first.config.autoencoder.scaling_factor > 0:
+    made = first.parts().autoencoder
+    if made is None or made.scaling_factor > 0:
         return None
     trained = workdir_lib.Workdir(first.folder)
     path = first.folder / "latents" / "complete.json"
@@ -220,9 +213,10 @@ def _write(work: _Work, folder: epath.Path) -> None:
     """`continual.json` and `report.md` of what has been scored."""
     if jax.process_index():
         return
-    tasks, runs = work.tasks, work.runs()
+    tasks = work.tasks
+    runs = [work.run(way, number) for way, number in work.places()]
     figures: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for run in map(work.current, runs):
+    for run in runs:
         for number in range(len(tasks.names)):
             found = _row(run, tasks.figures(run, number))
             if found is not None:
@@ -254,8 +248,8 @@ def _rows_of(
     count = len(tasks.names)
     if way == tasks_lib.JOINT:
         return [[figures.get((way, count - 1, j)) for j in range(count)]]
-    first = tasks.first().way
-    return [[figures.get((way if k else first, k, j)) for j in range(count)] for k in range(count)]
+    firsts = [tasks_lib.FIRST, *[way] * (count - 1)]
+    return [[figures.get((firsts[k], k, j)) for j in range(count)] for k in range(count)]
 
 
 def _bases(runs: Sequence[tasks_lib.Run]) -> dict[str, dict[str, list[int]]]:

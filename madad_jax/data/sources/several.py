@@ -9,7 +9,7 @@ from typing import Any
 from madad_jax.data.sources import record as record_lib
 
 
-class Joined:
+class Several:
     """Sources one after the other as one `record.Source`.
 
     A slice's id begins with the number of its source: ids are unique within one source alone.
