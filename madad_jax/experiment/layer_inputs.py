@@ -41,7 +41,8 @@ def check(parts: parts_lib.Parts) -> None:
     params = jax.eval_shape(lambda k: method.init(k, parts.image_spec()), key)
     batch = parts.train_spec() | {"step": jax.ShapeDtypeStruct((), np.int32)}
     _, metrics = jax.eval_shape(method.loss, params, frozen, batch, key)
-    projection.check_layers(params, metrics["moments"], method.name)
+    for moments in metrics["moments"]:
+        projection.check_layers(params, moments, method.name)
 
 
 def measure(
@@ -173,9 +174,8 @@ def _moments(
         # The loss as validation takes it: corrupted as in training, at levels that are drawn anew
         # for each slice, without dropout.
         draw = jax.random.fold_in(key, number)
-        return method.loss(params, frozen, {**batch, "step": number}, draw, train=False)[1][
-            "moments"
-        ]
+        _, metrics = method.loss(params, frozen, {**batch, "step": number}, draw, train=False)
+        return jax.tree.map(lambda *calls: sum(calls), *metrics["moments"])
 
     rows = {name: mesh_lib.batch_sharding(mesh) for name in parts.train_spec()}
     program = jax.jit(
@@ -196,7 +196,6 @@ def _moments(
             made = executables.compiled("inputs of layers", program, arguments, reads, devices)
         found = made(*arguments)
         if not number:
-            projection.check_layers(params, found, method.name)
             size = units.human(sum(moment.nbytes for moment in found.values()))
             _LOG.info("inputs of layers: %d moments, %s while gathering", len(found), size)
         yield {layer: np.asarray(moment) for layer, moment in found.items()}

@@ -49,7 +49,7 @@ class Method(Protocol):
 
 def recording(method: Method) -> Method:
     """The same method, whose loss gives the second moments of what its denoiser's layers multiply
-    as the metric `moments` ({path of the layer: [d, d]}, the sum over the network's calls).
+    as the metric `moments`: {path of the layer: [d, d]} for each call of a network.
 
     Raises UserError for a method without a denoiser.
     """
@@ -85,5 +85,6 @@ def report_penalty(*outputs: interfaces.Output) -> Metrics:
     metrics: Metrics = {"penalty": sum(found) / len(found)} if found else {}
     recorded = [output.moments for output in outputs if output.moments is not None]
     if recorded:
-        metrics["moments"] = jax.tree.map(lambda *parts: sum(parts), *recorded)
+        # One a call, and not their sum: the calls may be of two networks.
+        metrics["moments"] = recorded
     return metrics
