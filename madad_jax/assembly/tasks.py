@@ -75,8 +75,9 @@ class Tasks:
         accepted = (*projection.WAYS, JOINT)
         for way in self.ways:
             if way not in accepted:
+                key = "compare" if way in c.compare else "projection"
                 raise errors.UserError(
-                    f"train.continual.compare: found {messages.shorten(repr(way))}, accepted: "
+                    f"train.continual.{key}: found {messages.shorten(repr(way))}, accepted: "
                     f"{', '.join(accepted)}"
                 )
         self.bases = bases_options(config)
