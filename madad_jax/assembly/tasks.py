@@ -72,14 +72,14 @@ class Tasks:
             raise errors.UserError(f"train.tasks: found a name twice: {', '.join(self.names)}")
         c = config.train.continual
         self.ways = tuple(dict.fromkeys((c.projection or "update", *c.compare)))
-        accepted = (*projection.WAYS, JOINT)
-        for way in self.ways:
-            if way not in accepted:
-                key = "compare" if way in c.compare else "projection"
-                raise errors.UserError(
-                    f"train.continual.{key}: found {messages.shorten(repr(way))}, accepted: "
-                    f"{', '.join(accepted)}"
-                )
+        accepted = {"projection": projection.WAYS, "compare": (*projection.WAYS, JOINT)}
+        for key, words in (("projection", self.ways[:1]), ("compare", c.compare)):
+            for word in words:
+                if word not in accepted[key]:
+                    raise errors.UserError(
+                        f"train.continual.{key}: found {messages.shorten(repr(word))}, accepted: "
+                        f"{', '.join(accepted[key])}"
+                    )
         self.bases = bases_options(config)
         self.slices = c.slices
         if c.slices < 1:
