@@ -60,6 +60,26 @@ def test_a_task_counts_what_the_tasks_before_it_hold_already():
     assert everything.shape == (8, 8)
 
 
+@pytest.mark.parametrize("energy", [0.9, 0.99])
+def test_a_later_task_is_held_with_the_fewest_further_columns(energy):
+    rng = np.random.default_rng(6)
+    # Both have most of their energy in the same few directions.
+    shared = inputs_in(rng, 16, 3) @ np.diag(np.linspace(1, 3, 16))
+    tasks = [shared + inputs_in(rng, 16, 4), shared + inputs_in(rng, 16, 6)]
+    first, second = bases(tasks, energy=energy)
+    total = np.sum(tasks[1] ** 2)
+
+    def held(basis):
+        return np.sum((tasks[1] @ basis) ** 2) / total
+
+    assert second.shape[1] > first.shape[1]
+    assert held(second) >= energy - 1e-6 > held(second[:, :-1])
+    # No other directions of that number hold more of what the first basis leaves.
+    rest = tasks[1] - tasks[1] @ first @ first.T
+    best = np.sum(np.linalg.svd(rest, compute_uv=False)[: second.shape[1] - first.shape[1]] ** 2)
+    np.testing.assert_allclose(held(second) - held(first), best / total, atol=1e-6)
+
+
 def test_rank_is_bounded():
     rng = np.random.default_rng(3)
     tasks = [rng.standard_normal((64, 10)) for _ in range(3)]

@@ -115,6 +115,8 @@ def test_a_convolution_keeps_every_patch_whose_pixels_lie_in_the_span():
     span = np.linalg.qr(rng.standard_normal((channels, rank)))[0].astype(np.float32)
     update = {"conv": {"kernel": rng.standard_normal((3, 3, channels, 5)).astype(np.float32)}}
     kept = projection.complement(update, {"conv": span})["conv"]["kernel"]
+    inside = np.einsum("ij,hwjo->hwio", span @ span.T, update["conv"]["kernel"])
+    np.testing.assert_allclose(kept, update["conv"]["kernel"] - inside, atol=1e-5)
     pixels = (rng.standard_normal((1, 5, 5, rank)) @ span.T).astype(np.float32)
 
     def convolve(x, kernel):
