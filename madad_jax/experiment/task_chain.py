@@ -221,6 +221,8 @@ def _write(work: _Work, folder: epath.Path) -> None:
             found = _row(run, tasks.figures(run, number))
             if found is not None:
                 figures[run.way, run.number, number] = found
+    if not figures:
+        raise errors.UserError(f"{folder}: no task was scored; run --mode=run first")
     ways = {way: _rows_of(way, tasks, figures) for way in tasks.ways}
     table = task_tables.TaskTable(tasks.names, ways, _bases(runs))
     atomic_files.write_text(folder / FILE, json.dumps(table.to_dict(), indent=1) + "\n")

@@ -1,7 +1,6 @@
 """Two tasks on tiny slices: what is trained, kept and measured, stopped and killed anywhere."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from madad_jax.assembly import tasks as tasks_lib
 from madad_jax.core import errors
 from madad_jax.experiment import layer_inputs, stages, task_chain
 from madad_jax.runtime import stop as stop_lib
-from tests.e2e import continual_config
+from tests.e2e import continual_config, jobs
 from tests.e2e.test_run import StopAfter, assert_same, metrics_of, restored
 
 
@@ -147,7 +146,7 @@ def test_killed_between_and_within_tasks_and_started_again(
 ):
     start_of_second(finished, tmp_path)
     config.train.continual.compare = ()
-    environment = os.environ | {"DIES_AT": moment, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+    environment = jobs.environment() | {"DIES_AT": moment}
     words = [*continual_config.COMMAND, *map(str, roots), str(tmp_path)]
     process = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
