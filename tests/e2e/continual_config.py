@@ -23,7 +23,6 @@ def tiny(root):
 def get_config(root_a, root_b):
     c = tiny("")
     c.train.tasks = (f"A data.root={root_a}", f"B data.root={root_b}")
-    c.train.continual.compare = ("none", "joint")
     c.train.continual.slices = 16
     return c
 
@@ -43,7 +42,6 @@ def _main(root_a, root_b, workdir):
 
     watchdog.progress = dying
     config = get_config(root_a, root_b)
-    config.train.continual.compare = ()
     with stop.GracefulStop() as asked:
         task_chain.execute(config, workdir, "train", asked, jax.devices()[:1])
 

@@ -40,10 +40,21 @@ def execute(config, workdir, mode="run", stop=None, devices=1):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, roots):
-    """One undisturbed chain with all comparisons."""
-    workdir = tmp_path_factory.mktemp("continual")
+def chain(tmp_path_factory, roots, trained):
+    """One undisturbed training on both tasks."""
+    workdir = tmp_path_factory.mktemp("chain")
+    shutil.copytree(trained / "autoencoder", workdir / "1_A" / "autoencoder")
+    execute(continual_config.get_config(*map(str, roots)), workdir, "train")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, roots, chain):
+    """The same with comparisons and figures."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(chain, workdir)
     config = continual_config.get_config(*map(str, roots))
+    config.train.continual.compare = ("none", "joint")
     execute(config, workdir)
     return workdir
 
@@ -73,11 +84,11 @@ def test_leaves_figures_of_every_task_after_every_task(finished):
     assert all(0 < rank <= size for rank, size in ranks.values()) and "x_embedder" in ranks
 
 
-def test_the_second_task_learned_in_what_the_first_left_free(config, finished):
+def test_the_second_task_learned_in_what_the_first_left_free(config, chain):
     """Movement of every kernel outside the first task's span, and time embedding at rest."""
-    run = run_of(config, finished)
+    run = run_of(config, chain)
     bases = layer_inputs.read(run.folder / "denoiser" / layer_inputs.EARLIER)[1]
-    first, _ = first_weights(config, finished)
+    first, _ = first_weights(config, chain)
     after = restored(run.config, run.folder).state.params
     for layer, basis in bases.items():
         name, _, leaf = layer.rpartition("/")
@@ -102,13 +113,14 @@ def first_weights(config, workdir):
 def test_the_same_command_again_changes_nothing(config, finished):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("checkpoints/**/*")}
     report = (finished / "report.md").read_text()
+    config.train.continual.compare = ("none", "joint")
     execute(config, finished)
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("checkpoints/**/*")} == before
     assert (finished / "report.md").read_text() == report
 
 
-def test_the_whole_first_task_is_an_ordinary_run(config, finished, roots, tmp_path):
-    first = tasks_lib.Tasks(config, finished).first()
+def test_the_whole_first_task_is_an_ordinary_run(config, chain, roots, tmp_path):
+    first = tasks_lib.Tasks(config, chain).first()
     plain = continual_config.tiny(str(roots[0]))
     shutil.copytree(first.folder / "autoencoder", tmp_path / "autoencoder")
     with stop_lib.GracefulStop() as stop:
@@ -116,8 +128,8 @@ def test_the_whole_first_task_is_an_ordinary_run(config, finished, roots, tmp_pa
     assert_same(restored(plain, tmp_path).state, restored(first.config, first.folder).state)
 
 
-def start_of_second(finished, workdir):
-    shutil.copytree(finished / "1_A", workdir / "1_A")
+def start_of_second(chain, workdir):
+    shutil.copytree(chain / "1_A", workdir / "1_A")
     (workdir / "1_A" / "denoiser" / layer_inputs.FILE).unlink()
 
 
@@ -129,37 +141,32 @@ def assert_equal_chains(config, ours, theirs):
     assert metrics_of(one.folder) == metrics_of(other.folder)
 
 
-def test_stopped_within_a_task_and_resumed_is_undisturbed(config, finished, tmp_path):
-    start_of_second(finished, tmp_path)
-    config.train.continual.compare = ()
+def test_stopped_within_a_task_and_resumed_is_undisturbed(config, chain, tmp_path):
+    start_of_second(chain, tmp_path)
     with pytest.raises(stop_lib.Stopped):
         execute(config, tmp_path, "train", stop=StopAfter(7))
     run = run_of(config, tmp_path)
     assert restored(run.config, run.folder).step == 7
     execute(config, tmp_path, "train")
-    assert_equal_chains(config, tmp_path, finished)
+    assert_equal_chains(config, tmp_path, chain)
 
 
 @pytest.mark.parametrize("moment", ["inputs of layers: batch 0", "denoiser: step 7"])
-def test_killed_between_and_within_tasks_and_started_again(
-    config, finished, roots, tmp_path, moment
-):
-    start_of_second(finished, tmp_path)
-    config.train.continual.compare = ()
+def test_killed_between_and_within_tasks_and_started_again(config, chain, roots, tmp_path, moment):
+    start_of_second(chain, tmp_path)
     environment = jobs.environment() | {"DIES_AT": moment}
     words = [*continual_config.COMMAND, *map(str, roots), str(tmp_path)]
     process = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
     execute(config, tmp_path, "train")
-    assert_equal_chains(config, tmp_path, finished)
+    assert_equal_chains(config, tmp_path, chain)
 
 
-def test_eight_devices_learn_as_one_within_rounding(config, finished, tmp_path):
-    start_of_second(finished, tmp_path)
-    config.train.continual.compare = ()
+def test_eight_devices_learn_as_one_within_rounding(config, chain, tmp_path):
+    start_of_second(chain, tmp_path)
     config.mesh.update(data=2, fsdp=2, tensor=2)
     execute(config, tmp_path, "train", devices=8)
-    one, other = run_of(config, tmp_path), run_of(config, finished)
+    one, other = run_of(config, tmp_path), run_of(config, chain)
     a = layer_inputs.read(other.folder / "denoiser" / layer_inputs.EARLIER)[1]
     b = layer_inputs.read(one.folder / "denoiser" / layer_inputs.EARLIER)[1]
     for layer in a:
@@ -169,19 +176,19 @@ def test_eight_devices_learn_as_one_within_rounding(config, finished, tmp_path):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=2e-5)
 
 
-def test_other_bases_under_a_begun_task_are_refused(config, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "chain")
-    run = run_of(config, tmp_path / "chain")
+def test_other_bases_under_a_begun_task_are_refused(config, chain, tmp_path):
+    shutil.copytree(chain, tmp_path / "copy")
+    run = run_of(config, tmp_path / "copy")
     (run.folder / "denoiser" / "complete.json").unlink()
     own = run.folder / "denoiser" / layer_inputs.EARLIER
     last = run.folder / "denoiser" / layer_inputs.FILE
     assert not last.exists(), "no task follows the last"
     content = own.read_bytes()
     config.train.continual.energy = 0.9
-    layer_inputs_of_first = tmp_path / "chain" / "1_A" / "denoiser" / layer_inputs.FILE
+    layer_inputs_of_first = tmp_path / "copy" / "1_A" / "denoiser" / layer_inputs.FILE
     assert layer_inputs_of_first.read_bytes() == content
     with pytest.raises(errors.UserError, match=r"train\.continual\.energy: 0\.99 -> 0\.9"):
-        execute(config, tmp_path / "chain", "train")
+        execute(config, tmp_path / "copy", "train")
 
 
 @pytest.mark.parametrize(
