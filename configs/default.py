@@ -79,6 +79,10 @@ def get_config(preset: str = "paper"):
         batch_size=96,  # global
         accum_steps=1,  # microbatches per optimiser step
         ema_decay=0.0,  # 0 keeps no average
+        # Sites or contrasts, one after another (docs/runs.md), as "FLAIR data.modality=FLAIR";
+        # empty: one training
+        tasks=(),
+        continual=_continual(),
     )
     c.log = config_dict.create(
         every_steps=50,
@@ -107,6 +111,20 @@ def get_config(preset: str = "paper"):
     c.matmul_precision = "default"  # default | high | highest (jax_default_matmul_precision)
     presets.apply(c, preset)
     return c
+
+
+def _continual():
+    """What training on a task keeps of the tasks before it."""
+    return config_dict.create(
+        # none | update | gradient (as published): what is projected onto what the inputs of
+        # earlier tasks leave free; empty: update where there are tasks
+        projection="",
+        basis="moments",  # moments | isvd (as published): how those inputs are summed up
+        energy=0.99,  # share of the inputs' second moment that is kept, 0 to 1
+        max_rank=1.0,  # most directions of a layer that are kept, over those of its input
+        slices=256,  # of each task whose inputs are looked at
+        compare=(),  # none | update | gradient | joint: trained beside the tasks, from the first
+    )
 
 
 def _data():

@@ -128,15 +128,18 @@ def _run(argv: list[str]) -> int:
 def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
     import jax
 
-    from madad_jax.assembly import cells, parts
-    from madad_jax.experiment import compile_report, paper_table, report_stage, stages
+    from madad_jax.assembly import cells, parts, tasks
+    from madad_jax.experiment import compile_report, paper_table, report_stage, stages, task_chain
     from madad_jax.runtime import process_log, startup
     from madad_jax.runtime import stop as stop_lib
 
     if _MODE.value not in ("compile", "export"):
         process_log.attach(workdir, jax.process_index())
     _LOG.info("%s", startup.device_line())
-    work = paper_table if cells.is_table(config) else stages  # a table is many runs
+    # A table is many runs, and so are tasks that are learned one after another.
+    work: Any = paper_table if cells.is_table(config) else stages
+    if tasks.are_asked(config) and _MODE.value != "compile":
+        work = task_chain
     if work is stages and _MODE.value == "compile":
         made = parts.assemble(config, plain_convolutions=machine is not None)
         compile_report.report(made, machine)
@@ -157,7 +160,9 @@ def _work(config: config_dict.ConfigDict, workdir: str, machine: Any) -> int:
             return stopped.exit_status
     if work is paper_table:
         paper_table.print_table(config, workdir)
-    elif _MODE.value in ("run", "evaluate", "report"):
+    elif work is task_chain and _MODE.value != "train":
+        task_chain.print_table(workdir)
+    elif work is stages and _MODE.value in ("run", "evaluate", "report"):
         report_stage.print_table(workdir)
     return 0
 

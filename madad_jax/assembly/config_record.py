@@ -27,7 +27,11 @@ _DENOISER_KEYS = (
 )
 # Options that came later: {section: key that is empty where the option is off}. A section that is
 # off is no part of a record, so that those of earlier versions agree with it.
-_OFF = {"atlas": "groups", "methods.madad.pixel_head": "network.widths"}
+_OFF = {
+    "atlas": "groups",
+    "methods.madad.pixel_head": "network.widths",
+    "train.continual": "projection",
+}
 _LATER = ("contrasts",)  # sections that configs of earlier versions do not have
 # Single keys that came later: {key: value that changes nothing, and is no part of a record}.
 _UNCHANGED = {
@@ -51,6 +55,8 @@ _FREE = (
     "log.every_steps",
     "log.track",
     "log.validate_batches",
+    "train.tasks",  # of the whole chain; each of its runs has none
+    "train.continual.compare",
     "autoencoder.chunk",
     "autoencoder.convolution",
     "denoiser.convolution",
@@ -156,7 +162,7 @@ def _is_off(section: Mapping[str, Any], key: str) -> bool:
     value: Any = section
     for name in key.split("."):
         value = value[name]
-    return not value
+    return not value or value == "none"
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:

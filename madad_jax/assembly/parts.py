@@ -111,6 +111,7 @@ class Parts:
       atlas: of healthy slices, which the method reads; 0 groups: none.
       features: None for a method that is trained by gradients.
       stage_keys: {stage: keys that its result depends on}.
+      tasks: `train.tasks`, which make a chain of runs (`tasks.py`) of this config.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Parts:
     record: Mapping[str, Any]
     stage_keys: Mapping[str, tuple[str, ...]]
     atlas: atlas_lib.Options
+    tasks: tuple[str, ...]
     features: FeatureParts | None = None
 
     def image_spec(self, batch_size: int = 1) -> Batch:
@@ -204,6 +206,7 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         stage_keys=config_record.stage_keys(config, on_latents, fitted is not None),
         atlas=networks.atlas_options(config),
         features=_feature_parts(config, fitted),
+        tasks=tuple(config.train.get("tasks", ())),
     )
 
 

@@ -10,7 +10,7 @@ import optax
 from ml_collections import config_dict
 
 from madad_jax.core import errors, messages
-from madad_jax.training import optimizer, trainer
+from madad_jax.training import optimizer, projection, trainer
 
 _MOST_PROFILED = 100  # steps: a trace grows by megabytes a step, and no viewer opens gigabytes
 
@@ -47,6 +47,7 @@ class StagePlan:
       keep_latest: checkpoints.
       profile: first and last step of a trace, or None.
       track: names of trackers that get the metrics too.
+      projection: what keeps the answers on earlier tasks (`training/projection.py`).
     """
 
     stage: str
@@ -65,6 +66,7 @@ class StagePlan:
     keep_latest: int
     profile: tuple[int, int] | None = None
     track: tuple[str, ...] = ()
+    projection: str = "none"
 
     @property
     def optim_key(self) -> str:
@@ -90,7 +92,7 @@ class StagePlan:
         # Configs count warm-up in epochs, as papers do; the schedules count it in both.
         settings = dict(self.optim)
         warmup = settings.pop("warmup_epochs")
-        return optimizer.make_optimizer(
+        tx, rate = optimizer.make_optimizer(
             warmup_steps=round(warmup * planned.steps_per_epoch),
             warmup_epochs=round(warmup),
             total_steps=planned.steps,
@@ -98,6 +100,7 @@ class StagePlan:
             epochs=max(1, round(planned.epochs)),
             **settings,
         )
+        return projection.with_projection(tx, self.projection), rate
 
     def options(self, planned: Budget, selected_by: str = "loss") -> trainer.Options:
         """How long the trainer runs, how often it logs, validates and saves, and what is best."""
@@ -155,4 +158,27 @@ def stage_plan(config: config_dict.ConfigDict, stage: str) -> StagePlan:
         profile=profiled_steps(config.get("profile", "")),  # records of before do not have it
         # Configs of earlier runs have none.
         track=tuple(config.log.get("track", ())),
+        projection="none" if stage == "autoencoder" else _projection(config),
     )
+
+
+def _projection(config: config_dict.ConfigDict) -> str:
+    """What is projected in the run itself, which has no tasks or is one of them.
+
+    Raises UserError for no way, or one without a run whose tasks are kept.
+    """
+    # Configs of earlier runs have no such section.
+    found = config.train.get("continual", {}).get("projection", "")
+    if found not in ("", *projection.WAYS):
+        raise errors.UserError(
+            f"train.continual.projection: found {messages.shorten(repr(found))}, accepted: "
+            f"{', '.join(projection.WAYS)}"
+        )
+    if found in ("", "none") or config.train.get("tasks", ()):
+        return "none"
+    if not config.denoiser.init:
+        raise errors.UserError(
+            f"train.continual.projection: found '{found}', which keeps what the run of "
+            "denoiser.init knows, and that names none; give train.tasks, or set it to none"
+        )
+    return found

@@ -14,6 +14,7 @@ from madad_jax.core import errors
 from madad_jax.core.types import Params
 from madad_jax.experiment import healthy_atlas, stage_inputs, trained_weights
 from madad_jax.experiment import workdir as workdir_lib
+from madad_jax.training import projection
 
 _ENCODER, _ATLAS = "autoencoder", "atlas"
 Factor = float | list[float]  # one, or one for each contrast
@@ -109,6 +110,10 @@ class FrozenWeights:
                 known = name == _ENCODER and self.autoencoder
                 found[name] = known or digests.weights_digest(value)
         return found
+
+    def with_bases(self, bases: dict[str, np.ndarray]) -> "FrozenWeights":
+        """With what earlier tasks' inputs span, which the training step reads."""
+        return FrozenWeights({**self.values, projection.KEY: bases}, self.autoencoder)
 
     def without_autoencoder(self) -> "FrozenWeights":
         """What is left where latents come from a cache: devices keep its memory for the rest."""

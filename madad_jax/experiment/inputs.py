@@ -9,7 +9,7 @@ import jax
 from madad_jax.assembly import data as data_lib
 from madad_jax.core.types import Batch
 from madad_jax.data.input import pipeline
-from madad_jax.data.sources import labelled
+from madad_jax.data.sources import labelled, several
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,3 +59,18 @@ class Inputs:
             if limit and i >= limit:
                 return
             yield {key: batch[key] for key in keys}
+
+
+class JointInputs(Inputs):
+    """The slices of several runs as those of one; batches and their order are the first's."""
+
+    def __init__(self, tasks: Sequence[Inputs]):
+        first = tasks[0]
+        super().__init__(first.data, first.mesh, first.eval_batch_size)
+        self._tasks = tasks
+
+    def source(self, split: str) -> Any:
+        """One split of all runs."""
+        if split not in self._sources:
+            self._sources[split] = several.Several([task.source(split) for task in self._tasks])
+        return self._sources[split]

@@ -23,6 +23,7 @@ from madad_jax.experiment import (
     frozen_weights,
     healthy_atlas,
     latent_cache,
+    layer_inputs,
     preflight,
     report_stage,
     score_stage,
@@ -64,6 +65,11 @@ def execute(
     Raises UserError for what the user can mend.
     """
     parts = parts_lib.assemble(config)
+    if parts.tasks:
+        raise errors.UserError(
+            f"train.tasks: found {len(parts.tasks)} in one run, as a cell of a table; "
+            "accepted: none"
+        )
     workdir = workdir_lib.of_parts(parts, folder)
     # Before the inputs: how many rows this process reads depends on the mesh.
     mesh = mesh_lib.make_mesh(**parts.mesh, devices=devices)
@@ -308,6 +314,8 @@ def train_denoiser(
         folder = trained_weights.checkpoints_of(parts.initial_run, "denoiser", "denoiser.init")
         first = trained_weights.restore_denoiser(parts, folder, inputs.mesh)
         stage_inputs.warn_of_other_latents(parts.initial_run, frozen.autoencoder)
+    if parts.plan.projection != "none":
+        frozen = frozen.with_bases(layer_inputs.protected(parts, workdir))
     if latents:
         # The step neither encodes nor decodes then, and devices keep the memory for the denoiser.
         frozen = frozen.without_autoencoder()

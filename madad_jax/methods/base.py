@@ -5,11 +5,13 @@ A method is a frozen dataclass of options and network functions. It holds no arr
 and both are passed in, so that a method can be closed over by `jax.jit` for free.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.models import interfaces
 
@@ -88,12 +90,44 @@ class Fitted(Method, Protocol):
         ...
 
 
+def recording(method: Method) -> Method:
+    """The same method, whose loss gives the second moments of what its denoiser's layers multiply
+    as the metric `moments`: {path of the layer: [d, d]} for each call of a network.
+
+    Raises UserError for a method without a denoiser.
+    """
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, interfaces.Denoiser):
+            return dataclasses.replace(value, records=True)
+        # Methods, and what wraps them, are dataclasses of options and networks.
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return value
+        fields = {
+            f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name[0] != "_"
+        }
+        new = {name: changed(part) for name, part in fields.items()}
+        differ = {name: part for name, part in new.items() if part is not fields[name]}
+        return dataclasses.replace(value, **differ) if differ else value
+
+    found = changed(method)
+    if found is method:
+        raise errors.UserError(f"train.tasks: found method={method.name}, which has no denoiser")
+    return found
+
+
 def report_penalty(*outputs: interfaces.Output) -> Metrics:
-    """{"penalty": mean over the network's calls in one loss}; {} where no network has any.
+    """{"penalty": mean over the network's calls in one loss}; {} where no network has any. A
+    network that records (`recording`) has its `moments` beside it.
 
     A method adds this to the metrics of its loss. A network called inside `jax.lax.scan` hands
     its output out of the scan like any other value.
     """
     # Known while tracing: None is no array, so a network without a penalty adds no metric.
     found = [output.penalty for output in outputs if output.penalty is not None]
-    return {"penalty": sum(found) / len(found)} if found else {}
+    metrics: Metrics = {"penalty": sum(found) / len(found)} if found else {}
+    recorded = [output.moments for output in outputs if output.moments is not None]
+    if recorded:
+        # One a call, and not their sum: the calls may be of two networks.
+        metrics["moments"] = recorded
+    return metrics

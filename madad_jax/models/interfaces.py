@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
-from madad_jax.models.layers import chunks, initialize
+from madad_jax.models.layers import chunks, initialize, moments
 
 Array = jax.Array
 Params = Any  # nested dict of arrays
@@ -24,19 +24,26 @@ class Output(NamedTuple):
         polarity: 1 = kept); None for a network without a mask head.
       penalty: loss of the network's own blocks, unweighted (`layers/sspcab.py`). None where
         there is no such block, so that the program of other networks holds no trace of it.
+      moments: second moments of what each layer multiplied, {path of the layer: [d, d]}
+        (`layers/moments.py`), of a network that records them; else None.
     """
 
     x0: Float[Array, "b h w d"]
     visible_logit: Float[Array, "b h w 1"] | None = None
     penalty: Float[Array, ""] | None = None
+    moments: dict[str, Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """Predicts the clean latent and which cells are untouched."""
+    """Predicts the clean latent and which cells are untouched.
+
+    With `records` each answer brings the second moments of what the layers multiplied.
+    """
 
     name: str
     _module: Any = dataclasses.field(repr=False)
+    records: bool = False
 
     def init(self, key: Shaped[Array, "..."], latent_shape: tuple[int, int, int, int]) -> Params:
         """Fresh parameters for latents of `latent_shape` (b, h, w, c)."""
@@ -58,8 +65,13 @@ class Denoiser:
         """
         rngs = None if key is None else {"dropout": key}
         # The mode follows from the key, so that no caller can ask for dropout without one.
-        answer = self._module.apply({"params": params}, x, t, train=key is not None, rngs=rngs)
-        return Output(*answer)
+        ask = functools.partial(
+            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs
+        )
+        if not self.records:
+            return Output(*ask())
+        answer, sown = ask(mutable=[moments.COLLECTION])
+        return Output(*answer)._replace(moments=moments.by_layer(sown))
 
     @property
     def settings(self) -> dict[str, Any]:

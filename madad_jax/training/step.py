@@ -21,6 +21,7 @@ from madad_jax.core import random_keys
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.devices import parameter_rules
 from madad_jax.methods import base
+from madad_jax.training import projection
 from madad_jax.training.state import TrainState
 
 
@@ -104,7 +105,9 @@ def make_train_step(
         key = random_keys.at_step(root_key, "train", state.step)
         batch = {**batch, "step": state.step}
         gradients, metrics = loss_and_gradients(loss, state.params, frozen, batch, key, accum_steps)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        # Of a task after others: what their inputs span, for `projection.py`.
+        more = {k: frozen[k] for k in (projection.KEY,) if k in frozen}
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params, **more)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema_params
         if ema is not None:

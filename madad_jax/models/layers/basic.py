@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 
 from madad_jax.core import errors
 from madad_jax.models.layers import convolution as convolution_lib
-from madad_jax.models.layers import initialize
+from madad_jax.models.layers import initialize, moments
 
 DTYPES = ("float32", "bfloat16")
 
@@ -70,7 +70,9 @@ class Conv(nn.Module):
             kernel_init = initialize.normal(self.normal_std)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
         # Parameters stay float32 and are cast for use, so that small updates are not lost.
-        y = self._convolve(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
+        x = x.astype(self.dtype)
+        moments.record(self, x, constant=False)
+        y = self._convolve(x, jnp.asarray(kernel, self.dtype))
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
         return y
@@ -94,12 +96,14 @@ class Linear(nn.Module):
     """Linear map of the last axis (also the 1x1 convolution); `kernel` is (in, out).
 
     `init`: "torch", "xavier" (bias zero), "zero", or a standard deviation (bias zero).
+    `moments=False`: its inputs are not recorded (`moments.py`), as where they are the time step's.
     """
 
     features: int
     init_scheme: str | float = "torch"
     dtype: str = "float32"
     use_bias: bool = True
+    moments: bool = True
 
     @nn.compact
     def __call__(self, x: Shaped[jax.Array, "*batch c"]) -> Shaped[jax.Array, "*batch d"]:
@@ -118,6 +122,8 @@ class Linear(nn.Module):
         # One matrix product: XLA's CPU code runs the kernel's gradient of a batched product, which
         # sums over two axes, two to three times slower.
         rows = x.astype(self.dtype).reshape(-1, channels)
+        if self.moments:
+            moments.record(self, rows, constant=self.use_bias)
         y = rows @ kernel.astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
@@ -145,6 +151,7 @@ class ParallelLinear(nn.Module):
         kernel = self.param("kernel", scheme, (channels, *shape))
         bias = self.param("bias", initialize.zeros, shape)
         rows = x.astype(self.dtype).reshape(-1, channels)  # as in Linear
+        moments.record(self, rows, constant=True)
         y = jnp.einsum("nc,cpd->npd", rows, kernel.astype(self.dtype)) + bias.astype(self.dtype)
         return y.reshape(*x.shape[:-1], *shape)
 

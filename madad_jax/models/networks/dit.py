@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Shaped
 
 from madad_jax.core import errors
 from madad_jax.models.layers import attention as attention_lib
-from madad_jax.models.layers import basic
+from madad_jax.models.layers import basic, moments
 
 # name: (hidden_size, depth, num_heads). S to XL are the published sizes, Ti is the field's tiny
 # ViT; T and Mi are ours, for CPUs (1.9M and 5.5M parameters). Written "S/2" with a patch size.
@@ -68,6 +68,11 @@ def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
+def _of_time(features: int, name: str, scheme: str | float, dtype: str) -> basic.Linear:
+    """A map of the embedded time step, which is the same in all data."""
+    return basic.Linear(features, init_scheme=scheme, dtype=dtype, moments=False, name=name)
+
+
 class Block(nn.Module):
     """Transformer block with adaLN-Zero: both branches are gated by the time step."""
 
@@ -84,11 +89,11 @@ class Block(nn.Module):
         """Tokens `x` conditioned on `c`, the embedded time step."""
         b, n, width = x.shape
 
-        def linear(features: int, name: str, scheme: str = "xavier") -> basic.Linear:
-            return basic.Linear(features, init_scheme=scheme, dtype=self.dtype, name=name)
+        def linear(features: int, name: str) -> basic.Linear:
+            return basic.Linear(features, init_scheme="xavier", dtype=self.dtype, name=name)
 
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        modulation = linear(6 * width, "adaLN_modulation_1", "zero")(nn.silu(c))
+        modulation = _of_time(6 * width, "adaLN_modulation_1", "zero", self.dtype)(nn.silu(c))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
         h = _modulate(basic.layer_norm(x, self.dtype), shift1, scale1)
@@ -144,14 +149,15 @@ class DiT(nn.Module):
 
         # The raw step index, not t / T: so the published weights were trained.
         c = basic.timestep_embedding(t, FREQUENCIES)
-        c = nn.silu(linear(dim, "t_embedder_mlp_0", 0.02)(c))
-        c = linear(dim, "t_embedder_mlp_2", 0.02)(c)
+        c = nn.silu(_of_time(dim, "t_embedder_mlp_0", 0.02, self.dtype)(c))
+        c = _of_time(dim, "t_embedder_mlp_2", 0.02, self.dtype)(c)
         h = linear(dim, "x_embedder", "xavier")(patchify(x, patch))
         # A constant of the program, no parameter: checkpoints fit any latent size.
         table = position_embedding(dim, height // patch, width // patch)
         h = h + jnp.asarray(table, dtype=h.dtype)
         h = self._blocks(h, c, train)
-        modulation = linear(2 * dim, "final_layer_adaLN_modulation_1", "zero")(nn.silu(c))
+        name = "final_layer_adaLN_modulation_1"
+        modulation = _of_time(2 * dim, name, "zero", self.dtype)(nn.silu(c))
         shift, scale = jnp.split(modulation, 2, axis=-1)
         h = _modulate(basic.layer_norm(h, self.dtype), shift, scale)
         # The two heads in float32: they are small, and losses and thresholds read them.
@@ -172,8 +178,9 @@ class DiT(nn.Module):
             "dtype": self.dtype,
         }
         names = [f"blocks_{i}" for i in range(self.depth)]
-        # Initialisation names every block, so that checkpoints do not know of the loop.
-        if not self.scan or self.is_initializing():
+        # Initialisation names every block, so that checkpoints do not know of the loop; so do the
+        # moments of what its layers read.
+        if not self.scan or self.is_initializing() or moments.recording(self):
             block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
             for name in names:
                 h = block(**settings, name=name)(h, c, train)

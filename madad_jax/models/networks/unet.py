@@ -61,7 +61,9 @@ class ResBlock(nn.Module):
             )
 
         h = conv("in_layers_2")(nn.silu(norm("in_layers_0")(x)))
-        emb = basic.Linear(self.features, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
+        # Of the time step alone: `moments=False`.
+        of_time = basic.Linear(self.features, dtype=self.dtype, moments=False, name="emb_layers_1")
+        emb = of_time(nn.silu(emb))
         h = nn.silu(norm("out_layers_0")(h + emb[:, None, None]))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv("out_layers_3", zero_init=True)(h)
@@ -190,7 +192,8 @@ class UNet(nn.Module):
             )
 
     def _linear(self, name: str) -> basic.Linear:
-        return basic.Linear(4 * self.model_channels, dtype=self.dtype, name=name)
+        features = 4 * self.model_channels
+        return basic.Linear(features, dtype=self.dtype, moments=False, name=name)
 
     def _stage(
         self, h: jax.Array, emb: jax.Array, train: bool, mult: int, rate: int, name: str
