@@ -35,7 +35,14 @@ def get_config(preset: str = "paper"):
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
-        kind="generic",  # generic | dag (foreign patches and biases of intensity classes)
+        # generic | dag (foreign patches and biases of intensity classes) | learned (lesions.bank)
+        kind="generic",
+    )
+    c.lesions = config_dict.create(  # drawn by `madad-jax draw-lesions`, pasted in training (ours)
+        bank="",  # its lesion_bank.npz; empty: none
+        share=0.5,  # mask at image resolution: of its slices with drawn anomalies
+        max_lesions=4,  # a slice has 1 to so many
+        match=0.5,  # of brightness where drawn and where pasted, in deviations of the brain
     )
     c.atlas = config_dict.create(
         groups=0,  # of healthy slices that a mask at image resolution compares with (ours); 0: none

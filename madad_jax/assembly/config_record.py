@@ -20,13 +20,14 @@ _DENOISER_KEYS = (
     "denoiser",
     "diffusion",
     "synthesis",
+    "lesions",
     "atlas",
     "optim",
     "train",
 )
 # Options that came later: {section: key that is empty where the option is off}. A section that is
 # off is no part of a record, so that those of earlier versions agree with it.
-_OFF = {"atlas": "groups", "methods.madad.pixel_head": "network.widths"}
+_OFF = {"atlas": "groups", "lesions": "bank", "methods.madad.pixel_head": "network.widths"}
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.
 _FREE = (
@@ -56,7 +57,7 @@ EXECUTION = {
     "denoiser.scan": False,
 }
 # Where weights lie. A stage is bound to what they are (`experiment.stage_inputs`).
-WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init")
+WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init", "lesions.bank")
 # Where things lie on the machine of a run: nothing of a model that is handed on.
 _PLACES = (
     *WEIGHTS,

@@ -12,6 +12,7 @@ from madad_jax.core import errors
 from madad_jax.methods import autoencoder as autoencoder_method
 from madad_jax.models import interfaces, registry
 from madad_jax.models.networks import lpips
+from madad_jax.synthesis import learned
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
@@ -102,6 +103,12 @@ def classifier(
 def atlas_options(config: config_dict.ConfigDict) -> atlas.Options:
     """The atlas of healthy slices; configs of earlier versions have none."""
     return atlas.Options(**config.atlas.to_dict()) if "atlas" in config else atlas.Options()
+
+
+def lesion_options(config: config_dict.ConfigDict) -> learned.Options:
+    """How lesions of a bank are pasted; configs of earlier versions do not say."""
+    section = config.lesions.to_dict() if "lesions" in config else {}
+    return learned.Options(**{key: v for key, v in section.items() if key != "bank"})
 
 
 def smoothing_sigma(config: config_dict.ConfigDict) -> float:

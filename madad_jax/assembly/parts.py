@@ -90,6 +90,8 @@ class Parts:
       summary: {label: value} for the report.
       record: the whole config as JSON holds it.
       atlas: of healthy slices, which the method reads; 0 groups: none.
+      lesion_bank: file with lesions that training pastes; "": none.
+      needs_lesion_bank: training cannot do without one.
       stage_keys: {stage: keys that its result depends on}.
     """
 
@@ -116,6 +118,8 @@ class Parts:
     record: Mapping[str, Any]
     stage_keys: Mapping[str, tuple[str, ...]]
     atlas: atlas_lib.Options
+    lesion_bank: str
+    needs_lesion_bank: bool
 
     def image_spec(self, batch_size: int = 1) -> Batch:
         """Shapes of a batch of images."""
@@ -182,6 +186,8 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         record=config_record.plain(config),
         stage_keys=config_record.stage_keys(config, on_latents),
         atlas=networks.atlas_options(config),
+        lesion_bank=config.lesions.bank if "lesions" in config else "",
+        needs_lesion_bank=methods.draws_learned(config),
     )
 
 

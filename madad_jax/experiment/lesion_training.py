@@ -146,7 +146,7 @@ def train(
     root = random_keys.root_key(plan.seed)
     first = drawer.init_adapters(random_keys.stream(root, "adapters"), frozen)
     state = state_lib.create(first, tx, ema=False)
-    facts = json_digest.json_digest([made_from, dataclasses.asdict(plan)])
+    facts = json_digest.json_digest([made_from, plan.lr, plan.seed])
     state = _restore(path, state, facts)
     arrays = {name: jnp.asarray(value) for name, value in batch.items()}
     step_fn = step_lib.make_train_step(drawer, tx)

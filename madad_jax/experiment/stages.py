@@ -22,6 +22,7 @@ from madad_jax.experiment import (
     frozen_weights,
     healthy_atlas,
     latent_cache,
+    lesion_bank,
     preflight,
     report_stage,
     score_stage,
@@ -98,6 +99,7 @@ def _run_stages(
             # A run of other training options is refused before its weights are read.
             workdir.is_complete("denoiser")
             steps = int(workdir.number("denoiser", "steps"))
+            lesion_bank.check_sets(parts, workdir, inputs)
             open_stage(parts, workdir, inputs, "denoiser")
             frozen = load_frozen(parts, workdir, inputs)
             wall_time.begin("evaluate", 0)
@@ -297,7 +299,7 @@ def train_denoiser(
         parts.plan,
         parts.method,
         parts.train_spec(),
-        frozen.values,
+        frozen.values | lesion_bank.prepare(parts, workdir),
         sources,
         inputs=inputs,
         workdir=workdir,
