@@ -36,13 +36,13 @@ BATCH = 16  # slices that are drawn in one call
 Draw = Callable[[list[Any], list[lesion_plans.Plan], list[int]], tuple[np.ndarray, np.ndarray]]
 
 
-def begin(out: epath.Path, made_from: Mapping[str, Any]) -> None:
+def begin(out: epath.PathLike, made_from: Mapping[str, Any]) -> None:
     """Opens a folder for a set, or goes on with one.
 
     Raises:
       UserError: the folder holds a set that was made from other things, named.
     """
-    path, now = out / ABOUT, json_digest.canonical(made_from)
+    path, now = epath.Path(out) / ABOUT, json_digest.canonical(made_from)
     if path.exists():
         then = json_file.as_object(json_file.read_object(path).get("made_from"), str(path))
         for key in sorted({*then, *now}):
@@ -98,7 +98,7 @@ class Writer:
 
     def __init__(
         self,
-        out: epath.Path,
+        out: epath.PathLike,
         split: str,
         source: png_folder.PngFolder,
         examples: list[lesion_examples.Examples],
@@ -106,7 +106,7 @@ class Writer:
         draw: Draw | None,
         panels: int = 12,
     ):
-        self._out, self._split, self._source = out, split, source
+        self._out, self._split, self._source = epath.Path(out), split, source
         self._examples, self._settings, self._draw = examples, settings, draw
         self._panels = panels
 

@@ -30,7 +30,7 @@ MOST = 2000  # lesions of a bank
 _KEY, _WHAT = "lesions.bank", "a bank of lesions"
 
 
-def collect(out: epath.Path, split: str, modality: str) -> dict[str, np.ndarray]:
+def collect(out: epath.PathLike, split: str, modality: str) -> dict[str, np.ndarray]:
     """The lesions of a drawn set, a patch each, at its own resolution.
 
     Args:
@@ -46,7 +46,7 @@ def collect(out: epath.Path, split: str, modality: str) -> dict[str, np.ndarray]
       UserError: no slice there, or one that cannot be read.
     """
     drawn, healthy = (
-        lesion_examples.open_folder(out / name, modality, 16, "--output")
+        lesion_examples.open_folder(epath.Path(out) / name, modality, 16, "--output")
         for name in (split, f"{split}_healthy")
     )
     places = {record.id: n for n, record in enumerate(healthy.records)}
@@ -89,14 +89,14 @@ def _centre(patch: np.ndarray, width: int) -> np.ndarray:
     return square
 
 
-def write(path: epath.Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+def write(path: epath.PathLike, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     """Writes a bank; `facts` has `modality` and the `subjects` of the examples."""
     atomic_files.write_bytes(path, archives.to_bytes(facts, arrays))
 
 
-def _read(path: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(facts, arrays) of a bank. Raises UserError: missing or damaged."""
-    content = atomic_files.read_bytes(path)
+    content = atomic_files.read_bytes(epath.Path(path))
     with archives.open_bytes(content, str(path), _WHAT) as (meta, arrays):
         found = {name: arrays[name] for name in ("change", "mask", "level", "side")}
         facts = {"modality": str(meta["modality"]), "subjects": [str(s) for s in meta["subjects"]]}
@@ -141,7 +141,7 @@ def check(parts: parts_lib.Parts, inputs: inputs_lib.Inputs) -> None:
         )
     if not parts.lesion_bank:
         return
-    facts, _ = _read(epath.Path(parts.lesion_bank))
+    facts, _ = read(parts.lesion_bank)
     if facts["modality"].lower() != parts.data.modality.lower():
         raise errors.UserError(
             f"{_KEY}: found lesions of {messages.shorten(facts['modality'])}, accepted: of "
@@ -181,7 +181,7 @@ def prepare(parts: parts_lib.Parts, workdir: workdir_lib.Workdir) -> Params:
 
     def on_first() -> None:
         if not workdir.is_begun("denoiser"):
-            facts, arrays = _read(epath.Path(parts.lesion_bank))
+            facts, arrays = read(parts.lesion_bank)
             write(path, fit(arrays, parts.data.image_size), facts)
         if path.exists():
             digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -39,6 +39,15 @@ class Picture:
         """In [0, 1]."""
         return (self.levels / self.white).astype(np.float32)
 
+    def median(self) -> float:
+        """Of the brain's grey values; 1 for a brain that is black, or none."""
+        values = self.grey[self.brain]
+        return float(np.median(values)) or 1.0 if values.size else 1.0
+
+    def tissue(self) -> Float32[np.ndarray, "S S"]:
+        """Grey values with the brain's median outside of it: no dark rim beside a lesion."""
+        return np.where(self.brain, self.grey, np.float32(self.median()))
+
     def moments(self) -> tuple[float, float]:
         """Mean and deviation of the brain's grey values; (0, 1) without brain or contrast."""
         values = self.grey[self.brain]
@@ -160,11 +169,13 @@ def read(folder: epath.PathLike, modality: str, image_size: int) -> Examples:
         pictures=pictures,
         images=np.stack([e["image"] for e in elements]) if elements else np.zeros((*side, 1), "f4"),
         masks=np.stack([e["segmentation"] for e in elements]) if elements else np.zeros(side, bool),
-        lesions=[
-            lesion for p in pictures for lesion in lesion_masks.cut(p.id, p.grey, p.truth & p.brain)
-        ],
+        lesions=[lesion for p in pictures for lesion in _lesions(p)],
         files={n: atomic_files.sha256(place / n) for n in names if (place / n).exists()},
     )
+
+
+def _lesions(picture: Picture) -> list[lesion_masks.Lesion]:
+    return lesion_masks.cut(picture.id, picture.tissue(), picture.truth & picture.brain)
 
 
 def check_apart(examples: list[Examples], subjects: set[str], where: str) -> None:

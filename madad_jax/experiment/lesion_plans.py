@@ -103,8 +103,8 @@ def make_plan(
     kind = int(draw.integers(len(examples)))
     chosen = examples[kind]
     count = min(settings.most, int(draw.choice(chosen.counts())))
-    moments = {one.id: one.moments() for one in chosen.pictures}
-    mean, deviation = picture.moments()
+    # A gain by medians: lesions themselves widen a brain's spread, and hardly move its median.
+    gains = {one.id: picture.median() / one.median() for one in chosen.pictures}
     mask = np.zeros(picture.brain.shape, bool)
     grey = np.full(mask.shape, np.nan, np.float32)
     parts = []
@@ -114,9 +114,8 @@ def make_plan(
         corner = lesion_masks.place(draw, inside, picture.brain)
         if corner is None:
             continue
-        theirs, spread = moments[lesion.example]
         near = lesion_masks.soften(inside, settings.rim) > 0
-        values = (values - theirs) / spread * deviation + mean
+        values = values * gains[lesion.example]
         lesion_masks.paint(grey, values.astype(np.float32), corner, near)
         lesion_masks.paint(mask, inside, corner, inside)
         where = {"example": lesion.example, "lesion": lesion.number, "corner": list(corner)}
@@ -180,14 +179,15 @@ def nearest_example(
         patch = _patch(one.grey, rows, columns)
         known += [(one, patch), (one, patch[:, ::-1])]
     best: dict[str, Any] = {"ncc": -1.0, "ncc_healthy": -1.0}
-    made = (levels / picture.white).astype(np.float32)
+    before = picture.tissue()
+    made = np.where(picture.brain, (levels / picture.white).astype(np.float32), before)
     for rows, columns, _ in lesion_masks.components(plan.mask):
-        drawn, before = (_patch(grey, rows, columns) for grey in (made, picture.grey))
+        drawn, healthy = (_patch(grey, rows, columns) for grey in (made, before))
         for one, patch in known:
             ncc = lesion_masks.similarity(drawn, patch)
             if ncc > best["ncc"]:
                 best |= {"ncc": round(ncc, 4), "example": one.example, "lesion": one.number}
-            chance = lesion_masks.similarity(before, patch)
+            chance = lesion_masks.similarity(healthy, patch)
             best["ncc_healthy"] = max(best["ncc_healthy"], round(chance, 4))
     return best
 

@@ -6,7 +6,7 @@ weights: each step folds its keys from the seed and its number.
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import optax
 from etils import epath
 
 from madad_jax.core import atomic_files, errors, json_digest, random_keys
-from madad_jax.core.types import Batch, Params
+from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.data.sources import png_folder
 from madad_jax.experiment import lesion_examples, lesion_plans
 from madad_jax.methods import lesion_drawer, madad
@@ -126,7 +126,7 @@ def train(
     frozen: Params,
     batch: Batch,
     plan: Plan,
-    path: epath.Path,
+    path: epath.PathLike,
     made_from: Mapping[str, Any],
 ) -> Params:
     """Trained adapters, from `path` where they are finished there, else trained to the end.
@@ -142,6 +142,7 @@ def train(
     Raises:
       UserError: a damaged file, or a loss that is not finite.
     """
+    path = epath.Path(path)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(plan.lr))
     root = random_keys.root_key(plan.seed)
     first = drawer.init_adapters(random_keys.stream(root, "adapters"), frozen)
@@ -149,7 +150,7 @@ def train(
     facts = json_digest.json_digest([made_from, plan.lr, plan.seed])
     state = _restore(path, state, facts)
     arrays = {name: jnp.asarray(value) for name, value in batch.items()}
-    step_fn = step_lib.make_train_step(drawer, tx)
+    step_fn = make_step(drawer, tx)
     begun = int(state.step)
     for step in range(begun, plan.steps):
         state, metrics = step_fn(state, frozen, arrays, root)
@@ -161,6 +162,23 @@ def train(
         _keep(path, state, facts)
         _LOG.info("adapters: step %d of %d, loss %.4f", step + 1, plan.steps, values["loss"])
     return state.params
+
+
+def make_step(
+    drawer: lesion_drawer.LesionDrawer, tx: optax.GradientTransformation
+) -> Callable[..., tuple[state_lib.TrainState, Metrics]]:
+    """`step(state, frozen, batch, root_key) -> (state, metrics)`, compiled, state donated."""
+
+    def step(state: state_lib.TrainState, frozen: Params, batch: Batch, root: jax.Array):
+        key = random_keys.at_step(root, "train", state.step)
+        gradients, metrics = step_lib.loss_and_gradients(
+            drawer.loss, state.params, frozen, batch, key, 1
+        )
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state_lib.TrainState(state.step + 1, params, opt_state, None), metrics
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def _keep(path: epath.Path, state: state_lib.TrainState, facts: str) -> None:

@@ -124,7 +124,7 @@ def _one_lesion(
     amount = jax.random.uniform(k_amount, (batch, 1, 1), minval=0.8, maxval=1.25)
     side = bank["change"].shape[1]
 
-    def put(patches: jax.Array) -> jax.Array:
+    def put(patches: Any) -> jax.Array:
         patch = jnp.asarray(patches)[which]
         patch = jnp.where(flip, patch[:, :, ::-1], patch)
         # A margin of one patch, since a lesion at the rim reaches beyond the picture.

@@ -101,11 +101,13 @@ def deform(
     height, width = lesion.mask.shape
     # A turned rectangle needs up to its diagonal.
     side = int(np.ceil(np.hypot(height, width) * max(1.0, options.most_scale)))
-    centre = (side - 1) / 2
-    rows, columns = np.mgrid[:side, :side] - centre
+    # As even or odd as the crop: else an undeformed lesion would fall between pixels.
+    high, wide = side + (side - height) % 2, side + (side - width) % 2
+    rows, columns = np.mgrid[:high, :wide].astype(np.float64)
+    rows, columns = rows - (high - 1) / 2, columns - (wide - 1) / 2
     across = -columns if flip else columns
     size = np.sqrt(lesion.mask.sum())
-    field = draw.uniform(-1, 1, (2, side, side))
+    field = draw.uniform(-1, 1, (2, high, wide))
     smooth = ndimage.gaussian_filter(field, (0, size / 2 + 1, size / 2 + 1))
     largest = np.abs(smooth).max((1, 2), keepdims=True)
     moved = smooth / np.maximum(largest, 1e-9) * options.elastic * size

@@ -28,7 +28,7 @@ def test_it_writes_a_set_its_provenance_and_a_bank(tmp_path, capsys):
     assert made["examples"]["ms"]["subjects"] == ["sick"]
     assert len(made["examples"]["ms"]["files"]) == 9
     assert about["figures"]["slices"] == 4
-    facts, bank = lesion_bank._read(root / "out/lesion_bank.npz")
+    facts, bank = lesion_bank.read(root / "out/lesion_bank.npz")
     assert facts == {"modality": "T1", "subjects": ["sick"]} and len(bank["level"]) >= 4
     # Again: nothing is drawn anew, and the same is said.
     times = {p: p.stat().st_mtime_ns for p in (root / "out/train").iterdir()}

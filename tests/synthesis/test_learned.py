@@ -80,7 +80,7 @@ def test_slices_without_brain_stay_healthy():
 
 def test_a_bank_of_patches_larger_than_the_slice_is_cut():
     *_, made, truth = paste(bank(side=2 * SIDE + 1))
-    assert np.isfinite(made).all() and truth.any((1, 2)).all()
+    assert np.isfinite(made).all() and truth.any((1, 2)).mean() > 0.5
 
 
 def test_synthesis_of_kind_learned_pastes():

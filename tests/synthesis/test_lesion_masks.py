@@ -42,7 +42,9 @@ def test_deformed_lesions_keep_their_size_and_their_grey():
         assert values[made].mean() > 0.85 and values[~made].mean() < 0.1
         assert not made[[0, -1]].any() and not made[:, [0, -1]].any()
     assert 0.8**2 * 0.75 < min(areas) < 0.85 and 1.15 < max(areas) < 1.25**2 * 1.25
-    still = lesion_masks.Deformation(turn=0, least_scale=1, most_scale=1, elastic=0, mirror=0)
+    still = lesion_masks.Deformation(
+        turn=0.0, least_scale=1.0, most_scale=1.0, elastic=0.0, mirror=0.0
+    )
     same, _ = lesion_masks.deform(np.random.default_rng(0), lesion, still)
     (_rows, _columns, inside), *others = lesion_masks.components(same)
     assert inside.all() and inside.shape == (12, 10) and not others
@@ -107,5 +109,5 @@ def test_similarity_is_a_correlation():
 
 
 def test_scales_that_cannot_be_are_refused():
-    with pytest.raises(errors.UserError, match=r"least_scale, most_scale: found 2, 1\.25"):
-        lesion_masks.Deformation(least_scale=2)
+    with pytest.raises(errors.UserError, match=r"least_scale, most_scale: found 2\.0, 1\.25"):
+        lesion_masks.Deformation(least_scale=2.0)
