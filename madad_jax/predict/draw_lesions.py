@@ -109,6 +109,12 @@ def _draw(options: flags.FlagValues) -> dict[str, Any]:
         raise errors.UserError("--modality is missing; copies need no run that would say it")
     size = model.parts.data.image_size if model else 0
     examples = [lesion_examples.read(folder, modality, size) for folder in options.examples]
+    names = [one.name for one in examples]
+    if len(set(names)) < len(names):
+        raise errors.UserError(
+            f"--examples: found two folders called '{max(names, key=names.count)}', accepted: a "
+            "name for each kind of lesion"
+        )
     source = lesion_examples.open_folder(options.input, modality, size or 16, "--input")
     people = {record.subject for record in source.records}
     lesion_examples.check_apart(examples, people, f"--input={options.input}")

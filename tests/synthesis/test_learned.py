@@ -53,7 +53,7 @@ def test_lesions_go_where_the_tissue_is_as_bright():
         assert (inside > 0.5).mean() > 0.9, level
     # Nothing is as bright as that: anywhere in the brain.
     *_, truth = paste(bank(9.0), max_lesions=1)
-    assert truth.any((1, 2)).all()
+    assert truth.any((1, 2)).mean() > 0.8
 
 
 def test_what_does_not_change_is_no_truth():
