@@ -30,6 +30,7 @@ from madad_jax.methods import lesion_drawer
 _LOG = logging.getLogger(__name__)
 
 ABOUT, SLICES, PANELS = "draw_lesions.json", "slices", "panels"
+_NCCS = ("ncc_source", "ncc_source_healthy", "ncc", "ncc_healthy")
 BATCH = 16  # slices that are drawn in one call
 
 # (pictures at the run's size, plans, keys) -> (drawn, healthy), [b,s,s] each
@@ -198,7 +199,7 @@ class Writer:
         """Figures of the whole set; they join the folder's JSON."""
         facts = [json_file.read_object(self._about(n)) for n in indices]
         made = [f for f in facts if "left_out" not in f]
-        nccs = {k: [f["nearest_example"][k] for f in made] for k in ("ncc", "ncc_healthy")}
+        nccs = {k: [f["nearest_example"][k] for f in made] for k in _NCCS}
         figures: dict[str, Any] = {
             "slices": len(made),
             "left_out": {f["id"]: f["left_out"] for f in facts if "left_out" in f},
@@ -206,7 +207,7 @@ class Writer:
         }
         for name, values in nccs.items():
             if values:
-                figures[f"nearest_{name}"] = {
+                figures[name] = {
                     "median": round(float(np.median(values)), 4),
                     "largest": max(values),
                 }

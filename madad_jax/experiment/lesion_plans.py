@@ -27,7 +27,7 @@ APPEARANCES = ("learned", "copy")
 COMPOSITIONS = ("residual", "blend")
 _USUAL = lesion_masks.Deformation()
 _PATCH = 24  # side at which patches are compared
-_AROUND = 4  # pixels around a lesion that are compared too
+_AROUND = 2  # pixels around a lesion that are compared too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,29 +167,35 @@ def nearest_example(
     plan: Plan,
     examples: lesion_examples.Examples,
 ) -> dict[str, Any]:
-    """The example lesion that a drawn one is most like, by normalised cross-correlation.
+    """How like the examples the drawn lesions are, by normalised cross-correlation, -1 to 1.
 
     Returns:
-      `ncc` the largest, -1 to 1, with its `example` and `lesion`; `ncc_healthy` the same for the
-      slice without lesions at the same places: what chance gives.
+      `ncc_source` of the drawn pixels with those of the examples whose masks they have, deformed
+      and moved as the masks were: 1 for copies. `ncc` of the largest lesion with the example lesion
+      that it is most like, mirrored or not, at one size for all, its `example` and `lesion`. Both
+      end in `_healthy` for the slice before: what chance gives.
     """
-    known = []
-    for one in examples.lesions:
-        rows, columns, _ = lesion_masks.components(one.mask)[0]
-        patch = _patch(one.grey, rows, columns)
-        known += [(one, patch), (one, patch[:, ::-1])]
-    best: dict[str, Any] = {"ncc": -1.0, "ncc_healthy": -1.0}
     before = picture.tissue()
     made = np.where(picture.brain, (levels / picture.white).astype(np.float32), before)
-    for rows, columns, _ in lesion_masks.components(plan.mask):
-        drawn, healthy = (_patch(grey, rows, columns) for grey in (made, before))
-        for one, patch in known:
-            ncc = lesion_masks.similarity(drawn, patch)
+    there = plan.mask & ~np.isnan(plan.grey)
+    best: dict[str, Any] = {
+        "ncc_source": lesion_masks.similarity(made[there], plan.grey[there]),
+        "ncc_source_healthy": lesion_masks.similarity(before[there], plan.grey[there]),
+        "ncc": -1.0,
+        "ncc_healthy": -1.0,
+    }
+    rows, columns, _ = max(lesion_masks.components(plan.mask), key=lambda c: c[2].sum())
+    drawn, healthy = (_patch(grey, rows, columns) for grey in (made, before))
+    for one in examples.lesions:
+        top, left, _ = lesion_masks.components(one.mask)[0]
+        patch = _patch(one.grey, top, left)
+        for turned in (patch, patch[:, ::-1]):
+            ncc = lesion_masks.similarity(drawn, turned)
             if ncc > best["ncc"]:
-                best |= {"ncc": round(ncc, 4), "example": one.example, "lesion": one.number}
-            chance = lesion_masks.similarity(healthy, patch)
-            best["ncc_healthy"] = max(best["ncc_healthy"], round(chance, 4))
-    return best
+                best |= {"ncc": ncc, "example": one.example, "lesion": one.number}
+            chance = lesion_masks.similarity(healthy, turned)
+            best["ncc_healthy"] = max(best["ncc_healthy"], chance)
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in best.items()}
 
 
 def _patch(grey: np.ndarray, rows: slice, columns: slice) -> np.ndarray:

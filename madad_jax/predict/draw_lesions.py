@@ -85,13 +85,13 @@ def run(argv: Sequence[str]) -> int:
         f"{options.output}: {figures['slices']} slices with {figures['lesions']} lesions, "
         f"{len(figures['left_out'])} left out"
     )
-    near = figures.get("nearest_ncc")
-    if near:
-        chance = figures["nearest_ncc_healthy"]
-        print(
-            f"likest example lesion: NCC {near['median']:.2f} in the median, {near['largest']:.2f} "
-            f"at most (the same places before: {chance['median']:.2f}, {chance['largest']:.2f})"
-        )
+    for name, text in (("ncc_source", "example whose mask it is"), ("ncc", "likest example")):
+        if name in figures:
+            near, chance = figures[name], figures[f"{name}_healthy"]
+            print(
+                f"{text}: NCC {near['median']:.2f} in the median, {near['largest']:.2f} at most "
+                f"(the same places before: {chance['median']:.2f}, {chance['largest']:.2f})"
+            )
     return 0
 
 

@@ -172,8 +172,8 @@ def soften(mask: Bool[np.ndarray, "H W"], rim: float = 2.0) -> Float32[np.ndarra
     return np.where(mask, 1.0, np.where(blurred < 0.02, 0.0, blurred)).astype(np.float32)
 
 
-def similarity(a: Float32[np.ndarray, "h w"], b: Float32[np.ndarray, "h w"]) -> float:
-    """Normalised cross-correlation of two patches, -1 to 1; 0 where one is constant."""
+def similarity(a: Float32[np.ndarray, "*shape"], b: Float32[np.ndarray, "*shape"]) -> float:
+    """Normalised cross-correlation of two arrays, -1 to 1; 0 where one is constant."""
     x, y = a - a.mean(), b - b.mean()
     size = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / size) if size > 1e-9 else 0.0

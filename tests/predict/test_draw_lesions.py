@@ -21,7 +21,7 @@ def test_it_writes_a_set_its_provenance_and_a_bank(tmp_path, capsys):
     root = folders.make_folders(tmp_path)
     assert run(root, "--slices=4", "--split=train") == 0
     said = capsys.readouterr().out
-    assert "4 slices with" in said and "likest example lesion: NCC" in said
+    assert "4 slices with" in said and "likest example: NCC" in said
     about = json.loads((root / "out/draw_lesions.json").read_text())
     made = about["made_from"]
     assert made["settings"]["seed"] == 0 and made["settings"]["appearance"] == "copy"
