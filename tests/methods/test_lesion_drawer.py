@@ -138,18 +138,19 @@ def test_guidance_goes_beyond_what_the_type_alone_draws(frozen):
     params["types"] = params["types"].at[1].set(1.0)
     keys = jax.random.split(jax.random.key(4), 1)
 
-    def change(guidance):
+    def change(guidance, kind=1):
         drawer = dataclasses.replace(
             DRAWER,
             guidance=guidance,
             reweight=False,
             schedule=schedule.make_schedule("cosine", 1),
         )
-        made = drawer.draw(params, frozen, image, mask, jnp.array([1]), keys)
+        made = drawer.draw(params, frozen, image, mask, jnp.array([kind]), keys)
         return np.asarray(made["drawn"])
 
     none, alone, twice = change(0.0), change(1.0), change(2.0)
     assert np.abs(alone - none).max() > 1e-3
+    np.testing.assert_allclose(none, change(2.0, kind=0), atol=1e-5)
     # One step: the answer is linear in the guidance.
     np.testing.assert_allclose(twice - none, 2 * (alone - none), atol=1e-4)
 
