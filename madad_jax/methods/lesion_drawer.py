@@ -140,10 +140,11 @@ class LesionDrawer(families.OnLatents):
         steps = self.schedule.num_steps
 
         def noise_of(key: jax.Array) -> jax.Array:
-            each = jax.random.split(key, steps + 1)
-            return jnp.stack([noise_lib.draw(k, (1, *x0.shape[1:]), self.noise)[0] for k in each])
+            return noise_lib.draw(key, (1, *x0.shape[1:]), self.noise)[0]
 
-        noise = jnp.swapaxes(jax.vmap(noise_of)(keys), 0, 1)
+        # Mapped over steps too: written out, a program of minutes to compile.
+        each = jax.vmap(lambda key: jax.random.split(key, steps + 1))(keys)
+        noise = jnp.swapaxes(jax.vmap(jax.vmap(noise_of))(each), 0, 1)
 
         def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
             twice = [jnp.concatenate([a, a]) for a in (x, t, soft)]
