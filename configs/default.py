@@ -35,7 +35,7 @@ def get_config(preset: str = "paper"):
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
-        # generic | dag (foreign patches and biases of intensity classes) | disyre (as published)
+        # generic | dag (foreign patches, class biases) | disyre (as published) | learned (lesions.bank)
         kind="generic",
     )
     c.contrasts = config_dict.create(  # training on several contrasts or neighbours (ours)
@@ -43,6 +43,12 @@ def get_config(preset: str = "paper"):
         keep_all=0.3,  # least share of the samples that show every contrast they have
         same_blocks=0.7,  # share of the samples noised in the same blocks of all contrasts
         hidden=0.3,  # share of the drawn anomalies that a contrast does not show
+    )
+    c.lesions = config_dict.create(  # drawn by `madad-jax draw-lesions`, pasted in training (ours)
+        bank="",  # its lesion_bank.npz; empty: none
+        share=0.5,  # mask at image resolution: of its slices with drawn anomalies
+        max_lesions=4,  # a slice has 1 to so many
+        match=0.5,  # of brightness where drawn and where pasted, in deviations of the brain
     )
     c.atlas = config_dict.create(
         groups=0,  # of healthy slices that a mask at image resolution compares with (ours); 0: none

@@ -173,6 +173,15 @@ VERBS = {
             "--first=out/a --second=out/b --output=visits --healthy_spread=healthy_spread.json",
         ),
     ),
+    "draw-lesions": Verb(
+        "madad_jax.predict.draw_lesions",
+        (),
+        "lesions learned from a few slices, drawn into healthy ones",
+        (
+            "--checkpoint=runs/x --examples=ms --input=data/ours/test_healthy --output=drawn",
+            "--appearance=copy --modality=T1 --examples=ms --input=data/ours/train --output=copied",
+        ),
+    ),
     "extract-brain": Verb(
         "madad_jax.predict.brain_command",
         (),

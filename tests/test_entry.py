@@ -83,6 +83,7 @@ def test_a_mistyped_verb_is_one_line_and_status_2(monkeypatch, capsys, word, tex
         ("convert", "--out"),
         ("compare", "--run"),
         ("compare-visits", "--healthy_pairs"),
+        ("draw-lesions", "--appearance"),
         ("extract-brain", "--serve"),
         ("package", "--card"),
         ("models", "traceback"),

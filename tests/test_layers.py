@@ -32,8 +32,8 @@ ROOMS = {
         "evaluation convert"
     ),
     "experiment": (
-        "core runtime devices checkpoints metrics anomaly_maps models methods data training "
-        "evaluation assembly"
+        "core runtime devices checkpoints metrics synthesis anomaly_maps models methods data "
+        "training evaluation assembly"
     ),
     "predict": (
         "core runtime devices checkpoints scans metrics models data evaluation assembly convert "

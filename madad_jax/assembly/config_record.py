@@ -21,6 +21,7 @@ _DENOISER_KEYS = (
     "diffusion",
     "synthesis",
     "contrasts",
+    "lesions",
     "atlas",
     "optim",
     "train",
@@ -29,6 +30,7 @@ _DENOISER_KEYS = (
 # off is no part of a record, so that those of earlier versions agree with it.
 _OFF = {
     "atlas": "groups",
+    "lesions": "bank",
     "methods.madad.pixel_head": "network.widths",
     "train.continual": "projection",
 }
@@ -75,7 +77,13 @@ EXECUTION = {
     "denoiser.scan": False,
 }
 # Where weights lie. A stage is bound to what they are (`experiment.stage_inputs`).
-WEIGHTS = ("autoencoder.checkpoint", "autoencoder.lpips", "denoiser.init", "features.weights")
+WEIGHTS = (
+    "autoencoder.checkpoint",
+    "autoencoder.lpips",
+    "denoiser.init",
+    "features.weights",
+    "lesions.bank",
+)
 # Where things lie on the machine of a run: nothing of a model that is handed on.
 _PLACES = (
     *WEIGHTS,

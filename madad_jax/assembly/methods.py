@@ -164,6 +164,19 @@ def has_pixel_mask(config: config_dict.ConfigDict) -> bool:
     return bool(section)
 
 
+def reads_lesion_bank(config: config_dict.ConfigDict) -> bool:
+    """Whether a training with these options pastes lesions of a bank."""
+    return has_pixel_mask(config) or draws_learned(config)
+
+
+def draws_learned(config: config_dict.ConfigDict) -> bool:
+    """Whether the method's own synthesis is that of a bank; a mask at image resolution draws for
+    the whole method."""
+    c = config.synthesis
+    mixes = config.method in ("madad", "dae", "deco_diff", "reflect")
+    return mixes and c.kind == "learned" and c.share > 0 and not has_pixel_mask(config)
+
+
 def title(config: config_dict.ConfigDict) -> str:
     """The method's name as reports write it."""
     name = _entry(config).title or config.method

@@ -17,6 +17,7 @@ from madad_jax.methods import shared as shared_lib
 from madad_jax.methods.stacked import channels as channels_lib
 from madad_jax.models import image_networks, interfaces, registry
 from madad_jax.models.networks import lpips
+from madad_jax.synthesis import learned
 
 _DIT_NUMBERS = ("hidden_size", "depth", "num_heads")
 _UNET_NUMBERS = (
@@ -153,6 +154,12 @@ def channels(config: config_dict.ConfigDict) -> channels_lib.Channels | None:
     if len(contrasts) == 1 and not beside:
         return None
     return channels_lib.Channels(len(contrasts), beside, **config.contrasts.to_dict())
+
+
+def lesion_options(config: config_dict.ConfigDict) -> learned.Options:
+    """How lesions of a bank are pasted; configs of earlier versions do not say."""
+    section = config.lesions.to_dict() if "lesions" in config else {}
+    return learned.Options(**{key: v for key, v in section.items() if key != "bank"})
 
 
 def smoothing_sigma(config: config_dict.ConfigDict) -> float:

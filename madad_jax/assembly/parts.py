@@ -110,6 +110,8 @@ class Parts:
       record: the whole config as JSON holds it.
       atlas: of healthy slices, which the method reads; 0 groups: none.
       features: None for a method that is trained by gradients.
+      lesion_bank: file with lesions that training pastes; "": none.
+      needs_lesion_bank: training cannot do without one.
       stage_keys: {stage: keys that its result depends on}.
       tasks: `train.tasks`, which make a chain of runs (`tasks.py`) of this config.
     """
@@ -138,6 +140,8 @@ class Parts:
     stage_keys: Mapping[str, tuple[str, ...]]
     atlas: atlas_lib.Options
     tasks: tuple[str, ...]
+    lesion_bank: str
+    needs_lesion_bank: bool
     features: FeatureParts | None = None
 
     def image_spec(self, batch_size: int = 1) -> Batch:
@@ -207,6 +211,8 @@ def assemble(config: config_dict.ConfigDict, *, plain_convolutions: bool = False
         atlas=networks.atlas_options(config),
         features=_feature_parts(config, fitted),
         tasks=tuple(config.train.get("tasks", ())),
+        lesion_bank=config.lesions.bank if "lesions" in config else "",
+        needs_lesion_bank=methods.draws_learned(config),
     )
 
 

@@ -22,7 +22,8 @@ class ConfigShared:
         self.sigma = networks.smoothing_sigma(config)
         self.inside_brain = config.map.inside_brain
         self.noise = config.diffusion.noise
-        self.synthesis = shapes.Options(**config.synthesis.to_dict())
+        self.lesions = networks.lesion_options(config)
+        self.synthesis = shapes.Options(**config.synthesis.to_dict(), lesions=self.lesions)
         self.atlas = networks.atlas_options(config)
 
     def denoiser(self) -> interfaces.Denoiser:

@@ -52,6 +52,13 @@ def check_values(config: config_dict.ConfigDict) -> None:
             f"denoiser.init: found {config.denoiser.init!r} with method={config.method}, which is "
             "computed from healthy slices and starts from no weights; accepted: empty"
         )
+    bank = config.lesions.bank if "lesions" in config else ""
+    if bank and not methods.reads_lesion_bank(config):
+        raise errors.UserError(
+            f"lesions.bank: found {bank!r}, which nothing reads; accepted with a mask at image "
+            "resolution (drawn_unet, or the pixel head of madad), or with synthesis.kind=learned "
+            "and a synthesis.share above 0 of madad, dae, deco_diff, reflect"
+        )
     if cached and config.synthesis.share > 0:
         raise errors.UserError(
             f"synthesis.share: found {config.synthesis.share} with data.latents=cached, whose "

@@ -73,12 +73,50 @@ def selective_ddim(
         x = process.ddim_step(x, x0_hat, flagged, eps, abar=abar, abar_prev=abar_prev, eta=eta)
         return x, (1.0 - p_visible, flagged)
 
-    # Reversed: the scan runs from the noisiest step to the cleanest.
-    tables = (
+    tables = (*_reversed_tables(schedule), noise)
+    corrected, (abnormal, flagged) = jax.lax.scan(step, latent, tables)
+    return {"latent": corrected, "abnormal": abnormal.mean(0), "rewritten": flagged.mean(0)}
+
+
+def _reversed_tables(schedule: schedule_lib.Schedule) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(t, abar, abar of the next step): a scan runs from the noisiest step to the cleanest."""
+    return (
         jnp.asarray(schedule.timestep_map[::-1].copy(), jnp.int32),
         jnp.asarray(schedule.alphas_cumprod[::-1].copy(), jnp.float32),
         jnp.asarray(schedule.alphas_cumprod_prev[::-1].copy(), jnp.float32),
-        noise,
     )
-    corrected, (abnormal, flagged) = jax.lax.scan(step, latent, tables)
-    return {"latent": corrected, "abnormal": abnormal.mean(0), "rewritten": flagged.mean(0)}
+
+
+def inpaint(
+    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    latent: Float[jax.Array, "b h w c"],
+    region: Float[jax.Array, "b h w"],
+    schedule: schedule_lib.Schedule,
+    noise: Float[jax.Array, "n b h w c"],
+    *,
+    eta: float = 0.0,
+) -> Float[jax.Array, "b h w c"]:
+    """Draws new content into a region: DDIM from the noisiest level, the outside kept to the bit.
+
+    Args:
+      denoise: (x, t) -> clean latent.
+      latent: scaled.
+      region: 1 where cells are drawn anew, else 0.
+      schedule: of n - 1 steps.
+      noise: standard normal draws, the first for the start, the others in order of execution.
+      eta: 0 deterministic, 1 ancestral.
+    """
+    batch = latent.shape[0]
+    top = jnp.full((batch,), schedule.num_steps - 1, jnp.int32)
+    start = process.q_sample(schedule, latent, top, noise[0], 1.0 - region)
+
+    def step(x, entry):
+        t, abar, abar_prev, eps = entry
+        x0_hat = denoise(x, jnp.full((batch,), t, jnp.int32))
+        x = process.ddim_step(x, x0_hat, region, eps, abar=abar, abar_prev=abar_prev, eta=eta)
+        return x, None
+
+    tables = (*_reversed_tables(schedule), noise[1:])
+    drawn, _ = jax.lax.scan(step, start, tables)
+    # A product with 0 would let an infinite value of the network through.
+    return jnp.where(region[..., None] > 0, drawn, latent)

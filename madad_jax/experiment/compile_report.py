@@ -16,7 +16,7 @@ from madad_jax.core import errors, random_keys, units
 from madad_jax.core.types import Batch, Params
 from madad_jax.devices import batches, hlo_costs, machines, parameter_rules
 from madad_jax.devices import mesh as mesh_lib
-from madad_jax.experiment import frozen_weights
+from madad_jax.experiment import frozen_weights, lesion_bank
 from madad_jax.methods import base
 from madad_jax.training import trainer as trainer_lib
 
@@ -175,7 +175,8 @@ def denoiser_step(parts: parts_lib.Parts, mesh: jax.sharding.Mesh) -> tuple[str,
         name += f" ({'cached' if parts.data.cached_latents else 'live'} latents)"
         if parts.data.cached_latents:
             frozen = frozen.without_autoencoder()
-    values = _sharded(frozen.values, mesh_lib.replicated(mesh))
+    bank = lesion_bank.abstract(parts)
+    values = _sharded(frozen.values | bank, mesh_lib.replicated(mesh))
     return name, lower_step(parts.method, parts.plan, parts.train_spec(), values, mesh)
 
 

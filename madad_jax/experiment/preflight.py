@@ -15,6 +15,7 @@ from madad_jax.experiment import (
     frozen_weights,
     healthy_only,
     latent_cache,
+    lesion_bank,
     score_stage,
     trained_weights,
 )
@@ -85,8 +86,8 @@ def check_programs(parts: parts_lib.Parts) -> None:
         _trace(parts.autoencoder.method, {}, spec, spec)
     if parts.features is not None and parts.features.pretraining is not None:
         _trace(parts.features.pretraining, {}, spec, spec)
-    frozen = frozen_weights.FrozenWeights.abstract(parts)
-    _trace(parts.method, frozen.values, parts.train_spec(1), spec)
+    frozen = frozen_weights.FrozenWeights.abstract(parts).values | lesion_bank.abstract(parts)
+    _trace(parts.method, frozen, parts.train_spec(1), spec)
 
 
 def _trace(method: base.Method, frozen: Params, trains_on: Batch, scores: Batch) -> None:
@@ -119,6 +120,7 @@ def check_inputs(
     if parts.autoencoder is not None:
         trained_weights.autoencoder_checkpoints(parts, workdir)
     if mode != "train_autoencoder":
+        lesion_bank.check(parts, inputs)
         if parts.data.cached_latents:
             latent_cache.folder_of(parts, workdir)
         # What is begun has weights of its own.

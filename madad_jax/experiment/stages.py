@@ -24,6 +24,7 @@ from madad_jax.experiment import (
     healthy_atlas,
     latent_cache,
     layer_inputs,
+    lesion_bank,
     preflight,
     report_stage,
     score_stage,
@@ -105,6 +106,7 @@ def _run_stages(
             # A run of other training options is refused before its weights are read.
             workdir.is_complete("denoiser")
             steps = int(workdir.number("denoiser", "steps"))
+            lesion_bank.check_sets(parts, workdir, inputs)
             open_stage(parts, workdir, inputs, "denoiser")
             frozen = load_frozen(parts, workdir, inputs)
             wall_time.begin("evaluate", 0)
@@ -328,7 +330,7 @@ def train_denoiser(
         parts.plan,
         parts.method,
         parts.train_spec(),
-        frozen.values,
+        frozen.values | lesion_bank.prepare(parts, workdir),
         sources,
         inputs=inputs,
         workdir=workdir,

@@ -55,7 +55,7 @@ class Dae:
         """Parameters of the U-Net."""
         return self.network.init(key, batch_spec["image"].shape)
 
-    def corrupt(self, batch: Batch, key: jax.Array) -> jax.Array:
+    def corrupt(self, batch: Batch, key: jax.Array, frozen: Params = None) -> jax.Array:
         """Training inputs [b,H,W,1]: coarse noise, or a synthetic anomaly, in the brain."""
         k_noise, k_choice, k_anomaly = jax.random.split(key, 3)
         x, brain = batch["image"], batch["brain_mask"]
@@ -63,15 +63,14 @@ class Dae:
         noise = 2.0 * self.sigma * coarse_noise(k_noise, x.shape, self.resolution)
         noised = x + noise * brain[..., None]
         keys = k_choice, k_anomaly
-        return mix.replace_share(keys, batch, self.synthesis, noised, lambda images: images)
+        return mix.replace_share(keys, batch, self.synthesis, noised, lambda x: x, frozen)
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Squared error of the denoised image over the brain."""
-        del frozen
         k_corrupt, k_dropout = jax.random.split(key)
-        corrupted = self.corrupt(batch, k_corrupt)
+        corrupted = self.corrupt(batch, k_corrupt, frozen)
         output = self._clean(params, corrupted, k_dropout if train else None)
         inside = batch["brain_mask"].astype(jnp.float32)
         error = jnp.square(output.x0 - batch["image"])[..., 0]

@@ -94,7 +94,9 @@ class DecoDiff(families.CorrectedLatents):
             moved = self.scaled_mean(frozen, images) - x0
             return changed[..., None] * moved / self._width(t)
 
-        direction = mix.replace_share(k_synthesis, batch, self.synthesis, direction, with_anomaly)
+        direction = mix.replace_share(
+            k_synthesis, batch, self.synthesis, direction, with_anomaly, frozen
+        )
         x_t = x0 + self._width(t) * direction
         return self.regression(params, x_t, t, direction, k_dropout if train else None)
 

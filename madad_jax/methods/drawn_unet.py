@@ -35,7 +35,7 @@ class DrawnUnet:
     ) -> tuple[jax.Array, Metrics]:
         """Cross-entropy and soft Dice of the drawn anomalies."""
         del train  # validation draws as training does: healthy slices have no anomaly
-        example = self.mask.draw(key, batch)
+        example = self.mask.draw(key, batch, frozen)
         logit = self.mask.logit(params, frozen, example.images, example.brain_masks)
         loss, metrics = self.mask.loss(logit, example.truth, example.brain_masks)
         return loss, {"loss": loss, **metrics}

@@ -160,7 +160,8 @@ class MadAd(families.OnLatents):
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
         example = None
         if self.pixel_head is not None:
-            example = self.pixel_head.mask.draw(jax.random.fold_in(k_synthesis, 1), batch)
+            k_example = jax.random.fold_in(k_synthesis, 1)
+            example = self.pixel_head.mask.draw(k_example, batch, frozen)
             # Both heads learn from the same slices.
             batch = batch | {"image": example.healthy, "brain_mask": example.brain_masks}
             every = self.pixel_head.denoiser_every
@@ -192,7 +193,7 @@ class MadAd(families.OnLatents):
 
         if example is None:
             x_t, visible = mix.replace_share(
-                k_synthesis, batch, self.synthesis, (x_t, visible), with_anomaly
+                k_synthesis, batch, self.synthesis, (x_t, visible), with_anomaly, frozen
             )
         else:
             chosen = mix.choose_share(k_synthesis, self.synthesis.share, len(x_t))

@@ -25,7 +25,7 @@ from madad_jax.anomaly_maps import healthy_groups as atlas_lib
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.models import image_networks
-from madad_jax.synthesis import acquisition
+from madad_jax.synthesis import acquisition, learned, mix
 from madad_jax.synthesis import drawn as drawn_lib
 
 RANGE = (-4.0, 5.0)  # of z-scores that the network sees
@@ -33,6 +33,7 @@ _SMOOTH = 20.0  # pixels added to both sides of the Dice ratio: small lesions st
 
 _DRAWN = drawn_lib.Options()
 _APPEARANCE = acquisition.Options()
+_PASTED = learned.Options()
 
 
 class Example(NamedTuple):
@@ -53,6 +54,7 @@ class PixelMask:
       network: channels of an image to the logit of a mask.
       drawn: the anomalies.
       appearance: how healthy slices are varied before.
+      lesions: how those of a bank are pasted, where there is one.
       dice_weight: of soft Dice beside the cross-entropy.
       atlas: whether it sees the atlas, `frozen["atlas"]`.
       contralateral: whether it sees the other half of the head.
@@ -61,6 +63,7 @@ class PixelMask:
     network: image_networks.MaskNetwork
     drawn: drawn_lib.Options = _DRAWN
     appearance: acquisition.Options = _APPEARANCE
+    lesions: learned.Options = _PASTED
     dice_weight: float = 0.5
     atlas: bool = False
     contralateral: bool = False
@@ -80,13 +83,23 @@ class PixelMask:
         channels = 2 + 2 * self.atlas + 2 * self.contralateral
         return self.network.init(key, (*shape[:3], channels))
 
-    def draw(self, key: jax.Array, batch: Batch) -> Example:
-        """Slices of another appearance with anomalies."""
+    def draw(self, key: jax.Array, batch: Batch, frozen: Params = None) -> Example:
+        """Slices of another appearance with anomalies; with a bank of lesions in `frozen`
+        (`synthesis/learned.py`) a share of those that get any has lesions of the bank."""
         k_vary, k_draw = jax.random.split(key)
         healthy, brain = acquisition.vary(
             k_vary, batch["image"], batch["brain_mask"], self.appearance
         )
         images, truth = drawn_lib.draw(k_draw, healthy, brain, self.drawn)
+        bank = learned.find(frozen)
+        if bank is not None and self.lesions.share > 0:
+            # Keys of their own: the other draws are those of a training without a bank.
+            k_paste, k_share = jax.random.split(jax.random.fold_in(key, 2))
+            pasted = learned.paste(k_paste, healthy, brain, bank, self.lesions)
+            chosen = mix.choose_share(k_share, self.lesions.share, len(images))
+            # What was to stay healthy does.
+            chosen = chosen & truth.any((1, 2))
+            images, truth = mix.take_chosen(chosen, pasted, (images, truth))
         return Example(images, brain, truth, healthy)
 
     def logit(

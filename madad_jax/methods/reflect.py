@@ -119,6 +119,7 @@ class Reflect(families.CorrectedLatents):
             self.synthesis,
             z0,
             lambda images: self.scaled_mean(frozen, images),
+            frozen,
         )
 
     def _texture(self, frozen: Params, batch: Batch, z1: jax.Array, key: jax.Array) -> jax.Array:

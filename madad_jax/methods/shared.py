@@ -15,7 +15,7 @@ from madad_jax.core import errors
 from madad_jax.diffusion import partial, schedule
 from madad_jax.methods import pixel_mask as pixel_mask_lib
 from madad_jax.models import image_networks, interfaces
-from madad_jax.synthesis import acquisition, drawn, shapes
+from madad_jax.synthesis import acquisition, drawn, learned, shapes
 
 _FUSED = ("image_gamma", "image_sigma", "latent_gamma", "latent_sigma", "fusion", "reference")
 
@@ -44,6 +44,7 @@ class Shared(Protocol):
       inside_brain: maps are zeroed outside the brain mask.
       noise: kind of noise on latents.
       synthesis: how anomalies are drawn into training images.
+      lesions: how those of a bank are pasted.
       atlas: of healthy slices, for masks at image resolution.
     """
 
@@ -51,6 +52,7 @@ class Shared(Protocol):
     inside_brain: bool
     noise: str
     synthesis: shapes.Options
+    lesions: learned.Options
     atlas: atlas.Options
 
     def denoiser(self) -> interfaces.Denoiser:
@@ -182,6 +184,7 @@ def pixel_mask(shared: Shared, settings: Settings) -> pixel_mask_lib.PixelMask:
         network=shared.mask_network(settings.network.table()),
         drawn=drawn.Options(**settings.drawn.table()),
         appearance=acquisition.Options(**settings.appearance.table()),
+        lesions=shared.lesions,
         dice_weight=settings.dice_weight,
         atlas=shared.atlas.groups > 0,
         # Configs of earlier versions do not have it.

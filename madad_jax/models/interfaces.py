@@ -58,15 +58,17 @@ class Denoiser:
         t: Int[Array, " b"],
         *,
         key: Shaped[Array, "..."] | None = None,
+        **more: Float[Array, "b ..."],
     ) -> Output:
         """The network's answer; `t` is the raw step index 0 .. T-1.
 
-        Dropout is active exactly when `key` is given.
+        Dropout is active exactly when `key` is given. `more` are inputs that only some networks
+        take: `condition` and `tokens` of a DiT.
         """
         rngs = None if key is None else {"dropout": key}
         # The mode follows from the key, so that no caller can ask for dropout without one.
         ask = functools.partial(
-            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs
+            self._module.apply, {"params": params}, x, t, train=key is not None, rngs=rngs, **more
         )
         if not self.records:
             return Output(*ask())

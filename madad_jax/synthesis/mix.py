@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool
 
 from madad_jax.core import errors
-from madad_jax.core.types import Batch
-from madad_jax.synthesis import shapes
+from madad_jax.core.types import Batch, Params
+from madad_jax.synthesis import learned, shapes
 
 
 def replace_share(
@@ -18,6 +18,7 @@ def replace_share(
     options: shapes.Options,
     plain: Any,
     with_anomaly: Callable[[jax.Array], Any],
+    frozen: Params = None,
 ) -> Any:
     """`plain`, where a random share of the samples comes from images with an anomaly drawn in.
 
@@ -28,6 +29,7 @@ def replace_share(
       options: `share` of the samples, 0 to 1, and what is drawn.
       plain: an array [b, ...] or a pytree of them.
       with_anomaly: images with anomalies [b,H,W,1] -> what stands in for `plain`, of its shapes.
+      frozen: may hold a bank of lesions (`learned.py`).
 
     Raises:
       UserError: a batch of cached latents alone, which holds no image to change.
@@ -42,7 +44,8 @@ def replace_share(
         )
     key_choice, key_anomaly = key if isinstance(key, tuple) else jax.random.split(key)
     images = batch["image"]
-    corrupted = shapes.corrupt(key_anomaly, images, batch["brain_mask"], options)
+    bank = learned.find(frozen)
+    corrupted = shapes.corrupt(key_anomaly, images, batch["brain_mask"], options, bank)
     chosen = choose_share(key_choice, options.share, len(images))
     return take_chosen(chosen, with_anomaly(corrupted), plain)
 

@@ -11,7 +11,8 @@ random smooth shapes within the brain, in one of four generic ways:
 
 or, with `kind="dag"`, by foreign patches and biases of classes (`dag.py`) in blobs or polygons.
 With `kind="disyre"` it is what Disyre publishes (`disentangled.py`): one shape, of its own sizes
-whatever `max_shapes` and the radii are.
+whatever `max_shapes` and the radii are. With `kind="learned"` lesions are pasted that were learned
+from examples (`learned.py`).
 
 No lesion of any data set is imitated. The corrupted image is encoded like any other (no seam
 betrays the shape), cells that really changed are the noised ones, and the target stays the
@@ -25,16 +26,18 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from madad_jax.core import errors
-from madad_jax.synthesis import dag, disentangled, polygons
+from madad_jax.core.types import Params
+from madad_jax.synthesis import dag, disentangled, learned, polygons
 
-KINDS = ("generic", "dag", "disyre")
+_PASTED = learned.Options()
+KINDS = ("generic", "dag", "disyre", "learned")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """`share` of samples corrupted so, with 1 to `max_shapes` shapes each; radii of shapes as
     shares of the side; a cell counts as changed when its pixels differ by `min_change` on
-    average (images span [-1, 1])."""
+    average (images span [-1, 1]). `lesions` says how those of a bank are pasted."""
 
     share: float = 0.0
     max_shapes: int = 3
@@ -42,6 +45,7 @@ class Options:
     max_radius: float = 0.14
     min_change: float = 0.06
     kind: str = "generic"
+    lesions: learned.Options = _PASTED
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -68,14 +72,25 @@ def corrupt(
     images: Float[jax.Array, "b H W 1"],
     brain_masks: Bool[jax.Array, "b H W"],
     options: Options,
+    bank: Params | None = None,
 ) -> Float[jax.Array, "b H W 1"]:
-    """Each slice with synthetic anomalies of one kind inside its brain, values within [-1, 1]."""
+    """Each slice with synthetic anomalies of one kind inside its brain, values within [-1, 1].
+
+    Raises UserError for learned lesions without a bank of them.
+    """
     if options.kind == "dag":
         return _corrupt_as_dag(key, images, brain_masks, options)
     if options.kind == "disyre":
         # Its centres are of other intensities than those of a slice between two percentiles.
         scaled = disentangled.scaled(min(brain_masks.shape[1:]))
         return disentangled.draw(key, images, brain_masks, scaled).images
+    if options.kind == "learned":
+        if bank is None:
+            raise errors.UserError(
+                "synthesis.kind: found 'learned' without lesions; set lesions.bank to what "
+                "madad-jax draw-lesions wrote"
+            )
+        return learned.paste(key, images, brain_masks, bank, options.lesions)[0]
     batch = images.shape[0]
     k_shape, k_kind, k_amount, k_sign, k_grey, k_from, k_warp = jax.random.split(key, 7)
     weight = several_shapes(k_shape, brain_masks, options)[..., None]

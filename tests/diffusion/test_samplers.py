@@ -153,3 +153,25 @@ def test_what_is_known_takes_nothing_from_the_network():
 def test_unknown_rewrite_names_the_key():
     with pytest.raises(errors.UserError, match=r"sampler.rewrite: found 'soft', accepted: thres"):
         run(constant(jnp.float32(0), jnp.float32(0)), normal(0, *SHAPE), rewrite="soft")
+
+
+def test_inpainting_draws_in_the_region_and_keeps_the_rest_to_the_bit():
+    latent = normal(0, 2, 6, 6, 3)
+    region = jnp.zeros((2, 6, 6)).at[:, 1:3, 2:5].set(1.0)
+    noise = normal(1, 11, 2, 6, 6, 3)
+    seen = []
+
+    def denoise(x, t):
+        jax.debug.callback(lambda x, t: seen.append((np.array(x), int(t[0]))), x, t)
+        return jnp.where(region[..., None] > 0, 0.7, jnp.inf) + 0.0 * x
+
+    # Content outside that no number is must not come through either.
+    drawn = np.asarray(samplers.inpaint(denoise, latent, region, FULL, noise))
+    inside = np.asarray(region) > 0
+    np.testing.assert_array_equal(drawn[~inside], np.asarray(latent)[~inside])
+    np.testing.assert_allclose(drawn[inside], 0.7, atol=1e-5)
+    assert [t for _, t in seen] == list(range(9, -1, -1))
+    # It begins with noise in the region: little of the latent is left there.
+    first, abar = seen[0][0], FULL.alphas_cumprod[-1]
+    start = np.sqrt(abar) * latent + np.sqrt(1 - abar) * noise[0]
+    np.testing.assert_allclose(first[inside], np.asarray(start)[inside], atol=1e-6)

@@ -12,7 +12,7 @@ from madad_jax.core import errors
 from madad_jax.methods import drawn_unet, pixel_mask
 from madad_jax.metrics import baseline_maps
 from madad_jax.models import image_networks
-from madad_jax.synthesis import drawn
+from madad_jax.synthesis import drawn, learned
 
 SIDE = 16
 NETWORK = image_networks.mask_network(widths=(8,), num_groups=4)
@@ -157,3 +157,23 @@ def test_the_unet_alone_learns_drawn_anomalies_and_maps_slices():
     np.testing.assert_array_equal(out["reconstruction"], b["image"])
     assert out["map"].shape == (8, SIDE, SIDE) and not out["map"][~b["brain_mask"]].any()
     assert 0 < out["map"].max() <= 1
+
+
+def test_lesions_of_a_bank_take_the_place_of_drawn_ones():
+    change = np.full((1, 3, 3), -0.5, np.float32)
+    bank = {"change": change, "mask": (change < 0).astype("f4"), "level": np.zeros(1, np.float32)}
+    mask, data = dataclasses.replace(MASK, drawn=drawn.Options(healthy=0.4)), batch(32)
+    key = jax.random.key(7)
+    alone = mask.draw(key, data)
+    for share in (0.0, 0.5, 1.0):
+        options = learned.Options(share=share, max_lesions=1)
+        both = dataclasses.replace(mask, lesions=options).draw(key, data, {"lesions": bank})
+        np.testing.assert_array_equal(both.healthy, alone.healthy)
+        same = np.asarray(both.images == alone.images).all((1, 2, 3))
+        had = np.asarray(alone.truth).any((1, 2))
+        # Slices that were to stay healthy do, and the others keep what they had where not chosen.
+        assert same[~had].all()
+        assert abs((~same[had]).mean() - share) < 0.25
+        changed = np.asarray(both.truth & (both.images != both.healthy)[..., 0])
+        assert changed[~same].any((1, 2)).mean() > 0.9 if share else True
+        np.testing.assert_array_equal(both.truth[same], alone.truth[same])

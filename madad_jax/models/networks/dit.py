@@ -131,9 +131,18 @@ class DiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "b h w c"], t: Int[jax.Array, " b"], train: bool = False
+        self,
+        x: Float[jax.Array, "b h w c"],
+        t: Int[jax.Array, " b"],
+        train: bool = False,
+        condition: Float[jax.Array, "b d"] | None = None,
+        tokens: Float[jax.Array, "b n d"] | None = None,
     ) -> tuple[Float[jax.Array, "b h w c"], Float[jax.Array, "b h w 1"]]:
-        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32."""
+        """Noised latent and raw step index -> (clean latent, logit of "untouched"), float32.
+
+        `condition` is added to the embedded time step and `tokens` to the embedded patches
+        (`models/adapters.py`).
+        """
         _, height, width, channels = x.shape
         patch, dim = self.patch_size, self.hidden_size
         if height % patch or width % patch:
@@ -152,6 +161,9 @@ class DiT(nn.Module):
         c = nn.silu(_of_time(dim, "t_embedder_mlp_0", 0.02, self.dtype)(c))
         c = _of_time(dim, "t_embedder_mlp_2", 0.02, self.dtype)(c)
         h = linear(dim, "x_embedder", "xavier")(patchify(x, patch))
+        # Without them the program is the one of before.
+        c = c if condition is None else c + condition.astype(c.dtype)
+        h = h if tokens is None else h + tokens.astype(h.dtype)
         # A constant of the program, no parameter: checkpoints fit any latent size.
         table = position_embedding(dim, height // patch, width // patch)
         h = h + jnp.asarray(table, dtype=h.dtype)
