@@ -165,8 +165,10 @@ def has_pixel_mask(config: config_dict.ConfigDict) -> bool:
 
 
 def reads_lesion_bank(config: config_dict.ConfigDict) -> bool:
-    """Whether a training with these options pastes lesions of a bank."""
-    return has_pixel_mask(config) or draws_learned(config)
+    """Whether a training with these options pastes lesions of a bank: into one picture, since a
+    bank holds no others of the same lesions."""
+    one = networks.channels(config) is None
+    return one and (has_pixel_mask(config) or draws_learned(config))
 
 
 def draws_learned(config: config_dict.ConfigDict) -> bool:

@@ -152,21 +152,26 @@ class MadAd(families.OnLatents):
             min_fraction=self.masking.brain_min_fraction,
         )
 
+    def _draw_example(
+        self, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[pixel_mask_lib.Example | None, Batch]:
+        """What the head at image resolution learns from, and the denoiser's batch."""
+        if self.pixel_head is None:
+            return None, batch
+        example = self.pixel_head.mask.draw(key, batch, frozen)
+        every = self.pixel_head.denoiser_every
+        # Both learn from the same slices. The denoiser costs more a slice and needs fewer: the
+        # head carries the map.
+        own = {"image": example.healthy[::every], "brain_mask": example.brain_masks[::every]}
+        return example, batch | own
+
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
     ) -> tuple[jax.Array, Metrics]:
         """Paper eq. 5 on a posterior sample (as the official code trains)."""
         # Six keys whatever is switched on: an option must not change the draws of the others.
         k_sample, k_mask, k_t, k_noise, k_dropout, k_synthesis = jax.random.split(key, 6)
-        example = None
-        if self.pixel_head is not None:
-            k_example = jax.random.fold_in(k_synthesis, 1)
-            example = self.pixel_head.mask.draw(k_example, batch, frozen)
-            # Both heads learn from the same slices.
-            batch = batch | {"image": example.healthy, "brain_mask": example.brain_masks}
-            every = self.pixel_head.denoiser_every
-            # The denoiser costs more a slice and needs fewer: the head carries the map.
-            batch = batch | {name: batch[name][::every] for name in ("image", "brain_mask")}
+        example, batch = self._draw_example(frozen, batch, jax.random.fold_in(k_synthesis, 1))
         x0 = self.draw_latent(frozen, batch, k_sample)
         m = self.masking
         visible = masking.draw_visible(
@@ -197,6 +202,7 @@ class MadAd(families.OnLatents):
             )
         else:
             chosen = mix.choose_share(k_synthesis, self.synthesis.share, len(x_t))
+            every = self.pixel_head.denoiser_every
             anomalous = with_anomaly(example.images[::every])
             x_t, visible = mix.take_chosen(chosen, anomalous, (x_t, visible))
         output = self._denoise(params, x_t, t, k_dropout if train else None)

@@ -31,7 +31,7 @@ class _DrawnBefore(pixel_mask.PixelMask):
 
     example: pixel_mask.Example | None = None
 
-    def draw(self, key, batch):
+    def draw(self, key, batch, frozen):
         return self.example
 
 
