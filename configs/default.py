@@ -35,7 +35,7 @@ def get_config(preset: str = "paper"):
         min_radius=0.02,  # of the shapes, shares of the side
         max_radius=0.14,
         min_change=0.06,  # mean change of a cell's pixels that makes it a noised one
-        # generic | dag (foreign patches, class biases) | disyre (published) | learned (lesions.bank)
+        # generic | dag (patches, class biases) | disyre (published) | learned (lesions.bank)
         kind="generic",
     )
     c.contrasts = config_dict.create(  # training on several contrasts or neighbours (ours)

@@ -40,7 +40,7 @@ def madad():
     return dict(
         # A mask head at image resolution (ours): `pixel_mask(...)` with widths; none: off.
         pixel_head=dict(
-            weight=1.0,
+            weight=1.0,  # of its loss
             denoiser_every=1,  # the denoiser learns from every so many-th slice of a batch
             **pixel_mask(widths=()),
         ),

@@ -56,8 +56,9 @@ def check_values(config: config_dict.ConfigDict) -> None:
     if bank and not methods.reads_lesion_bank(config):
         raise errors.UserError(
             f"lesions.bank: found {bank!r}, which nothing reads; accepted with one contrast, no "
-            "neighbouring slices, and a mask at image resolution (drawn_unet, or the pixel head of madad), or with synthesis.kind=learned "
-            "and a synthesis.share above 0 of madad, dae, deco_diff, reflect"
+            "neighbouring slices, and a mask at image resolution (drawn_unet, or the pixel head of "
+            "madad), or synthesis.kind=learned and a synthesis.share above 0 of madad, dae, "
+            "deco_diff, reflect"
         )
     if cached and config.synthesis.share > 0:
         raise errors.UserError(
