@@ -75,11 +75,9 @@ def small_dit(c):
     c.map.inside_brain = True
 
 
-def pixel_head(c, groups: int, contralateral: bool = False):
-    """A mask head at image resolution, of 1.6 M weights, and what it is given to compare with: an
-    atlas, and for slices whose columns run from side to side the other half of the head."""
+def pixel_head(c, groups: int):
+    """A mask head at image resolution, of 1.6 M weights, and an atlas for it."""
     c.atlas.groups = groups
-    c.methods.madad.pixel_head.contralateral = contralateral
     c.methods.madad.pixel_head.network.widths = (24, 64, 128, 192)
     # Soft Dice made probabilities of 0 and 1, which rank badly and leave small lesions out.
     c.methods.madad.pixel_head.dice_weight = 0.0

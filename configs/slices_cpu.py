@@ -19,7 +19,7 @@ def get_config(modality: str = "T1"):
     demo.small_autoencoder(c, crop=64)
     c.autoencoder.train.update(steps=1500, batch_size=6)
     demo.small_dit(c)
-    demo.pixel_head(c, groups=48, contralateral=True)
+    demo.pixel_head(c, groups=48)
     c.train.update(steps=1600, batch_size=16, ema_decay=0.997)
     c.log.update(every_steps=20, validate_every_steps=400)
     c.checkpoint.update(every_steps=200, every_minutes=5.0)

@@ -39,11 +39,7 @@ def madad():
     """MAD-AD's own section, at the paper's values."""
     return dict(
         # A mask head at image resolution (ours): `pixel_mask(...)` with widths; none: off.
-        pixel_head=dict(
-            weight=1.0,  # of its loss
-            denoiser_every=1,  # the denoiser learns from every so many-th slice of a batch
-            **pixel_mask(widths=()),
-        ),
+        pixel_head=dict(weight=1.0, **pixel_mask(widths=())),
         masking=dict(
             max_ratio=0.4,  # share of noised blocks ~ U(0, max_ratio)
             sides=(1, 2, 4, 8),  # block sides in latent cells

@@ -38,7 +38,6 @@ _LATER = ("contrasts",)  # sections that configs of earlier versions do not have
 # Single keys that came later: {key: value that changes nothing, and is no part of a record}.
 _UNCHANGED = {
     "methods.madad.pixel_head.contralateral": False,
-    "methods.madad.pixel_head.denoiser_every": 1,
     "methods.drawn_unet.contralateral": False,
     "data.neighbours": 0,
     "contrasts.missing": "learned",

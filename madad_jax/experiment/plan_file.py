@@ -65,7 +65,7 @@ def text(plan: plan_choices.Plan, machine: plan_choices.Machine, minutes: str, f
             continue
         lines += _comment(choice.why, "    # ", "    # ")
         if choice.key == "atlas.groups":  # It comes with the head that reads it.
-            lines.append(f"    demo.pixel_head(c, groups={choice.value!r}, contralateral=True)")
+            lines.append(f"    demo.pixel_head(c, groups={choice.value!r})")
         else:
             lines.append(f"    c.{choice.key} = {choice.value!r}")
     return "\n".join([*lines, "    return c", ""])

@@ -83,19 +83,11 @@ class PixelHead:
       mask: the network and what is drawn for it.
       weight: of its loss.
       join: how its probability becomes the map.
-      denoiser_every: the denoiser learns from every so many-th slice of a batch, the head from all.
     """
 
     mask: pixel_mask_lib.PixelMask
     weight: float = 1.0
     join: joined.Join = _JOIN
-    denoiser_every: int = 1
-
-    def __post_init__(self):
-        if self.denoiser_every < 1:
-            raise errors.UserError(
-                f"pixel_head.denoiser_every: found {self.denoiser_every}, accepted: at least 1"
-            )
 
 
 _NO_SYNTHESIS = shapes.Options()
@@ -159,11 +151,8 @@ class MadAd(families.OnLatents):
         if self.pixel_head is None:
             return None, batch
         example = self.pixel_head.mask.draw(key, batch, frozen)
-        every = self.pixel_head.denoiser_every
-        # Both learn from the same slices. The denoiser costs more a slice and needs fewer: the
-        # head carries the map.
-        own = {"image": example.healthy[::every], "brain_mask": example.brain_masks[::every]}
-        return example, batch | own
+        # Both heads learn from the same slices.
+        return example, batch | {"image": example.healthy, "brain_mask": example.brain_masks}
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, *, train: bool = True
@@ -202,8 +191,7 @@ class MadAd(families.OnLatents):
             )
         else:
             chosen = mix.choose_share(k_synthesis, self.synthesis.share, len(x_t))
-            every = self.pixel_head.denoiser_every
-            anomalous = with_anomaly(example.images[::every])
+            anomalous = with_anomaly(example.images)
             x_t, visible = mix.take_chosen(chosen, anomalous, (x_t, visible))
         output = self._denoise(params, x_t, t, k_dropout if train else None)
         x0_hat, logit = output.x0, output.visible_logit
@@ -331,9 +319,7 @@ def _build_pixel_head(shared: shared_lib.Shared, settings: shared_lib.Settings) 
     if own is None or not own.network.widths:
         return None
     join = joined.Join(**settings.inference.join.table())
-    # Configs of earlier versions do not have it.
-    every = getattr(own, "denoiser_every", 1)
-    return PixelHead(shared_lib.pixel_mask(shared, own), own.weight, join, every)
+    return PixelHead(shared_lib.pixel_mask(shared, own), own.weight, join)
 
 
 def build(shared: shared_lib.Shared, settings: shared_lib.Settings) -> MadAd:

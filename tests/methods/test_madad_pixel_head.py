@@ -1,13 +1,9 @@
 """MAD-AD with a mask head at image resolution, on stand-ins for its other networks."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from madad_jax.core import errors
 from madad_jax.diffusion import schedule
 from madad_jax.methods import madad, pixel_mask
 from madad_jax.models import image_networks
@@ -23,16 +19,6 @@ HEAD = madad.PixelHead(
     )
 )
 FROZEN = {"autoencoder": {}, "scaling_factor": jnp.float32(0.5)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _DrawnBefore(pixel_mask.PixelMask):
-    """Gives the slices that it is given."""
-
-    example: pixel_mask.Example | None = None
-
-    def draw(self, key, batch, frozen):
-        return self.example
 
 
 def method():
@@ -83,28 +69,6 @@ def test_the_loss_adds_that_of_the_head_which_trains_the_head_alone():
     assert all(np.isfinite(v) for v in metrics.values()) and more > 0
     assert not any(np.any(g) for g in jax.tree.leaves((gradient["denoiser"], frozen)))
     assert all(np.any(g) for g in jax.tree.leaves(gradient["pixel_head"]))
-
-
-def test_the_denoiser_learns_from_every_second_slice_and_the_head_from_all():
-    m = method()
-    half = dataclasses.replace(m, pixel_head=dataclasses.replace(HEAD, denoiser_every=2))
-    b, params, key = batch(), parameters(), jax.random.key(2)
-    drawn_example = HEAD.mask.draw(jax.random.fold_in(jax.random.split(key, 6)[5], 1), b)
-
-    @jax.jit
-    def run(image):
-        mask = _DrawnBefore(HEAD.mask.network, example=drawn_example._replace(healthy=image))
-        head = dataclasses.replace(half.pixel_head, mask=mask)
-        return dataclasses.replace(half, pixel_head=head).loss(params, FROZEN, b, key)[1]
-
-    usual = run(drawn_example.healthy)
-    unread = run(drawn_example.healthy.at[1::2].add(0.3))
-    read = run(drawn_example.healthy.at[::2].add(0.3))
-    assert unread["x0_loss"] == usual["x0_loss"] != read["x0_loss"]
-    whole = m.loss(params, FROZEN, b, key)[1]
-    np.testing.assert_allclose(usual["pixel_entropy"], whole["pixel_entropy"], rtol=1e-6)
-    with pytest.raises(errors.UserError, match=r"denoiser_every: found 0, accepted: at least 1"):
-        madad.PixelHead(HEAD.mask, denoiser_every=0)
 
 
 def test_cells_that_the_head_calls_abnormal_are_rewritten_whatever_the_denoiser_says():

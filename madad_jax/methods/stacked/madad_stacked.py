@@ -301,11 +301,6 @@ def build(
     parts = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
     head = plain.pixel_head
     if head is not None:
-        if head.denoiser_every > 1:
-            raise errors.UserError(
-                f"methods.madad.pixel_head.denoiser_every: found {head.denoiser_every} with "
-                "several channels, accepted: 1"
-            )
         mask = stacked_mask.stacked_mask(head.mask, channels)
         parts["pixel_head"] = dataclasses.replace(head, mask=mask)
     return StackedMadAd(**parts, channels=channels)
