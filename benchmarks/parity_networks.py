@@ -28,7 +28,7 @@ def formula_weights(golden: pathlib.Path) -> Iterator[Row]:
     state = official.state(official.key_list("unet_xs_keys.txt"))
     x = nhwc(official.array("x", 2, 4, 32, 32))[:1]
     denoiser = registry.denoiser("unet", size="XS")
-    x0, logit, _ = jax.jit(denoiser.apply)(unet_weights.to_ours(state), x, np.int32([3]))
+    x0, logit = jax.jit(denoiser.apply)(unet_weights.to_ours(state), x, np.int32([3]))[:2]
     yield Row(name, "U-Net XS, x0", largest(x0, official.expected("unet_xs_x0")), NETWORK)
     p_visible = jax.nn.sigmoid(logit)
     yield Row(
@@ -60,7 +60,7 @@ def unet_layers(golden: pathlib.Path) -> Iterator[Row]:
     denoiser, params = tiny_unet(golden)
     file = np.load(golden / f"{name}.npz")
     apply = jax.jit(denoiser.apply)
-    x0, logit, _ = apply(params, nhwc(file["x_all"]), file["t_all"])
+    x0, logit = apply(params, nhwc(file["x_all"]), file["t_all"])[:2]
     yield Row(name, "x0, t = 0..9", largest(x0, nhwc(file["out_x0_all"])), NETWORK)
     p_visible = jax.nn.sigmoid(logit)
     yield Row(name, "mask, t = 0..9", largest(p_visible, nhwc(file["out_mask_all"])), NETWORK)
@@ -166,7 +166,7 @@ def training(golden: pathlib.Path) -> Iterator[Row]:
     tx, _ = make_optimizer()
 
     def loss(params):
-        x0_hat, logit, _ = denoiser.apply(params, x_t, t)
+        x0_hat, logit = denoiser.apply(params, x_t, t)[:2]
         mse = losses.latent_loss(x0, x0_hat, visible)
         mask = losses.mask_loss(visible, logit, "mse")
         return (mse + MASK_WEIGHT * mask).mean(), (mse, mask)

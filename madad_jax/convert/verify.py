@@ -82,7 +82,7 @@ def _groups(
         channels = converted.params["x_embedder"]["kernel"].shape[0] // cells
 
     def denoise(params: Any, x: jax.Array, t: jax.Array) -> _Outputs:
-        x0, logit, _ = denoiser.apply(params, x, t)
+        x0, logit = denoiser.apply(params, x, t)[:2]
         return {"x0": x0, "mask": jax.nn.sigmoid(logit)}
 
     return [({"x": channels, "t": 0}, ("x0", "mask"), denoise)]

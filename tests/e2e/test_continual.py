@@ -119,6 +119,7 @@ def test_the_same_command_again_changes_nothing(config, finished):
     assert (finished / "report.md").read_text() == report
 
 
+@pytest.mark.slow
 def test_the_whole_first_task_is_an_ordinary_run(config, chain, roots, tmp_path):
     first = tasks_lib.Tasks(config, chain).first()
     plain = continual_config.tiny(str(roots[0]))
@@ -162,6 +163,7 @@ def test_killed_between_and_within_tasks_and_started_again(config, chain, roots,
     assert_equal_chains(config, tmp_path, chain)
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_as_one_within_rounding(config, chain, tmp_path):
     start_of_second(chain, tmp_path)
     config.mesh.update(data=2, fsdp=2, tensor=2)
