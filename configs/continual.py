@@ -23,18 +23,12 @@ def get_config(argument: str = ""):
     demo.small_autoencoder(c, crop=32)
     c.autoencoder.train.update(steps=300, batch_size=6)
     demo.small_dit(c)
-    # Noise alone, on latents that are encoded once: a step costs a fraction of one that draws.
-    c.synthesis.share = 0.0
-    c.data.latents = "cached"
-    c.data.latent_draws = 1
     c.denoiser.scan = True  # quicker to compile
-    # As One-for-More has it: Muon commutes with the projection, and Adam does not.
-    c.optim.update(name="adamw", lr=1e-3)
     c.map.sigma = 2.0
-    c.train.update(steps=160, batch_size=16, ema_decay=0.99)
+    c.train.update(steps=400, batch_size=16, ema_decay=0.99)
     c.train.tasks = ("T1 data.modality=T1", "FLAIR data.modality=FLAIR")
     c.train.continual.compare = ("none", "joint")
-    c.log.update(every_steps=20, validate_every_steps=120)
+    c.log.update(every_steps=20, validate_every_steps=400)
     c.checkpoint.update(every_steps=120, every_minutes=2.0)
     c.eval.update(batch_size=24, panels=0, bootstrap=50)
     return c
