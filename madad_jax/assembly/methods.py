@@ -172,11 +172,10 @@ def reads_lesion_bank(config: config_dict.ConfigDict) -> bool:
 
 
 def draws_learned(config: config_dict.ConfigDict) -> bool:
-    """Whether the method's own synthesis is that of a bank; a mask at image resolution draws for
-    the whole method."""
+    """Whether the synthesis asks for lesions of a bank, so that training needs one."""
     c = config.synthesis
     mixes = config.method in ("madad", "dae", "deco_diff", "reflect")
-    return mixes and c.kind == "learned" and c.share > 0 and not has_pixel_mask(config)
+    return mixes and c.kind == "learned" and c.share > 0
 
 
 def title(config: config_dict.ConfigDict) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs import demo
 from configs.baselines import dae, drawn_unet
 from madad_jax.assembly import config_record, parts, values
 from madad_jax.core import errors
@@ -51,6 +52,15 @@ def test_a_method_that_mixes_anomalies_needs_one():
     assert made.method.synthesis.kind == "learned"
     config.lesions.max_lesions = 2
     assert parts.assemble(config).method.synthesis.lesions.max_lesions == 2
+
+
+def test_a_head_at_image_resolution_needs_one_too_where_lesions_are_asked_for():
+    config = demo.get_config()
+    config.synthesis.kind = "learned"
+    # Without a bank the head would draw generic anomalies and nobody would hear of it.
+    assert parts.assemble(config).needs_lesion_bank
+    config.synthesis.kind = "generic"
+    assert not parts.assemble(config).needs_lesion_bank
 
 
 @pytest.mark.parametrize("changes", [{}, {"synthesis.kind": "learned"}, {"synthesis.share": 0.5}])
