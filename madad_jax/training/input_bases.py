@@ -16,6 +16,9 @@ stream of truncated decompositions instead, here `isvd`:
 The singular values of U are dropped between two batches, so that what came last weighs most; and
 columns of R are neither orthogonal nor of length 1, so that P^T P = I no longer holds and part of
 an update along them survives the projection. Both are as their code has it.
+
+Decompositions run in one thread: the last digits of OpenBLAS depend on the number of its threads,
+and a killed process and the one that goes on must find the same bases.
 """
 
 import dataclasses
@@ -23,6 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from madad_jax.core import errors
 from madad_jax.core.types import Float
@@ -76,17 +80,19 @@ class Gathering:
 
     def add(self, moments: Mapping[str, Any]) -> None:
         """Adds the moments of a batch."""
-        for layer, moment in moments.items():
-            moment = np.asarray(moment, np.float64)
-            if self._options.kind == "isvd":
-                u = self._total.get(layer, np.zeros((len(moment), 0)))
-                self._total[layer] = _stream(u, moment)
-            else:
-                self._total[layer] = self._total.get(layer, 0.0) + moment
+        with _one_thread():
+            for layer, moment in moments.items():
+                moment = np.asarray(moment, np.float64)
+                if self._options.kind == "isvd":
+                    u = self._total.get(layer, np.zeros((len(moment), 0)))
+                    self._total[layer] = _stream(u, moment)
+                else:
+                    self._total[layer] = self._total.get(layer, 0.0) + moment
 
     def result(self) -> Bases:
         """The bases of all tasks so far, float32."""
-        return {layer: self._extend(layer, found) for layer, found in self._total.items()}
+        with _one_thread():
+            return {layer: self._extend(layer, found) for layer, found in self._total.items()}
 
     def _extend(self, layer: str, found: np.ndarray) -> Float[np.ndarray, "d r"]:
         before = self._before.get(layer)
@@ -128,6 +134,10 @@ def extend(
     new = vectors[:, :count]
     new, _ = np.linalg.qr(new - old @ (old.T @ new))
     return np.concatenate([old, new], axis=1).astype(np.float32)
+
+
+def _one_thread() -> threadpoolctl.threadpool_limits:
+    return threadpoolctl.threadpool_limits(limits=1, user_api="blas")
 
 
 def _outside(basis: np.ndarray, moment: np.ndarray) -> np.ndarray:
