@@ -75,6 +75,11 @@ COLUMNS = (
     ("Max Dice per slice†, small", "T1", "by_size.small.max_dice", ""),
     ("Max Dice per slice†, medium", "T1", "by_size.medium.max_dice", ""),
     ("Max Dice per slice†, large", "T1", "by_size.large.max_dice", ""),
+    # Of whole scans, with `override="eval.protocol=both eval.spacing_mm=(SLICES,ROWS,COLUMNS)"`.
+    ("Scan Dice, healthy threshold", "T1", "volumes.dice_healthy", ""),
+    ("Scan Dice†", "T1", "volumes.dice_oracle", ""),
+    ("Lesions found at 2 false positives a healthy scan", "T1", "volumes.at.2.sensitivity", ""),
+    ("Lesions found at 2 false positives a scan†", "T1", "volumes.sensitivity_at_2", ""),
 )
 
 BUDGET = {

@@ -55,7 +55,9 @@ class Column:
     """A column: its heading, the cells' column, the figure, and the published column.
 
     `figure` is a key of the result row; `by_size.small.KEY`; or `weighted.KEY`, the mean of KEY
-    over small, medium and large lesions weighted by their number of slices, as THOR averages.
+    over small, medium and large lesions weighted by their number of slices, as THOR averages;
+    `volumes.KEY` of whole scans, where they were judged; or `volumes.at.N.KEY` at the threshold
+    for N false positives a scan.
     `better`: "high" or "low".
     """
 
@@ -115,6 +117,13 @@ def figure(result: Mapping[str, Any], name: str) -> float | None:
         # A plain mean would let a handful of small lesions weigh as much as all the others.
         counts = [g["n_slices"] for g in groups]
         return float(np.average([g[key] for g in groups], weights=counts))
+    if kind == "volumes":
+        volumes = result.get("volumes") or {}
+        if not key.startswith("at."):
+            return volumes.get(key)
+        asked, _, key = key[len("at.") :].partition(".")
+        listed = volumes.get("at_false_positives", ())
+        return next((one[key] for one in listed if one["asked"] == float(asked)), None)
     return result.get(name)
 
 
@@ -235,6 +244,28 @@ def subjects_markdown(found: Sequence[Entry]) -> str:
     if all(e.subjects is None for e in found):
         return ""
     return tables.markdown(*_grid([e for e in found if e.values], write))
+
+
+def costs_markdown(results: Iterable[Result], rows: Sequence[str]) -> str:
+    """Parameters and CPU minutes a learned row; "" where no row says them."""
+    results, lines = list(results), []
+    for row in rows:
+        mine = [r.result for r in results if r.row == row and r.result["learns"]]
+        numbers = {r["parameters"] for r in mine if r.get("parameters")}
+        minutes = [r["cpu_minutes"] for r in mine if r.get("cpu_minutes") is not None]
+        if numbers or minutes:
+            line = {"method": row}
+            if numbers:
+                line["numbers"] = ", ".join(f"{n / 1e6:.2f} M" for n in sorted(numbers))
+            if minutes:
+                line["minutes"] = f"{np.mean(minutes):.1f}"
+            lines.append(line)
+    columns = [
+        tables.METHOD,
+        tables.Column("numbers", "Parameters", "text", ""),
+        tables.Column("minutes", "CPU minutes", "text", ""),
+    ]
+    return tables.markdown(lines, columns) if lines else ""
 
 
 def latex(found: Sequence[Entry], caption: str) -> str:

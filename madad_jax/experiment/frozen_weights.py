@@ -86,6 +86,11 @@ class FrozenWeights:
             values |= {_ENCODER: weights, "scaling_factor": _as_scale(factor, parts)}
         return cls(values, digest)
 
+    def count(self) -> int:
+        """Numbers of the networks that are read; healthy slices to compare with are none."""
+        networks = {name: value for name, value in self.values.items() if name != _ATLAS}
+        return sum(np.size(leaf) for leaf in jax.tree.leaves(networks))
+
     @classmethod
     def random(cls, parts: parts_lib.Parts) -> "FrozenWeights":
         """Freshly drawn weights, for programs whose time does not depend on them."""

@@ -20,7 +20,7 @@ from madad_jax.checkpoints import reader
 from madad_jax.core import atomic_files, errors, json_digest, json_file, signals
 from madad_jax.evaluation import paper_tables, report
 from madad_jax.experiment import healthy_only, preflight, report_stage, stages
-from madad_jax.runtime import agreement
+from madad_jax.runtime import agreement, wall_time
 from madad_jax.runtime import stop as stop_lib
 
 _LOG = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _results(cell: cells.Cell) -> list[paper_tables.Result]:
     """The cell's own row under the table's name, and the baselines beside it."""
     if not (cell.folder / _DONE).exists():
         return []
-    rows = _rows(cell)
+    rows, minutes = _rows(cell), _cpu_minutes(cell)
     suffix = signals.SIGNALS[cell.signal]
     others = [s for s in signals.SIGNALS.values() if s]
     out = []
@@ -166,11 +166,20 @@ def _results(cell: cells.Cell) -> list[paper_tables.Result]:
         if row["learns"] and named != suffix:
             continue
         name = cell.row if row["learns"] else row["method"]
+        row = row | {"cpu_minutes": minutes if row["learns"] else None}
         if row.get("id") == "intensity":
             # Which direction of brightness won differs by column; the row is one.
             name = "intensity (best of 3, oracle)"
         out.append(paper_tables.Result(name, cell.column, cell.seed, row))
     return out
+
+
+def _cpu_minutes(cell: cells.Cell) -> float | None:
+    """Of training and scoring, a shared autoencoder's among them; None where a run says nothing."""
+    trained, autoencoder = cell.scored_runs()
+    folders = {cell.folder, trained} | ({autoencoder} if autoencoder is not None else set())
+    spent = [wall_time.cpu_seconds(folder) for folder in folders]
+    return None if None in spent else sum(spent) / 60.0
 
 
 def _write(table: cells.Table, root: epath.Path) -> None:
@@ -225,6 +234,16 @@ def _markdown(table: cells.Table, made: list[paper_tables.Entry], results: list)
             "subjects: what other patients would change, not another training.",
             "",
             over_subjects,
+        ]
+    costs = paper_tables.costs_markdown(results, table.rows)
+    if costs:
+        out += [
+            "## Cost",
+            "",
+            "CPU minutes of training and scoring, mean over seeds; an autoencoder that rows share "
+            "is trained once and counts in each. Parameters of all networks that a row reads.",
+            "",
+            costs,
         ]
     if table.note:
         out += [table.note, ""]

@@ -5,6 +5,7 @@ import json
 import logging
 from typing import Any
 
+import jax
 import numpy as np
 
 from madad_jax.assembly import parts as parts_lib
@@ -54,6 +55,7 @@ def score_sets(
         "synthetic": parts.data.synthetic,
         "run_seed": parts.seed,
         "weights": weights[:16],
+        "parameters": frozen.count() + sum(np.size(leaf) for leaf in jax.tree.leaves(params)),
         "version": version.VERSION,
     }
     rows = []

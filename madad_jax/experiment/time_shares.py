@@ -39,9 +39,10 @@ def line(shares: dict[str, float], starts: int) -> str:
     """What `Account.shares` gives, in words.
 
     Args:
-      shares: `wall_seconds` and the share of each part.
+      shares: `wall_seconds`, `cpu_seconds` and the share of each part.
       starts: of the run, this one among them.
     """
     parts = ", ".join(f"{part} {shares[part]:.1%}" for part in wall_time.PARTS)
     times = "1 start" if starts == 1 else f"{starts} starts"
-    return f"wall time {shares['wall_seconds']:.0f} s in {times}: {parts}"
+    wall, cpu = shares["wall_seconds"], shares["cpu_seconds"]
+    return f"wall time {wall:.0f} s in {times}, CPU time {cpu:.0f} s: {parts}"

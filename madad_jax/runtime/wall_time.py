@@ -7,6 +7,9 @@ that a killed process leaves all but its last seconds.
 
 `restarts` is what a start again costs: the work after the checkpoint that is resumed from, and
 the start of the process that resumes. Time in which no process of the run lives counts nowhere.
+
+CPU seconds of the process and of the ones that it started and that have ended are added up beside,
+over all starts and whatever was lost.
 """
 
 import contextlib
@@ -50,7 +53,7 @@ class Account:
       folder: of the run; nothing is written before it exists.
       writes: whether this process keeps the record there.
       elapsed: seconds that the process has lived already, which are `other`.
-      clock: seconds, for tests.
+      clock, cpu_clock: seconds, for tests; those of the CPU count from the start of the process.
     """
 
     def __init__(
@@ -59,11 +62,14 @@ class Account:
         writes: bool = True,
         elapsed: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = lambda: sum(os.times()[:4]),
     ):
         self._path = epath.Path(folder) / FILE_NAME
         self._writes = writes
-        self._clock = clock
-        self._seconds, self._marks, starts = _read(self._path)
+        self._clock, self._cpu_clock = clock, cpu_clock
+        self._seconds, self._marks, starts, cpu = _read(self._path)
+        # What came before the account is another's, or that of the process that it counts whole.
+        self._cpu_before = cpu - (0.0 if elapsed else cpu_clock())
         self.starts = starts + 1
         self._before: Seconds | None = dict(self._seconds) if starts else None
         self._seconds["other"] += elapsed
@@ -146,10 +152,15 @@ class Account:
         return now
 
     def shares(self) -> dict[str, float]:
-        """`wall_seconds`, and the share of each part; they add up to 1."""
+        """`wall_seconds`, `cpu_seconds`, and the share of each part; shares add up to 1."""
         now = self.seconds()
         total = sum(now.values())
-        return {"wall_seconds": total} | {p: now[p] / max(total, 1e-9) for p in PARTS}
+        spent = {"wall_seconds": total, "cpu_seconds": self.cpu_seconds()}
+        return spent | {p: now[p] / max(total, 1e-9) for p in PARTS}
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds until now, of all starts."""
+        return self._cpu_before + self._cpu_clock()
 
     def write(self) -> None:
         """Writes the record. A folder that cannot be written loses the figures and no run."""
@@ -157,7 +168,7 @@ class Account:
             return
         with self._lock:
             record = {"starts": self.starts, "seconds": self.seconds(), "marks": self._marks}
-            text = json.dumps(record)
+            text = json.dumps(record | {"cpu_seconds": self.cpu_seconds()})
             try:
                 if self._path.parent.exists():
                     atomic_files.write_text(self._path, text)
@@ -171,11 +182,17 @@ class Account:
             self._since = now
 
 
-def _read(path: epath.Path) -> tuple[Seconds, list[dict[str, Any]], int]:
-    """(seconds, marks, starts) of a record; of none, or of a damaged one, empty ones."""
+def cpu_seconds(folder: epath.PathLike) -> float | None:
+    """CPU seconds of a run over all its starts; None where nothing says so."""
+    path = epath.Path(folder) / FILE_NAME
+    return (_read(path)[3] or None) if path.exists() else None
+
+
+def _read(path: epath.Path) -> tuple[Seconds, list[dict[str, Any]], int, float]:
+    """(seconds, marks, starts, CPU seconds) of a record; of none, or a damaged one, empty ones."""
     empty = dict.fromkeys(PARTS, 0.0)
     if not path.exists():
-        return empty, [], 0
+        return empty, [], 0, 0.0
     try:
         record = json_file.read_object(path)
         marks = [
@@ -186,18 +203,24 @@ def _read(path: epath.Path) -> tuple[Seconds, list[dict[str, Any]], int]:
             }
             for mark in record["marks"]
         ]
-        return _seconds(record["seconds"]), marks, int(record["starts"])
+        # Records of older versions lack it.
+        cpu = _number(record.get("cpu_seconds", 0.0))
+        return _seconds(record["seconds"]), marks, int(record["starts"]), cpu
     except (errors.UserError, KeyError, TypeError, ValueError, OverflowError) as error:
         # Figures alone: no reason to refuse a run.
         _LOG.warning("%s: damaged, the wall time is counted anew (%s)", path, error)
-        return empty, [], 0
+        return empty, [], 0, 0.0
 
 
 def _seconds(found: Any) -> Seconds:
-    seconds = {part: float(found[part]) for part in PARTS}
-    if any(not math.isfinite(v) or v < 0 for v in seconds.values()):
+    return {part: _number(found[part]) for part in PARTS}
+
+
+def _number(found: Any) -> float:
+    number = float(found)
+    if not math.isfinite(number) or number < 0:
         raise ValueError("seconds that are no time")
-    return seconds
+    return number
 
 
 # The account of the run that this process is in.

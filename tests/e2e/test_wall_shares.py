@@ -62,7 +62,9 @@ def test_a_killed_run_counts_what_was_lost_and_a_trace_changes_nothing(
     # The second start is traced, and is the same run all the same.
     said = jobs.run(*flags, f"--workdir={killed}", "--config.profile=9:10", count=1)
     (row,) = _goodput(killed)
-    assert row["step"] == 2 and f"wall time {row['wall_seconds']:.0f} s in 2 starts: " in said
+    assert (
+        row["step"] == 2 and f"wall time {row['wall_seconds']:.0f} s in 2 starts, CPU time " in said
+    )
     shares = {part: row[part] for part in wall_time.PARTS}
     assert sum(shares.values()) == pytest.approx(1.0, abs=1e-6)
     assert row["restarts"] * row["wall_seconds"] > LOST

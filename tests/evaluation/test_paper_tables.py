@@ -45,6 +45,27 @@ def test_mean_over_seeds_its_interval_and_the_difference():
     assert found[3].mean is None and found[3].published == pytest.approx(0.797)
 
 
+def test_figures_of_whole_scans_are_found_by_name():
+    at = [{"asked": 1.0, "sensitivity": 0.3}, {"asked": 2.0, "sensitivity": 0.4}]
+    row = _row(0.5, volumes={"dice_healthy": 0.6, "at_false_positives": at})
+    assert paper_tables.figure(row, "volumes.dice_healthy") == 0.6
+    assert paper_tables.figure(row, "volumes.at.2.sensitivity") == 0.4
+    assert paper_tables.figure(row, "volumes.at.8.sensitivity") is None
+    assert paper_tables.figure(_row(0.5), "volumes.at.2.sensitivity") is None
+
+
+def test_costs_stand_beside_learned_rows_alone():
+    results = [
+        Result("MAD-AD", "T1", seed, _row(0.5, parameters=1_234_000, cpu_minutes=minutes))
+        for seed, minutes in enumerate([2.0, 3.0])
+    ]
+    results += [Result("mean image", "T1", 0, _row(0.5, learns=False, parameters=1_234_000))]
+    text = paper_tables.costs_markdown(results, ["DAE", "MAD-AD", "mean image"])
+    assert text.splitlines()[2:] == ["| MAD-AD | 1.23 M | 2.5 |"]
+    # Rows of older versions say nothing of it.
+    assert paper_tables.costs_markdown(_results(), ["MAD-AD"]) == ""
+
+
 def test_average_needs_every_column_of_the_seed():
     results = [r for r in _results() if not (r.column == "T1" and r.seed == 1)]
     average = paper_tables.entries(results, ["MAD-AD"], COLUMNS, "2")[-1]

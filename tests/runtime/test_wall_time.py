@@ -28,6 +28,7 @@ def _whole(account):
     """Seconds by part, without what is zero; the shares add up to 1."""
     shares = account.shares()
     wall = shares.pop("wall_seconds")
+    shares.pop("cpu_seconds")
     assert sum(shares.values()) == pytest.approx(1.0)
     return {part: share * wall for part, share in shares.items() if share}
 
@@ -42,6 +43,28 @@ def test_every_second_counts_once_and_to_the_innermost(tmp_path, clock):
         clock.now += 0.5
     expected = {"other": 5.0, "steps": 10.5, "input": 4.0, "checkpoints": 1.0}
     assert _whole(account) == pytest.approx(expected)
+
+
+def test_cpu_seconds_add_up_over_starts(tmp_path, clock):
+    """An account of the whole process counts what the CPU did before it; any other does not."""
+    cpu = Clock()
+    first = wall_time.Account(tmp_path, elapsed=1.0, clock=clock, cpu_clock=cpu)
+    cpu.now += 5.0
+    first.write()
+    assert wall_time.cpu_seconds(tmp_path) == 105.0
+    second = wall_time.Account(tmp_path, clock=clock, cpu_clock=cpu)
+    cpu.now += 2.0
+    assert second.shares()["cpu_seconds"] == 107.0
+    second.write()
+    assert wall_time.cpu_seconds(tmp_path) == 107.0
+    assert wall_time.cpu_seconds(tmp_path / "none") is None
+    # As an older version wrote it.
+    record = json.loads((tmp_path / wall_time.FILE_NAME).read_text())
+    record.pop("cpu_seconds")
+    (tmp_path / wall_time.FILE_NAME).write_text(json.dumps(record))
+    assert wall_time.cpu_seconds(tmp_path) is None
+    third = wall_time.Account(tmp_path, clock=clock, cpu_clock=cpu)
+    assert third.starts == 3 and third.cpu_seconds() == 0.0
 
 
 def test_what_is_renamed_counts_to_the_new_name(tmp_path, clock):
