@@ -41,9 +41,20 @@ THOR = WYATT | {
     "optim.name": "adam",
 }
 
-# For two CPU cores: a small network whose maps are a quarter of the image, and what
-# lets it learn in minutes.
-SMALL = {
+# What lets a network learn in a few hundred steps.
+_MINUTES = {
+    "train.ema_decay": 0.98,
+    "optim.name": "muon",
+    "optim.lr": 2e-3,
+    "optim.schedule": "warmup_cosine",
+    "optim.warmup_epochs": 0.2,
+    "optim.final_lr_ratio": 0.03,
+    "optim.grad_clip_norm": 1.0,
+    "log.every_steps": 20,
+}
+
+# For two CPU cores: a small network whose maps are a quarter of the image.
+SMALL = _MINUTES | {
     "data.image_size": 64,
     "denoiser.model_channels": 48,
     "denoiser.channel_mult": (1, 2),
@@ -55,14 +66,6 @@ SMALL = {
     "denoiser.dropout": 0.0,
     "train.steps": 250,
     "train.batch_size": 16,
-    "train.ema_decay": 0.98,
-    "optim.name": "muon",
-    "optim.lr": 2e-3,
-    "optim.schedule": "warmup_cosine",
-    "optim.warmup_epochs": 0.2,
-    "optim.final_lr_ratio": 0.03,
-    "optim.grad_clip_norm": 1.0,
-    "log.every_steps": 20,
     "log.validate_every_steps": 125,
     "checkpoint.every_steps": 125,
     "eval.batch_size": 24,
@@ -115,7 +118,7 @@ TOKENS = {
 
 # For two CPU cores, without public weights: a masked autoencoder of 0.9 M weights, trained on the
 # healthy slices.
-SMALL_TOKENS = {
+SMALL_TOKENS = _MINUTES | {
     "data.image_size": 96,
     "features.network": "masked",
     "features.image_size": 96,
@@ -125,14 +128,6 @@ SMALL_TOKENS = {
     "features.masked.num_heads": 4,
     "train.steps": 200,
     "train.batch_size": 8,
-    "train.ema_decay": 0.98,
-    "optim.name": "muon",
-    "optim.lr": 2e-3,
-    "optim.schedule": "warmup_cosine",
-    "optim.warmup_epochs": 0.2,
-    "optim.final_lr_ratio": 0.03,
-    "optim.grad_clip_norm": 1.0,
-    "log.every_steps": 20,
     "log.validate_every_steps": 100,
     "checkpoint.every_steps": 100,
     "eval.batch_size": 24,

@@ -92,6 +92,12 @@ def _check_pixel_mask(config: config_dict.ConfigDict, cached: bool) -> None:
             f"data.latents: found 'cached' with {head}, and the mask head at image resolution "
             "learns from images; set data.latents=live"
         )
+    c = config.synthesis
+    if c.share > 0 and c.kind not in ("generic", "learned"):
+        raise errors.UserError(
+            f"synthesis.kind: found {c.kind!r} with {head}, which draws the anomalies that the "
+            "denoiser learns from too; accepted: generic, learned"
+        )
 
 
 def _check_channels(config: config_dict.ConfigDict, cached: bool) -> None:

@@ -63,6 +63,16 @@ def test_a_head_at_image_resolution_needs_one_too_where_lesions_are_asked_for():
     assert not parts.assemble(config).needs_lesion_bank
 
 
+@pytest.mark.parametrize("kind", ["dag", "disyre"])
+def test_a_kind_that_a_head_at_image_resolution_does_not_draw_is_refused(kind):
+    config = demo.get_config()
+    config.synthesis.kind = kind
+    with pytest.raises(errors.UserError, match=rf"synthesis\.kind: found '{kind}' with methods"):
+        values.check_values(config)
+    config.synthesis.share = 0.0
+    values.check_values(config)
+
+
 @pytest.mark.parametrize("changes", [{}, {"synthesis.kind": "learned"}, {"synthesis.share": 0.5}])
 def test_a_bank_that_nothing_reads_is_refused(changes):
     config = config_of(dae, **{"lesions.bank": "a.npz", **changes})
