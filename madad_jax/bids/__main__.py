@@ -4,8 +4,9 @@
     madad-jax bids BIDS_DIR OUTPUT_DIR participant --participant-label 01 02
     madad-jax bids BIDS_DIR OUTPUT_DIR group
 
-participant: scores sub-*/[ses-*/]anat/*_T1w.nii.gz, or the images of the model's contrast. The same
-command again continues. Jobs of different people may share OUTPUT_DIR.
+participant: scores sub-*/[ses-*/]anat/*_T1w.nii.gz, or the images of the model's contrast; of a
+model of several, those of a session together, whichever are there. The same command again
+continues. Jobs of different people may share OUTPUT_DIR.
 group: one table and one page of all images, from what the participant level has left.
 
 Research software, not a medical device. Exit status: 0 done; 1 some images failed; 2 bad input, one
@@ -16,7 +17,7 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from madad_jax.core import command_line, errors
@@ -148,12 +149,17 @@ def _score(options: argparse.Namespace) -> int:
 
     startup.start()
     with stop_lib.GracefulStop(alone=True) as stop:
-        detector = _load(options)
-        out, contrast = epath.Path(options.output_dir), detector.preparation.modality
-        images = raw_dataset.select(dataset, contrast)
+        out, contrasts = epath.Path(options.output_dir), api.contrasts_of(options.checkpoint)
+        if contrasts:
+            contrast, images = ",".join(contrasts), raw_dataset.select_together(dataset, contrasts)
+            detector_of = _load_each(options, images)
+        else:
+            detector = _load(options)
+            contrast = detector.preparation.modality
+            images, detector_of = raw_dataset.select(dataset, contrast), lambda image: detector
         output_dataset.begin(out, dataset, contrast)
         rows = participant_level.score_images(
-            detector,
+            detector_of,
             images,
             out,
             dataset.root,
@@ -171,8 +177,35 @@ def _score(options: argparse.Namespace) -> int:
         return stop.exit_status or (1 if failed else 0)
 
 
-def _load(options: argparse.Namespace) -> Any:
-    """The detector that the options describe."""
+def _load_each(options: argparse.Namespace, images: Sequence[Any]) -> Callable[[Any], Any]:
+    """image -> detector of its files: one is loaded for each set of contrasts that is there.
+
+    Raises:
+      UserError: no set can be scored; else the images of a set that cannot raise it.
+    """
+    made: dict[frozenset, Any] = {}
+    for image in images:
+        given = frozenset(image.files)
+        if not image.fault and given not in made:
+            try:
+                made[given] = _load(options, image.files)
+            except errors.UserError as error:  # not calibrated, as a rule: others may be
+                made[given] = error
+    failed = [found for found in made.values() if isinstance(found, errors.UserError)]
+    if failed and len(failed) == len(made):
+        raise failed[0]
+
+    def detector_of(image: Any) -> Any:
+        found = made[frozenset(image.files)]
+        if isinstance(found, errors.UserError):
+            raise found
+        return found.of(image.files)
+
+    return detector_of
+
+
+def _load(options: argparse.Namespace, files: dict[str, str] | None = None) -> Any:
+    """The detector that the options describe; with `files` one of their contrasts."""
     changes = {name: getattr(options, name) for name in _CHANGES}
     detector = api.load(
         pathlib.Path(options.checkpoint),
@@ -185,12 +218,14 @@ def _load(options: argparse.Namespace) -> Any:
         slices=options.slices,
         calibration=options.calibration,
         batch_size=options.batch_size,
+        files=files,
     )
     # A run's folder is a path of this machine: derived data sets are handed on.
     run_name = pathlib.PurePath(str(detector.facts["run"])).name
     detector.facts = {**detector.facts, "run": run_name}
     point = detector.setting.point
-    print(f"threshold {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
+    of = f" with {', '.join(files)}" if files else ""
+    print(f"threshold{of} {point.threshold:.4f} ({point.chosen_by} {point.asked:g})")
     return detector
 
 
@@ -203,13 +238,16 @@ def _write_group(options: argparse.Namespace) -> int:
     out = epath.Path(options.output_dir)
     contrast = output_dataset.read_contrast(out)
     dataset = raw_dataset.read(options.bids_dir)
-    images = [image for image in dataset.images if image.name.contrast == contrast]
+    several = contrast.split(",")
+    images = [image for image in dataset.images if image.name.contrast in several]
+    if len(several) > 1:
+        images = raw_dataset.join_sessions(images, several)
     rows = group_table.collect_rows(out, images)
     labels = (options.participant_label, options.session_label)
     if any(labels):
         chosen = {str(image.name) for image in raw_dataset.read(options.bids_dir, *labels).images}
         rows = [row for row in rows if row["image"] in chosen]
-    suffix = entities.SUFFIXES[contrast]
+    suffix = entities.suffix(contrast)
     table = group_table.write(out, rows, suffix)
     index_page.write(out, rows, contrast, table.name)
     count = {s: sum(r["status"] == s for r in rows) for s in ("done", "failed", "missing")}

@@ -9,6 +9,8 @@ entity without a label.
 import dataclasses
 import re
 
+from madad_jax.core import errors, messages
+
 # Of raw anatomical images.
 RAW = ("sub", "ses", "task", "acq", "ce", "rec", "run", "echo", "part", "chunk")
 # As derivatives order them: another order is an error of the validator.
@@ -62,6 +64,22 @@ class Name:
         """The name of something made from this image: more entities, another suffix."""
         found = {**dict(self.entities), **entities}
         return Name(tuple((key, found[key]) for key in _ORDER if key in found), suffix)
+
+
+def suffix(contrast: str) -> str:
+    """BIDS's word for a contrast of a model; of several, as T1,FLAIR, with hyphens between.
+
+    Raises:
+      UserError: BIDS has none.
+    """
+    names = contrast.split(",")
+    unknown = [name for name in names if name not in SUFFIXES]
+    if unknown:
+        raise errors.UserError(
+            f"the model's contrast is '{messages.shorten(unknown[0])}'; accepted for BIDS: "
+            f"{', '.join(SUFFIXES)}"
+        )
+    return "-".join(SUFFIXES[name] for name in names)
 
 
 def parse(stem: str) -> Name | None:

@@ -44,7 +44,7 @@ def begin(out: epath.Path, dataset: raw_dataset.Dataset, contrast: str) -> None:
     Args:
       out: its folder: new, empty, or of this program and contrast.
       dataset: the source.
-      contrast: of the model.
+      contrast: of the model; of several, as T1,FLAIR.
 
     Raises:
       UserError: a folder of something else, or one that cannot be written.
@@ -61,7 +61,7 @@ def begin(out: epath.Path, dataset: raw_dataset.Dataset, contrast: str) -> None:
             f"'{messages.shorten(before.get('Contrast'))}', the model's is '{contrast}'; accepted: "
             "a folder for each contrast, whose files would have the same names"
         )
-    suffix = entities.SUFFIXES[contrast]
+    suffix = entities.suffix(contrast)
     readme = _README.format(version=VERSION, contrast=contrast, suffix=suffix)
     files = {
         raw_dataset.DESCRIPTION: json.dumps(describe(out, dataset, contrast), indent=1) + "\n",
@@ -81,11 +81,12 @@ def read_contrast(out: epath.Path) -> str:
       UserError: no such data set.
     """
     about = _read_description(out)
-    if about is None or about.get("Contrast") not in entities.SUFFIXES:
+    contrast = None if about is None else about.get("Contrast")
+    if not isinstance(contrast, str) or not {*contrast.split(",")} <= {*entities.SUFFIXES}:
         raise errors.UserError(
             f"output_dir={out}: no results in it; run the analysis level 'participant' first"
         )
-    return about["Contrast"]
+    return contrast
 
 
 def describe(out: epath.Path, dataset: raw_dataset.Dataset, contrast: str) -> dict[str, Any]:

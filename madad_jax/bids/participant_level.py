@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def score_images(
-    detector: detector_lib.Detector,
+    detector_of: Callable[[raw_dataset.Image], detector_lib.Detector],
     images: list[raw_dataset.Image],
     out: epath.Path,
     root: epath.Path,
@@ -32,8 +32,8 @@ def score_images(
     settings are kept. Several jobs may share a data set: of one image, one waits for the other.
 
     Args:
-      detector: of the model.
-      images: of its contrast.
+      detector_of: the model's detector for an image; UserError where there is none for it.
+      images: of its contrasts.
       out: the derived data set, which `output_dataset.begin` began.
       root: of the source.
       report: whether pages are written.
@@ -44,13 +44,14 @@ def score_images(
     Raises:
       UserError: `out` cannot be written.
     """
-    settings = scan_folder.settings_digest(detector)
     places = {
         image.path: derivative.ImagePlace(out, image, root, report, in_template) for image in images
     }
 
     def work(scan: discovery.Scan) -> dict[str, Any]:
         place = places[scan.path]
+        detector = detector_of(place.image)
+        settings = scan_folder.settings_digest(detector)
         with folder_lock.hold(
             place.summary.parent, "output_dir", name=f".{scan.name}.lock", wait=lambda: None
         ):

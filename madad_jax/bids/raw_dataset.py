@@ -6,6 +6,7 @@ Read by names alone. `derivatives/`, `sourcedata/` and whatever else is no `sub-
 import dataclasses
 import difflib
 import logging
+import os
 import re
 from collections.abc import Sequence
 
@@ -32,12 +33,19 @@ class Image:
       path: the file.
       below: the same below the data set, for people and for URIs.
       fault: why it cannot be scored; "" for nothing that names tell.
+      beside: images of other contrasts that are scored together with it.
     """
 
     name: entities.Name
     path: epath.Path
     below: str
     fault: str = ""
+    beside: tuple["Image", ...] = ()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """{contrast: path} of what is scored together, its own first."""
+        return {one.name.contrast: os.fspath(one.path) for one in (self, *self.beside)}
 
     def to_scan(self) -> discovery.Scan:
         """As the rest of the package knows scans; called by its BIDS name."""
@@ -103,24 +111,75 @@ def select(dataset: Dataset, contrast: str) -> list[Image]:
     Raises:
       UserError: a contrast that BIDS has no suffix for, or no image of it.
     """
-    if contrast not in entities.SUFFIXES:
-        raise errors.UserError(
-            f"the model's contrast is '{messages.shorten(contrast)}'; accepted for BIDS: "
-            f"{', '.join(entities.SUFFIXES)}"
-        )
-    kept = [image for image in dataset.images if image.name.contrast == contrast]
-    others = [image.below for image in dataset.images if image.name.contrast != contrast]
-    left = {**dataset.left_out}
+    entities.suffix(contrast)
+    return _keep(dataset, (contrast,))
+
+
+def select_together(dataset: Dataset, contrasts: Sequence[str]) -> list[Image]:
+    """The images of several contrasts, those of a session together.
+
+    The first of `contrasts` that a session has is the image; the others are `beside` it. With
+    several of a contrast, those of the same entities are together, where every contrast has them.
+
+    Args:
+      dataset: the data set.
+      contrasts: of the model, in its order.
+
+    Raises:
+      UserError: a contrast that BIDS has no suffix for, or no image of any.
+    """
+    entities.suffix(",".join(contrasts))
+    return join_sessions(_keep(dataset, contrasts), contrasts)
+
+
+def join_sessions(images: Sequence[Image], contrasts: Sequence[str]) -> list[Image]:
+    """Images of these contrasts, those of a session that belong together as one."""
+    sessions: dict[tuple[str, str], list[Image]] = {}
+    for image in images:
+        sessions.setdefault((image.name.person, image.name.session), []).append(image)
+    return [image for found in sessions.values() for image in _join(found, contrasts)]
+
+
+def _join(images: list[Image], contrasts: Sequence[str]) -> list[Image]:
+    """The images of a session, those that belong together as one."""
+    groups: dict[tuple, dict[str, Image]] = {}
+    count = {c: sum(image.name.contrast == c for image in images) for c in contrasts}
+    several = max(count.values()) > 1
+    for image in images:
+        # `ce` tells contrasts apart; another entity tells images of one contrast apart.
+        key = tuple(pair for pair in image.name.entities if pair[0] != "ce") if several else ()
+        groups.setdefault(key, {})[image.name.contrast] = image
+    whole = all(len(group) == sum(map(bool, count.values())) for group in groups.values())
+    found = []
+    for group in groups.values():
+        first, *beside = (group[c] for c in contrasts if c in group)
+        fault = next((one.fault for one in (first, *beside) if one.fault), "")
+        if not whole:
+            had = ", ".join(f"{number} of {c}" for c, number in count.items() if number)
+            fault = (
+                f"the session has {had}, and names do not tell which belong together; accepted: "
+                "one of each contrast, or the same entities in the names of all"
+            )
+        found.append(dataclasses.replace(first, fault=fault, beside=tuple(beside)))
+    return found
+
+
+def _keep(dataset: Dataset, contrasts: Sequence[str]) -> list[Image]:
+    """The images of these contrasts; every reason to leave something out becomes a line."""
+    kept = [image for image in dataset.images if image.name.contrast in contrasts]
+    others = [image.below for image in dataset.images if image.name.contrast not in contrasts]
+    left, wanted = {**dataset.left_out}, ", ".join(contrasts)
     if others:
-        left[f"another contrast than {contrast}"] = others
+        left[f"another contrast than {wanted}"] = others
     for why, paths in sorted(left.items()):
         shown = ", ".join(f"'{messages.shorten(p)}'" for p in paths[:3])
         _LOG.warning("left out, %s: %d (%s%s)", why, len(paths), shown, ", ..." * (len(paths) > 3))
     if not kept:
         found = f" (left out: {sum(map(len, left.values()))})" if left else ""
+        suffixes = ", ".join(f"*_{entities.SUFFIXES[contrast]}" for contrast in contrasts)
         raise errors.UserError(
-            f"bids_dir={dataset.root}: no *_{entities.SUFFIXES[contrast]} of {contrast} among the "
-            f"chosen people and sessions{found}; the model was trained on {contrast}"
+            f"bids_dir={dataset.root}: no {suffixes} of {wanted} among the chosen people and "
+            f"sessions{found}; the model was trained on {wanted}"
         )
     return kept
 

@@ -42,9 +42,11 @@ def make_uri(image: raw_dataset.Image) -> str:
 
 def _common(image: raw_dataset.Image, summary: dict[str, Any], space: str) -> dict[str, Any]:
     point, score, model = summary["operating_point"], summary["scan_score"], summary["model"]
+    scan = summary["scan"]
+    beside = [one["sha256"] for one in scan.get("beside", {}).values()]
     return {
-        "Sources": [make_uri(image)],
-        "SourceSHA256": summary["scan"]["sha256"],
+        "Sources": [make_uri(one) for one in (image, *image.beside)],
+        "SourceSHA256": [scan["sha256"], *beside] if beside else scan["sha256"],
         "SpatialReference": space or "orig",
         "Threshold": point["threshold"],
         "ThresholdChosenBy": point["chosen_by"],

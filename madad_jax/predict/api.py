@@ -150,6 +150,23 @@ def open_model(folder: str, calibration: str, contrasts: tuple[str, ...] = ()) -
     return reader.load(place, config, known, **of_contrasts)
 
 
+def contrasts_of(folder: str) -> tuple[str, ...]:
+    """The contrasts that each person's files are given by; () for a model that takes a scan alone.
+
+    Args:
+      folder: as `model_names.locate` gives it.
+
+    Raises:
+      UserError: no model there.
+    """
+    from etils import epath
+
+    from madad_jax.predict import package_files, run_model
+
+    place = epath.Path(folder)
+    return () if package_files.is_one(place) else run_model.contrasts_of(place)
+
+
 def build_detector(
     detector: Any,
     model: Any,

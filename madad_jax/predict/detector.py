@@ -92,6 +92,11 @@ class Detector:
         step = self.numbers[1] - self.numbers[0] if len(self.numbers) > 1 else 1
         return (step * g.level_step, g.pixel, g.pixel)
 
+    @property
+    def beside(self) -> dict[str, str]:
+        """{contrast: path} of what is read beside a scan; {} for a model of one contrast."""
+        return {}
+
     def __call__(self, scan: Any, affine: Any = None, brain_mask: str = "") -> result_lib.Result:
         """Scores a scan.
 

@@ -74,6 +74,18 @@ def read_calibration(
     return found
 
 
+def contrasts_of(workdir: epath.Path) -> tuple[str, ...]:
+    """The contrasts of a run that takes several, or neighbouring slices; () for any other.
+
+    Raises:
+      UserError: no run there.
+    """
+    record = read_config(workdir, None)
+    names = data_lib.recorded_contrasts(record)
+    # Records of earlier versions have no neighbours.
+    return names if len(names) > 1 or record["data"].get("neighbours", 0) else ()
+
+
 def _calibration_name(workdir: epath.Path, contrasts: Collection[str]) -> str:
     if not contrasts:
         return calibrate.FILE

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import tqdm
@@ -135,7 +135,7 @@ def score_scan(
     if brain_mask:
         # Another mask is another result, whatever its file is called.
         settings = json_digest.json_digest([settings, atomic_files.sha256(brain_mask)])
-    done = _read_row(place, scan, settings)
+    done = _read_row(place, scan, settings, detector.beside)
     if done is not None:
         return {**done, "status": "done before"}
     # Before the scan is scored: if it fails now, no earlier result may pass for this one.
@@ -314,17 +314,22 @@ def settings_digest(detector: detector_lib.Detector) -> str:
     )
 
 
-def _read_row(place: Place, scan: discovery.Scan, settings: str) -> dict[str, Any] | None:
-    """The row of an earlier result for the same file under the same settings, if it is there."""
+def _read_row(
+    place: Place, scan: discovery.Scan, settings: str, beside: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The row of an earlier result for the same files under the same settings, if it is there."""
     # A series has no single file to compare; it is scored again.
-    if scan.path.is_dir() or not place.summary.exists() or not place.is_whole():
+    paths = [scan.path, *map(epath.Path, beside.values())]
+    if any(p.is_dir() for p in paths) or not place.summary.exists() or not place.is_whole():
         return None
     try:
         found = json_file.read_object(place.summary)
-        same = found["settings_sha256"] == settings
-        if same and found["scan"]["sha256"] == atomic_files.sha256(str(scan.path)):
+        known = {name: one["sha256"] for name, one in found["scan"].get("beside", {}).items()}
+        same = found["settings_sha256"] == settings and [*known] == [*beside]
+        digests = [found["scan"]["sha256"], *known.values()]
+        if same and digests == [atomic_files.sha256(str(path)) for path in paths]:
             return _row(scan, found)
     # A summary that somebody changed is none: the scan is scored again.
-    except (errors.UserError, ValueError, KeyError, TypeError):
+    except (errors.UserError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return None

@@ -6,6 +6,7 @@ All lie on one grid. Brain mask, registration, and what is written follow the fi
 the order of the run. A contrast that is not given is missing, as in training.
 """
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -81,8 +82,20 @@ class StackedDetector(detector_lib.Detector):
         self._names, self._neighbours = names, neighbours
         self._missing = [name for name in names if name not in files]
         self._channel = names.index(next(iter(self._files)))
-        # Of the model's facts: summaries name it, and another set of files is scored anew.
-        self.facts = self.facts | {"contrasts": {"given": self._files, "missing": self._missing}}
+        # Of the model's facts: summaries name it, and another set of contrasts is scored anew.
+        self.facts = self.facts | {"contrasts": {"given": [*self._files], "missing": self._missing}}
+
+    def of(self, files: Mapping[str, str]) -> "StackedDetector":
+        """The same for another person's files, of the same contrasts."""
+        assert set(files) == set(self._files), (files, self._files)
+        made = copy.copy(self)
+        made._files = {name: files[name] for name in self._files}
+        return made
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """{contrast: path} of all files but the first."""
+        return dict([*self._files.items()][1:])
 
     def __call__(self, scan: Any, affine: Any = None, brain_mask: str = "") -> result_lib.Result:
         """Scores the files; see `Detector`. Raises UserError for scans of several grids."""
@@ -112,7 +125,12 @@ class StackedDetector(detector_lib.Detector):
         parts["warnings"] = tuple(warnings)
         stack = StackedSlices(**parts, pictures=pictures)
         maps, reconstruction = self.maps(stack)
-        return self._judge(volume, stack, maps[self.setting.signal], reconstruction)
+        result = self._judge(volume, stack, maps[self.setting.signal], reconstruction)
+        result.summary["scan"]["beside"] = {
+            name: {"source": scan_names.show(read[name].source), "sha256": read[name].sha256}
+            for name in others
+        }
+        return result
 
     def _prepared_as(self, name: str) -> Any:
         return dataclasses.replace(self.preparation, modality=name)

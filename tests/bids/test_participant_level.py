@@ -22,7 +22,9 @@ def score(tree, out, made=None, people=(), **options):
     images = raw_dataset.select(dataset, "T1")
     output_dataset.begin(epath.Path(out), dataset, "T1")
     made = made or conftest.make_detector()
-    return participant_level.score_images(made, images, epath.Path(out), dataset.root, **options)
+    return participant_level.score_images(
+        lambda image: made, images, epath.Path(out), dataset.root, **options
+    )
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_contrasts_are_channels_and_the_missing_one_is_said(files):
     result = detector(one, score)(files["FLAIR"])
     assert not batches[0]["available"][:, 0].any() and (batches[0]["image"][..., 0] == -1).all()
     assert not result.anomaly.any()
-    assert result.summary["model"]["contrasts"] == {"given": one, "missing": ["T1"]}
+    assert result.summary["model"]["contrasts"] == {"given": ["FLAIR"], "missing": ["T1"]}
     assert "scored without T1, with FLAIR alone" in result.summary["warnings"]
 
 
