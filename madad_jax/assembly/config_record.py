@@ -44,6 +44,7 @@ _UNCHANGED = {
     "contrasts.keep_all": 0.3,
     "contrasts.same_blocks": 0.7,
     "contrasts.hidden": 0.3,
+    "contrasts.fusion": "largest",
 }
 _INFERENCE = "inference"  # the part of a method's own section that no training reads
 # Free to change between two starts of the same run: where and how fast, not what.

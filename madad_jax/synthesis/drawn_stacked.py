@@ -19,19 +19,17 @@ def draw(
     key: jax.Array,
     images: Float[jax.Array, "b H W C"],
     brain_masks: Bool[jax.Array, "b H W"],
-    shown: Bool[jax.Array, "b C"],
     options: drawn.Options,
     *,
     contrasts: int,
     hidden: float,
-) -> tuple[Float[jax.Array, "b H W C"], Bool[jax.Array, "b H W"]]:
-    """(slices with anomalies, pixels that can be seen), of [-1, 1] with background -1.
+) -> tuple[Float[jax.Array, "b H W C"], Bool[jax.Array, "b H W m"]]:
+    """(slices with anomalies, pixels that each own contrast shows), of [-1, 1], background -1.
 
     Args:
       key: of all draws.
       images: the first `contrasts` channels are the slice's own, the others its neighbours'.
       brain_masks: of the slice.
-      shown: channels that a network will see: what lies in others is no truth.
       options: what is drawn.
       contrasts: in the order of the channels, which repeat them.
       hidden: share of the shapes that a contrast does not show.
@@ -68,11 +66,12 @@ def draw(
         keys = jnp.tile(jax.random.split(k_fill, contrasts), channels // contrasts)
         changed, visible = jax.vmap(change)(x, levels, keys)
         use = visible & (n < count) & _show(k_show, channels, contrasts, batch, hidden)
-        seen = (use & shown.T[:, :, None, None])[:contrasts].any(0)
-        return (jnp.where(use, changed, x), truth | (shape.inside & seen)), None
+        seen = jnp.moveaxis(shape.inside & use[:contrasts], 0, -1)
+        return (jnp.where(use, changed, x), truth | seen), None
 
     entries = jax.random.split(k_shapes, options.max_shapes), jnp.arange(options.max_shapes)
-    (x, truth), _ = jax.lax.scan(add, (x, jnp.zeros(x.shape[1:], bool)), entries)
+    none = jnp.zeros((*x.shape[1:], contrasts), bool)
+    (x, truth), _ = jax.lax.scan(add, (x, none), entries)
     # What was not drawn upon stays as it was, to the bit: there and back would round.
     out = jnp.where(x != healthy_x, x * 2.0 - 1.0, stack)
     return jnp.moveaxis(out, 0, -1), truth

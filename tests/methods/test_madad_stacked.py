@@ -1,5 +1,7 @@
 """MAD-AD on several contrasts, on stand-ins for its networks: what is missing is never read."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,17 +145,22 @@ def test_blocks_are_shared_or_each_its_own():
         assert low <= equal[noised].mean() <= high
 
 
-def head():
+def head(fusion="joint"):
     network = image_networks.mask_network(widths=(8,), num_groups=4)
     options = drawn.Options(healthy=0.0, min_radius=0.1, max_shapes=1, kinds=("shift",))
-    return madad.PixelHead(stacked_mask.StackedMask(network, options, channels=BOTH))
+    both = dataclasses.replace(BOTH, fusion=fusion)
+    return madad.PixelHead(stacked_mask.StackedMask(network, options, channels=both))
 
 
-def test_the_head_at_image_resolution_reads_nothing_of_a_missing_contrast():
-    mask, b = head().mask, batch((True, False))
-    params = mask.init(jax.random.key(0), b)
-    # A head's last layer starts from zero, which would hide everything.
-    params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+def stirred(params):
+    """A head's last layer starts from zero, which would hide everything."""
+    return jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+
+
+@pytest.mark.parametrize("fusion", channels.FUSIONS)
+def test_the_head_at_image_resolution_reads_nothing_of_a_missing_contrast(fusion):
+    mask, b = head(fusion).mask, batch((True, False))
+    params = stirred(mask.init(jax.random.key(0), b))
     other = b["image"].at[..., 1].set(0.7)
     brain, shown = b["brain_mask"], b["available"]
     one, two = (mask.probability_shown(params, {}, x, brain, shown) for x in (b["image"], other))
@@ -164,8 +171,44 @@ def test_the_head_at_image_resolution_reads_nothing_of_a_missing_contrast():
     np.testing.assert_allclose(mirrored[:, :, ::-1], one, atol=1e-6)
 
 
-def test_the_head_adds_its_loss_and_trains_with_anomalies():
-    m, _ = method(head=head(), synthesis=shapes.Options(share=0.5))
+@pytest.mark.parametrize("fusion", ["largest", "mean"])
+def test_one_contrast_at_a_time_is_each_alone_and_then_one_number(fusion):
+    mask, b = head(fusion).mask, batch((True, True))
+    params, brain = stirred(mask.init(jax.random.key(0), b)), b["brain_mask"]
+
+    def probability(*shown):
+        shown = jnp.broadcast_to(jnp.array(shown), (len(brain), 2))
+        return mask.probability_shown(params, {}, b["image"], brain, shown)
+
+    each = jnp.stack([probability(True, False), probability(False, True)])
+    assert (each[0] != each[1]).any()
+    joined = each.max(0) if fusion == "largest" else each.mean(0)
+    np.testing.assert_allclose(probability(True, True), joined, atol=1e-6)
+
+
+def test_a_contrast_that_is_not_there_teaches_nothing():
+    """Neither its picture nor what was drawn into it."""
+    mask, b = head("largest").mask, batch((True, False))
+    params, key = stirred(mask.init(jax.random.key(0), b)), jax.random.key(1)
+    exists = b["available"]
+
+    def run(change):
+        example = mask.draw_each(key, b)
+        example = example._replace(
+            images=example.images.at[..., 1].add(change),
+            truth=example.truth.at[..., 1].set(change > 0),
+        )
+        return jax.grad(lambda p: mask.loss_shown(p, {}, example, exists, exists)[0])(params)
+
+    one, two = run(0.0), run(0.3)
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert any(x.any() for x in jax.tree.leaves(one))
+
+
+@pytest.mark.parametrize("fusion", channels.FUSIONS)
+def test_the_head_adds_its_loss_and_trains_with_anomalies(fusion):
+    m, _ = method(head=head(fusion), synthesis=shapes.Options(share=0.5))
     b = batch((True, True))
     params = parameters() | {"pixel_head": m.pixel_head.mask.init(jax.random.key(0), b)}
 

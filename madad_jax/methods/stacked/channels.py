@@ -16,13 +16,14 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from madad_jax.core import errors
 from madad_jax.core.types import Batch, Metrics, Params
 from madad_jax.methods import autoencoder as autoencoder_lib
 
 MISSING = ("learned", "zero")
+FUSIONS = ("largest", "mean", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Channels:
       keep_all: least probability that a training sample keeps every contrast that it has.
       same_blocks: share of the samples whose noised blocks are the same in all channels.
       hidden: share of the drawn anomalies that a contrast does not show.
+      fusion: of a mask at image resolution: the `largest` or the `mean` of the probabilities that
+        one network gives each contrast by itself, or `joint`, a network that sees all of them.
     """
 
     contrasts: int
@@ -44,11 +47,16 @@ class Channels:
     keep_all: float = 0.3
     same_blocks: float = 0.7
     hidden: float = 0.3
+    fusion: str = "joint"  # runs before this option
 
     def __post_init__(self):
         if self.missing not in MISSING:
             raise errors.UserError(
                 f"contrasts.missing: found {self.missing!r}, accepted: {', '.join(MISSING)}"
+            )
+        if self.fusion not in FUSIONS:
+            raise errors.UserError(
+                f"contrasts.fusion: found {self.fusion!r}, accepted: {', '.join(FUSIONS)}"
             )
         for name in ("keep_all", "same_blocks", "hidden"):
             value = getattr(self, name)
@@ -96,7 +104,14 @@ def mean_shown(
     return total / jnp.maximum(shown.sum(-1), 1)[:, None, None]
 
 
-def fold(x: Float[jax.Array, "b H W C"]) -> Float[jax.Array, "n H W 1"]:
+def largest_shown(
+    maps: Float[jax.Array, "b H W m"], shown: Bool[jax.Array, "b m"]
+) -> Float[jax.Array, "b H W"]:
+    """The largest, at least 0, over the channels that are there; others are not read."""
+    return jnp.where(shown[:, None, None, :], maps, 0.0).max(-1)
+
+
+def fold(x: Shaped[jax.Array, "b H W C"]) -> Shaped[jax.Array, "n H W 1"]:
     """Channels as samples of their own, those of a sample one after the other."""
     return jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3], 1)
 

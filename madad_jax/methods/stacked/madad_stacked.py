@@ -129,7 +129,7 @@ class StackedMadAd(madad.MadAd):
         shown = self.channels.drop(k_drop, exists)
         example = None
         if self.pixel_head is not None:
-            example = self.pixel_head.mask.draw_shown(jax.random.fold_in(k_drawn, 1), batch, shown)
+            example = self.pixel_head.mask.draw_each(jax.random.fold_in(k_drawn, 1), batch)
             # Both heads learn from the same slices.
             batch = batch | {"image": example.healthy, "brain_mask": example.brain_masks}
         mean, deviation = self.encode(frozen, batch["image"])
@@ -156,8 +156,7 @@ class StackedMadAd(madad.MadAd):
         metrics = self._metrics(total, x0_loss, mask_loss, *pair, judged, output.visible_logit)
         if example is not None:
             mask, weights = self.pixel_head.mask, params["pixel_head"]
-            logit = mask.logit_shown(weights, frozen, example.images, example.brain_masks, shown)
-            more, found = mask.loss(logit, example.truth, example.brain_masks)
+            more, found = mask.loss_shown(weights, frozen, example, exists, shown)
             total = total + self.pixel_head.weight * more
             metrics |= found | {"loss": total}
         return total, metrics | base.report_penalty(output)

@@ -2,10 +2,14 @@
 
     train   every contrast gets another appearance, one mirroring, and the same drawn shapes with
             fillings of its own (`drawn_stacked.py`); contrasts are dropped (`channels.py`)
-    input   z-scores of each channel (0 where it is missing), the brain, a plane for each channel,
-            and for each own contrast what its atlas says, and the other half of the head
+    joint   z-scores of each channel (0 where it is missing), the brain, a plane for each channel,
+            and for each own contrast what its atlas says, and the other half of the head; the
+            truth is what the shown contrasts show
+    else    the same of one contrast and its neighbours, and which it is; the truth is what this
+            contrast shows, and the answers of all contrasts that are there become one
 
-The truth is what the shown contrasts show.
+One contrast at a time learned more in the same steps (docs/contrasts.md): a network that sees all
+has every subset to learn.
 """
 
 import dataclasses
@@ -32,14 +36,18 @@ class StackedMask(pixel_mask.PixelMask):
 
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the U-Net."""
-        references = int(self.atlas) + int(self.contralateral)
-        depth = 1 + 2 * self.channels.count + 2 * self.channels.contrasts * references
+        references, c = int(self.atlas) + int(self.contralateral), self.channels
+        depth = 1 + 2 * c.count + 2 * c.contrasts * references
+        if self._one_by_one:
+            depth = 1 + 2 * c.repeats + c.contrasts + 2 * references
         return self.network.init(key, (*batch_spec["image"].shape[:3], depth))
 
-    def draw_shown(
-        self, key: jax.Array, batch: Batch, shown: Bool[jax.Array, "b C"]
-    ) -> pixel_mask.Example:
-        """Slices of another appearance with anomalies, of which `shown` will be seen."""
+    @property
+    def _one_by_one(self) -> bool:
+        return self.channels.fusion != "joint"
+
+    def draw_each(self, key: jax.Array, batch: Batch) -> pixel_mask.Example:
+        """Slices of another appearance with anomalies; `truth` [b,H,W,m] of each own contrast."""
         k_vary, k_draw = jax.random.split(key)
         k_flip, *keys = jax.random.split(k_vary, 1 + self.channels.count)
         images, brain = batch["image"], batch["brain_mask"]
@@ -57,12 +65,61 @@ class StackedMask(pixel_mask.PixelMask):
             k_draw,
             healthy,
             brain,
-            shown,
             self.drawn,
             contrasts=self.channels.contrasts,
             hidden=self.channels.hidden,
         )
         return pixel_mask.Example(out, brain, truth, healthy)
+
+    def loss_shown(
+        self,
+        params: Params,
+        frozen: Params,
+        example: pixel_mask.Example,
+        exists: Bool[jax.Array, "b C"],
+        shown: Bool[jax.Array, "b C"],
+    ) -> tuple[Float[jax.Array, ""], Metrics]:
+        """The loss of what `draw_each` has drawn; `shown` is what is left of what `exists`."""
+        images, brain, truth = example.images, example.brain_masks, example.truth
+        own = slice(0, self.channels.contrasts)
+        if not self._one_by_one:
+            logit = self.logit_shown(params, frozen, images, brain, shown)
+            truth = (truth & shown[:, None, None, own]).any(-1)
+            return self.loss(logit, truth, brain)
+        # All that exist: leaving some out teaches nothing where each stands alone.
+        logit = self.logit_each(params, frozen, images, brain, exists)
+        inside = brain[..., None] & exists[:, None, None, own]
+        flat = [channels_lib.fold(x)[..., 0] for x in (logit, truth, inside)]
+        return self.loss(*flat)
+
+    def logit_each(
+        self,
+        params: Params,
+        frozen: Params,
+        images: Float[jax.Array, "b H W C"],
+        brain_masks: Bool[jax.Array, "b H W"],
+        shown: Bool[jax.Array, "b C"],
+    ) -> Float[jax.Array, "b H W m"]:
+        """Logit of "does not belong" of each own contrast by itself, with its neighbours."""
+        m, batch = self.channels.contrasts, len(images)
+        z = stacked_z_scores(images, brain_masks)
+        clipped = jnp.clip(z, *pixel_mask.RANGE)
+        seen = jnp.broadcast_to(shown[:, None, None, :], z.shape)
+        # The channels of a contrast: its own slice's, and those of the neighbours.
+        inputs = [
+            x.reshape(*x.shape[:3], -1, m)
+            for x in (jnp.where(seen, clipped, 0.0), seen.astype(jnp.float32))
+        ]
+        if self.atlas:
+            inputs += [x[..., None, :] for x in self.compare(frozen, z, brain_masks)]
+        if self.contralateral:
+            inputs += [x[..., None, :] for x in _compare_sides(clipped[..., :m], brain_masks)]
+        which = jnp.broadcast_to(jnp.eye(m), (*z.shape[:3], m, m))
+        brain = jnp.broadcast_to(brain_masks[..., None, None], (*z.shape[:3], 1, m))
+        inputs = jnp.concatenate([*inputs, which, brain.astype(jnp.float32)], -2)
+        folded = jnp.moveaxis(inputs, -1, 1).reshape(batch * m, *inputs.shape[1:-1])
+        logit = self.network.apply(params, folded)
+        return jnp.moveaxis(logit.reshape(batch, m, *logit.shape[1:]), 1, -1)
 
     def logit_shown(
         self,
@@ -80,9 +137,7 @@ class StackedMask(pixel_mask.PixelMask):
         if self.atlas:
             inputs += self.compare(frozen, z, brain_masks)
         if self.contralateral:
-            own = clipped[..., : self.channels.contrasts]
-            compare = jax.vmap(lambda one: contralateral_lib.compare(one, brain_masks), 3, 3)
-            inputs += compare(own)
+            inputs += _compare_sides(clipped[..., : self.channels.contrasts], brain_masks)
         inputs = [jnp.where(shown[:, None, None, : x.shape[-1]], x, 0.0) for x in inputs]
         brain = brain_masks[..., None].astype(jnp.float32)
         return self.network.apply(params, jnp.concatenate([*inputs, brain], -1))
@@ -104,11 +159,19 @@ class StackedMask(pixel_mask.PixelMask):
         shown: Bool[jax.Array, "b C"],
     ) -> Float[jax.Array, "b H W"]:
         """As `probability`, of what is shown."""
-        straight = jax.nn.sigmoid(self.logit_shown(params, frozen, images, brain_masks, shown))
-        turned = self.logit_shown(
-            params, frozen, images[:, :, ::-1], brain_masks[:, :, ::-1], shown
-        )
-        return 0.5 * (straight + jax.nn.sigmoid(turned)[:, :, ::-1]) * brain_masks
+        logit = self.logit_each if self._one_by_one else self.logit_shown
+        straight = jax.nn.sigmoid(logit(params, frozen, images, brain_masks, shown))
+        turned = logit(params, frozen, images[:, :, ::-1], brain_masks[:, :, ::-1], shown)
+        both = 0.5 * (straight + jax.nn.sigmoid(turned)[:, :, ::-1])
+        if self._one_by_one:
+            joins = {"largest": channels_lib.largest_shown, "mean": channels_lib.mean_shown}
+            both = joins[self.channels.fusion](both, shown[:, : self.channels.contrasts])
+        return both * brain_masks
+
+
+def _compare_sides(own: Float[jax.Array, "b H W m"], brain_masks: jax.Array) -> list[jax.Array]:
+    compare = jax.vmap(lambda one: contralateral_lib.compare(one, brain_masks), 3, 3)
+    return [*compare(own)]
 
 
 def stacked_z_scores(
@@ -138,10 +201,10 @@ class StackedDrawnUnet(drawn_unet.DrawnUnet):
         """Cross-entropy and soft Dice of the drawn anomalies that can be seen."""
         del train  # validation draws as training does
         k_drop, k_draw = jax.random.split(key)
-        shown = self.mask.channels.drop(k_drop, batch["available"])
-        example = self.mask.draw_shown(k_draw, batch, shown)
-        logit = self.mask.logit_shown(params, frozen, example.images, example.brain_masks, shown)
-        loss, metrics = self.mask.loss(logit, example.truth, example.brain_masks)
+        exists = batch["available"]
+        shown = self.mask.channels.drop(k_drop, exists)
+        example = self.mask.draw_each(k_draw, batch)
+        loss, metrics = self.mask.loss_shown(params, frozen, example, exists, shown)
         return loss, {"loss": loss, **metrics}
 
     def anomaly_map(
