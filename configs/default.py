@@ -43,7 +43,7 @@ def get_config(preset: str = "paper"):
         keep_all=0.3,  # least share of the samples that show every contrast they have
         same_blocks=0.7,  # share of the samples noised in the same blocks of all contrasts
         hidden=0.3,  # share of the drawn anomalies that a contrast does not show
-        # largest | mean: a mask at image resolution sees one contrast at a time; joint: all of them
+        # of masks at image resolution: largest | mean of a network for each; joint: one sees all
         fusion="largest",
     )
     c.lesions = config_dict.create(  # drawn by `madad-jax draw-lesions`, pasted in training (ours)

@@ -75,8 +75,8 @@ def collect_rows(out: epath.Path, images: Iterable[raw_dataset.Image]) -> list[d
     settings = {row["settings"] for row in found if row["status"] == DONE}
     if len(settings) > 1:
         _LOG.warning(
-            "results of %d different settings (%s): do not compare them; run the level "
-            "'participant' again for all",
+            "results of %d different settings (%s): do not compare them; unless they are different "
+            "sets of contrasts, run the level 'participant' again for all",
             *(len(settings), ", ".join(sorted(settings))),
         )
     return found

@@ -38,7 +38,7 @@ class Channels:
       same_blocks: share of the samples whose noised blocks are the same in all channels.
       hidden: share of the drawn anomalies that a contrast does not show.
       fusion: of a mask at image resolution: the `largest` or the `mean` of the probabilities that
-        one network gives each contrast by itself, or `joint`, a network that sees all of them.
+        a network for each contrast gives, or `joint`, one network that sees all of them.
     """
 
     contrasts: int

@@ -5,10 +5,10 @@
     joint   z-scores of each channel (0 where it is missing), the brain, a plane for each channel,
             and for each own contrast what its atlas says, and the other half of the head; the
             truth is what the shown contrasts show
-    else    the same of one contrast and its neighbours, and which it is; the truth is what this
-            contrast shows, and the answers of all contrasts that are there become one
+    else    the same of one contrast and its neighbours, by a network of its own; the truth is what
+            this contrast shows, and the answers of all contrasts that are there become one
 
-One contrast at a time learned more in the same steps (docs/contrasts.md): a network that sees all
+A network for each contrast learned more in the same steps (docs/contrasts.md): one that sees all
 has every subset to learn.
 """
 
@@ -37,10 +37,13 @@ class StackedMask(pixel_mask.PixelMask):
     def init(self, key: jax.Array, batch_spec: Batch) -> Params:
         """Parameters of the U-Net."""
         references, c = int(self.atlas) + int(self.contralateral), self.channels
-        depth = 1 + 2 * c.count + 2 * c.contrasts * references
-        if self._one_by_one:
-            depth = 1 + 2 * c.repeats + c.contrasts + 2 * references
-        return self.network.init(key, (*batch_spec["image"].shape[:3], depth))
+        shape = batch_spec["image"].shape[:3]
+        if not self._one_by_one:
+            depth = 1 + 2 * c.count + 2 * c.contrasts * references
+            return self.network.init(key, (*shape, depth))
+        depth = 1 + 2 * c.repeats + 2 * references
+        keys = jax.random.split(key, c.contrasts)
+        return {_name(n): self.network.init(keys[n], (*shape, depth)) for n in range(c.contrasts)}
 
     @property
     def _one_by_one(self) -> bool:
@@ -67,7 +70,8 @@ class StackedMask(pixel_mask.PixelMask):
             brain,
             self.drawn,
             contrasts=self.channels.contrasts,
-            hidden=self.channels.hidden,
+            # A contrast by itself learns nothing from what it does not show.
+            hidden=0.0 if self._one_by_one else self.channels.hidden,
         )
         return pixel_mask.Example(out, brain, truth, healthy)
 
@@ -101,7 +105,7 @@ class StackedMask(pixel_mask.PixelMask):
         shown: Bool[jax.Array, "b C"],
     ) -> Float[jax.Array, "b H W m"]:
         """Logit of "does not belong" of each own contrast by itself, with its neighbours."""
-        m, batch = self.channels.contrasts, len(images)
+        m = self.channels.contrasts
         z = stacked_z_scores(images, brain_masks)
         clipped = jnp.clip(z, *pixel_mask.RANGE)
         seen = jnp.broadcast_to(shown[:, None, None, :], z.shape)
@@ -114,12 +118,10 @@ class StackedMask(pixel_mask.PixelMask):
             inputs += [x[..., None, :] for x in self.compare(frozen, z, brain_masks)]
         if self.contralateral:
             inputs += [x[..., None, :] for x in _compare_sides(clipped[..., :m], brain_masks)]
-        which = jnp.broadcast_to(jnp.eye(m), (*z.shape[:3], m, m))
         brain = jnp.broadcast_to(brain_masks[..., None, None], (*z.shape[:3], 1, m))
-        inputs = jnp.concatenate([*inputs, which, brain.astype(jnp.float32)], -2)
-        folded = jnp.moveaxis(inputs, -1, 1).reshape(batch * m, *inputs.shape[1:-1])
-        logit = self.network.apply(params, folded)
-        return jnp.moveaxis(logit.reshape(batch, m, *logit.shape[1:]), 1, -1)
+        inputs = jnp.concatenate([*inputs, brain.astype(jnp.float32)], -2)
+        each = [self.network.apply(params[_name(n)], inputs[..., n]) for n in range(m)]
+        return jnp.stack(each, -1)
 
     def logit_shown(
         self,
@@ -167,6 +169,10 @@ class StackedMask(pixel_mask.PixelMask):
             joins = {"largest": channels_lib.largest_shown, "mean": channels_lib.mean_shown}
             both = joins[self.channels.fusion](both, shown[:, : self.channels.contrasts])
         return both * brain_masks
+
+
+def _name(number: int) -> str:
+    return f"contrast_{number}"
 
 
 def _compare_sides(own: Float[jax.Array, "b H W m"], brain_masks: jax.Array) -> list[jax.Array]:
