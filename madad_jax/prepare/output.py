@@ -257,10 +257,15 @@ def check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
     # As a file gives it back: tuples are lists there.
     mine = json.loads(json.dumps(settings))
     for name in sorted({*mine, *kept}):
-        if mine.get(name) != kept.get(name):
+        then, now = kept.get(name), mine.get(name)
+        if then != now:
+            # Of a table the first value that differs: shortened, both would read alike.
+            if isinstance(then, dict) and isinstance(now, dict):
+                key = min(k for k in {*then, *now} if then.get(k) != now.get(k))
+                name, then, now = f"{name}.{key}", then.get(key), now.get(key)
             raise errors.UserError(
-                f"--out: '{out}' was prepared with {name}={_short(kept.get(name))}, now it is "
-                f"{_short(mine.get(name))}; choose another --out or remove that folder"
+                f"--out: '{out}' was prepared with {name}={_short(then)}, now it is "
+                f"{_short(now)}; choose another --out or remove that folder"
             )
 
 
