@@ -14,6 +14,7 @@ from madad_jax.core import errors, json_file, messages
 from madad_jax.data.cohort import appearance
 from madad_jax.data.cohort import cohort as cohort_lib
 from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import given_template
 from madad_jax.scans import preparation as preparation_lib
 
 FILE = "preparation.json"
@@ -42,7 +43,10 @@ class SourcePreparation(preparation_lib.Preparation):
         # another version must leave the same bytes.
         first = {"geometry": self.geometry.to_dict(), "modality": self.modality}
         values = dataclasses.asdict(self) | first | {"shift": list(self.shift)}
-        return first | values
+        # Of ICBM152 nothing is written, as before there were others.
+        del values["template"]
+        own = {"template": given_template.to_list(self.template)} if self.template else {}
+        return first | values | own
 
 
 def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
@@ -63,6 +67,8 @@ def from_dict(values: dict[str, Any], where: str) -> SourcePreparation:
         if "shift" in given:
             x, y, z = given["shift"]
             given["shift"] = (float(x), float(y), float(z))
+        if "template" in given:
+            given["template"] = given_template.from_list(given["template"])
         if given.get("numbers") is not None:
             given["numbers"] = preparation_lib.check_numbers(given["numbers"])
         found = SourcePreparation(**given)

@@ -72,6 +72,7 @@ def make_flags() -> flags.FlagValues:
         "registration": "none | affine; as in training when left out.",
         "brain_mask": "How the brain is found; as in training when left out.",
         "brain_mask_file": "A brain mask on the scan's grid (one scan).",
+        "template": "File or folder of the training's own template; left out with ICBM152.",
         "slices": "first:last:step numbers of the slices; as calibrated when left out.",
         "calibration": "File made by --mode=calibrate; the model's own when left out.",
         "output_format": "nifti[,dicom][,dicom_map]; nifti,dicom of a series when left out.",
@@ -87,6 +88,7 @@ def make_flags() -> flags.FlagValues:
         "median_mm": "Side of a median filter.",
         "erode_mm": "Rim of the brain that is not scored.",
         "min_volume_ml": "Smaller candidates are dropped.",
+        "gestational_age": "Of the scans, weeks, for a folder of templates.",
     }
     for name, meaning in numbers.items():
         flags.DEFINE_float(name, None, meaning, flag_values=values)
@@ -225,6 +227,8 @@ def _predict(options: flags.FlagValues, stopped: Any) -> int:
         series=options.series,
         dcm2niix=options.dcm2niix,
         files=files,
+        template=options.template,
+        gestational_age=options.gestational_age,
     )
     asked = single or bool(options.include or options.image_pattern)
     if not files:
@@ -320,6 +324,7 @@ def _calibrate(options: flags.FlagValues, stopped: Any) -> int:
             "--brain_mask_pattern"
         )
     model = api.open_model(options.checkpoint, "")
+    model = api.find_template(model, options.template, options.gestational_age)
     if model.preparation is not None:
         asked = single or bool(options.include or options.image_pattern)
         found = discovery.keep_contrast(found, model.preparation.modality, asked=asked)

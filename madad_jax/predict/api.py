@@ -33,6 +33,8 @@ def load(
     series: str = "",
     dcm2niix: bool = False,
     files: Mapping[str, str] | None = None,
+    template: str = "",
+    gestational_age: float | None = None,
 ) -> Any:
     """A `predict.detector.Detector` of a model that comes with the package, or of a folder.
 
@@ -55,6 +57,9 @@ def load(
       series: number of the DICOM series, where a folder has several; "" = by the stated rules.
       dcm2niix: whether the installed dcm2niix converts DICOM that is not read here.
       files: paths by contrast of the one person to be scored, for a run on several contrasts.
+      template: file or folder of templates that the training scans were registered to, where it
+        was the user's own; its digest is held against the model's record.
+      gestational_age: of the scans, weeks, for a folder of templates.
 
     Raises:
       UserError: no run, an unknown value, or a rate without calibration.
@@ -81,7 +86,14 @@ def load(
         default_rate=model.parts.evaluation.false_positive_rate,
     )
     made = build_detector(
-        detector_lib, model, setting, registration, brain_mask, slices, batch_size, files
+        detector_lib,
+        find_template(model, template, gestational_age),
+        setting,
+        registration,
+        brain_mask,
+        slices,
+        batch_size,
+        files,
     )
     made.wish = dataclasses.replace(made.wish, series=series, dcm2niix=dcm2niix)
     return made
@@ -167,6 +179,30 @@ def contrasts_of(folder: str) -> tuple[str, ...]:
     return () if package_files.is_one(place) else run_model.contrasts_of(place)
 
 
+def find_template(model: Any, path: str, weeks: float | None) -> Any:
+    """The model with the template that scans of this age are registered to.
+
+    Args:
+      model: from `open_model`.
+      path: file or folder of the user's own; "" for models on ICBM152.
+      weeks: gestational age; None: not given.
+
+    Raises:
+      UserError: another template than its training slices were registered to, or none.
+    """
+    from madad_jax.scans import given_template
+
+    known = model.preparation
+    if weeks is not None:
+        given_template.check_weeks(weeks, "--gestational_age")
+    recorded = () if known is None else known.template
+    where = f"--checkpoint={model.where}"
+    found = given_template.find_recorded(recorded, path, weeks, where)
+    if not found:
+        return model
+    return dataclasses.replace(model, preparation=dataclasses.replace(known, template=found))
+
+
 def build_detector(
     detector: Any,
     model: Any,
@@ -181,7 +217,7 @@ def build_detector(
 
     Args:
       detector: the module `predict.detector`, which commands import late.
-      model: from `open_model`.
+      model: from `open_model`, or `find_template`.
       setting: signal, post-processing and operating point.
       registration, brain_mask, slices, batch_size: as in `load`.
 

@@ -27,12 +27,13 @@ def list_candidates(
       in_stack: int [k, H, W] the same labels where they were found.
       maps: [k, H, W] the processed map, for scores.
       volume: the scan.
-      transform: scan mm -> ICBM152 mm.
-      grid: of the stack, ICBM152 mm.
+      transform: scan mm -> mm of the template.
+      grid: of the stack, mm of the template.
 
     Returns:
       Per candidate `number`, `volume_ml` (in the scan), `centre_mm` (scanner, RAS+),
-      `centre_mni_mm`, `voxel` (canonical grid; inside the candidate, nearest to its centre),
+      `centre_mni_mm` (None with a template of the user's own, where no region is named either),
+      `voxel` (canonical grid; inside the candidate, nearest to its centre),
       `file_voxel` (the same in the file's own axis order), `mean_score`, `max_score`, `region`.
     """
     places_in_stack = ndimage.find_objects(in_stack)
@@ -59,21 +60,30 @@ def list_candidates(
             )
             centre_voxel = np.round(_transform_point(to_voxels, centre)).astype(int)
             centre_voxel = np.clip(centre_voxel, 0, np.array(volume.data.shape) - 1)
-        mni = _transform_point(transform.matrix, centre)
+        near = _describe_place(transform, centre)
         listed.append(
             {
                 "number": number,
                 "volume_ml": round(volume_ml, 4),
                 "centre_mm": [round(float(v), 1) for v in centre],
-                "centre_mni_mm": [round(float(v), 1) for v in mni],
+                "centre_mni_mm": near["mni"],
                 "voxel": [int(v) for v in centre_voxel],
                 "file_voxel": _to_file(centre_voxel, volume),
                 "mean_score": round(float(scores.mean(dtype=np.float64)), 4),
                 "max_score": round(float(scores.max()), 4),
-                "region": regions.describe(tuple(float(v) for v in mni)),
+                "region": near["region"],
             }
         )
     return listed
+
+
+def _describe_place(transform: registration.Transform, centre: np.ndarray) -> dict[str, Any]:
+    """`mni` and `region` of a point of the scan."""
+    if transform.template != geometry_lib.ICBM152:
+        return {"mni": None, "region": regions.UNNAMED}
+    mni = _transform_point(transform.matrix, centre)
+    rounded = [round(float(v), 1) for v in mni]
+    return {"mni": rounded, "region": regions.describe(tuple(float(v) for v in mni))}
 
 
 def _list_voxels(labels: np.ndarray, place: tuple[slice, ...], number: int) -> np.ndarray:

@@ -46,7 +46,9 @@ def list_rows(scan: str, summary: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for place in summary["candidates"]:
         x, y, z = (_finite(v) for v in place["centre_mm"])
-        mni_x, mni_y, mni_z = (_finite(v) for v in place["centre_mni_mm"])
+        # With a template of the user's own there are none.
+        mni = place["centre_mni_mm"]
+        mni_x, mni_y, mni_z = ("",) * 3 if mni is None else (_finite(v) for v in mni)
         # Results of older versions do not say it.
         slice_ = int(place["file_voxel"][2]) if "file_voxel" in place else ""
         values = (

@@ -21,7 +21,7 @@ from madad_jax.metrics import scan_look, scan_stacks
 from madad_jax.predict import candidates as candidates_lib
 from madad_jax.predict import result as result_lib
 from madad_jax.predict import scan as scan_lib
-from madad_jax.scans import slices, to_slices, volumes
+from madad_jax.scans import given_template, slices, to_slices, volumes
 
 Score = Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -237,6 +237,12 @@ class Detector:
         brain = stack.brain_in_scan
         used = [n for n, yes in zip(stack.numbers, stack.scored, strict=True) if yes]
         overlap = stack.transform.overlap
+        to_template = [[round(float(v), 6) for v in r] for r in stack.transform.matrix]
+        own: dict[str, Any] = {}
+        if self.preparation.template:
+            # Readers take `to_template_mm` for the way to ICBM152.
+            record = given_template.to_list(self.preparation.template)[0]
+            own, to_template = {"template": {**record, "to_mm": to_template}}, None
         scan = {
             "source": scan_names.show(volume.source),
             "sha256": volume.sha256,
@@ -245,10 +251,11 @@ class Detector:
             "brain_ml": round(float(brain.sum()) * volume.voxel_ml, 1),
             "registration": self.preparation.registration,
             "registration_overlap": None if math.isnan(overlap) else round(overlap, 3),
-            "to_template_mm": [[round(float(v), 6) for v in r] for r in stack.transform.matrix],
+            "to_template_mm": to_template,
             "slices_scored": len(used),
             "levels_mm": [g.level(used[0]), g.level(used[-1])],
             "brain_scored": round(float(scored.sum()) / max(1, int(brain.sum())), 4),
+            **own,
         }
         judged = {
             "score": score,

@@ -231,7 +231,7 @@ def _facts(summary: dict[str, Any]) -> str:
         "Grid": f"{' x '.join(map(str, scan['shape']))}, {scan['voxel_mm']} mm",
         "Brain": f"{scan['brain_ml']:.0f} ml, {scan['brain_scored']:.0%} of it scored",
         "Slices scored": f"{scan['slices_scored']}, z = {scan['levels_mm'][0]:g} to "
-        f"{scan['levels_mm'][1]:g} mm (MNI)",
+        f"{scan['levels_mm'][1]:g} mm ({scan.get('template', {}).get('file', 'MNI')})",
         "Registration": f"{scan['registration']}, brain overlap {scan['registration_overlap']}",
         "Signal": summary["signal"],
         "Post-processing": ", ".join(

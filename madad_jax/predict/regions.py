@@ -17,6 +17,11 @@ from madad_jax.scans import template_files
 
 _MIDLINE_MM = 4.0
 _FAR_MM = 20.0  # beyond, a region's name says nothing
+# Of a place in the space of another template: no atlas is known there.
+UNNAMED = {
+    **{"name": "not named (the user's template)", "side": None, "tissue": None},
+    **{"nearest": None, "distance_mm": None, "atlas": None},
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Result:
       anomaly: the processed map, [0, 1]; 0 where nothing was scored.
       labels: number of the candidate, 0 for none.
       reconstruction: the scan as the model would have it, in the scan's units; 0 unscored.
-      transform: scan mm -> ICBM152 mm.
+      transform: scan mm -> mm of the template.
       summary: JSON-able.
       healthy: healthy scans of the calibration; None: not calibrated.
     """

@@ -85,7 +85,9 @@ def predict_scans(
     """
     plain = settings_digest(detector)
     objects = dicom_objects.choose(output_format)
-    spaces.choose(space)  # Before anything is scored: a mistyped one.
+    # Before anything is scored: a mistyped one, or one that the model's scans are not brought to.
+    if spaces.choose(space) and detector.preparation.template:
+        spaces.check_template(detector.preparation.template[0].file)
     table = TABLE if process is None else table_name(process)
     places = candidates_table.NAME if process is None else table_name(process, places=True)
     for path in (*_list_tables(out), out / places):

@@ -44,6 +44,19 @@ def choose(space: str) -> bool:
     )
 
 
+def check_template(template: str) -> None:
+    """Refuses scans that were registered to something else.
+
+    Raises:
+      UserError: `template` is the name of one of the user's own.
+    """
+    if template != geometry.ICBM152:
+        raise errors.UserError(
+            f"space: found {TEMPLATE} with a scan that is registered to '{template}'; accepted: "
+            "native"
+        )
+
+
 def remove(folder: epath.Path) -> None:
     """Takes the files of an earlier run away."""
     for name in _FILES:
@@ -72,6 +85,7 @@ def write(result: Any, folder: epath.Path) -> None:
 def make_files(result: Any) -> Iterator[tuple[str, bytes]]:
     """(name of `SCAN`, `ANOMALY`, `MASK` or `TRANSFORM`, content) of a `result.Result`."""
     volume, transform = result.volume, result.transform
+    check_template(transform.template)
     scan = transform.to_template(volume.data, volume)
     yield SCAN, _make_nifti(scan, (float(scan.min()), float(scan.max())))
     anomaly = transform.to_template(result.anomaly, volume)

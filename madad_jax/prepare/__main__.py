@@ -5,12 +5,14 @@
         --modality=T1,T1CE,T2,FLAIR --protocol=s2 --workers=8
     python -m madad_jax prepare --cohort=folder --cohort_file=ours.yaml --in=scans \\
         --out=data/ours
+    python -m madad_jax prepare --cohort=folder --cohort_file=fetal.yaml --in=scans \\
+        --out=data/fetal --template=atlas --ages=ages.csv --field_of_view=128
     python -m madad_jax prepare --cohort=bids --in=raw --out=data/raw --modality=T1 --healthy
 
-Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152,
-and writes slices in the layout that `data.source=png_folder` reads (--format: and as
-`array_record` and `tfds` read them), with a manifest, a dataset card and a contact sheet to look
-at. The same command again continues a stopped run and changes
+Reads NIfTI files and DICOM series in any orientation, finds the brain, registers it to ICBM152
+or to a template of your own, and writes slices in the layout that `data.source=png_folder` reads
+(--format: and as `array_record` and `tfds` read them), with a manifest, a dataset card and a
+contact sheet to look at. The same command again continues a stopped run and changes
 nothing when all is done. docs/preparation.md has the details.
 
 Exit status: 0 done; 1 some scans were refused (each is named with the reason, the rest is
@@ -43,6 +45,12 @@ _TEXT = {
         "FlinkRunner, SparkRunner, ... (pip install 'madad_jax[beam]').",
     ),
     "beam_options": ("", "Options of Apache Beam, e.g. '--project=p --region=r'."),
+    "template": (
+        "",
+        "Brain without its skull, 0 outside (.nii, .nii.gz), that scans are registered to in place "
+        "of ICBM152; or a folder with one a week of gestation, as STA28.nii.gz; the cohort's own.",
+    ),
+    "ages": ("", "CSV or TSV with id and weeks (of gestation); the cohort's own."),
     "fractions": ("", "Shares of train, val and test, e.g. 0.8,0.1,0.1; the cohort's own."),
 }
 _CHOICES = {
@@ -52,7 +60,7 @@ _CHOICES = {
         "Table of the files.",
     ),
     "protocol": ("volume", ("s1", "s2", "volume"), "Which slices: mid-axial, twenty, or all."),
-    "registration": (None, ("none", "affine"), "To ICBM152; the cohort's own."),
+    "registration": (None, ("none", "affine"), "To the template; the cohort's own."),
     "brain_mask": (
         None,
         ("auto", "given", "nonzero", "template", "builtin", "hd-bet", "synthstrip"),
@@ -101,6 +109,9 @@ def make_flags() -> flags.FlagValues:
         None,
         "Nobody in it has a lesion; the cohort's own. --cohort=bids needs it, or --nohealthy.",
         flag_values=values,
+    )
+    flags.DEFINE_float(
+        "gestational_age", None, "Of all scans, weeks; in place of --ages.", flag_values=values
     )
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     return values
@@ -164,6 +175,7 @@ def make_job(options: flags.FlagValues):
                 "and test"
             )
         fractions = dict(zip(splits.SPLITS, shares, strict=True))
+    scan_ages = _read_ages(options, cohort.options)
     return job_lib.Job(
         cohort=cohort,
         # `in` is a keyword: no attribute of that name. Without a slash at its end, as paths are
@@ -172,7 +184,7 @@ def make_job(options: flags.FlagValues):
         out=options.out,
         modalities=modalities,
         options=subject.Options(
-            preparation=make_preparation(options, cohort.options),
+            preparation=make_preparation(options, cohort.options, scan_ages),
             protocol=options.protocol,
             slice_step=options.slice_step,
             bits=options.bits,
@@ -187,6 +199,7 @@ def make_job(options: flags.FlagValues):
         prune=options.prune,
         runner=options.runner,
         beam_options=options.beam_options,
+        ages=scan_ages,
     )
 
 
@@ -206,20 +219,40 @@ def _load_cohort(options: flags.FlagValues):
     return cohort
 
 
-def make_preparation(options: flags.FlagValues, own: dict[str, Any]):
+def _read_ages(options: flags.FlagValues, own: dict[str, Any]):
+    """Gestational ages of a command line, or else of the cohort's table."""
+    from madad_jax.prepare import ages
+    from madad_jax.scans import given_template
+
+    one, table = options.gestational_age, options.ages
+    if one is not None and table:
+        raise errors.UserError("--gestational_age and --ages exclude each other")
+    if one is not None:
+        return ages.Ages(of_all=given_template.check_weeks(one, "--gestational_age"))
+    table = table or own.get("ages", "")
+    return ages.Ages(of_each=ages.read(table)) if table else ages.Ages()
+
+
+def make_preparation(options: flags.FlagValues, own: dict[str, Any], ages: Any = None):
     """The `preparation.Preparation` of a command line.
 
     Args:
       options: the flags.
       own: of the cohort's table, where flags leave them open.
+      ages: of the scans: where one is that of all, the nearest template of a folder is taken.
 
     Raises:
-      UserError: sizes of the slices out of range.
+      UserError: sizes of the slices out of range, or a template that cannot be used.
     """
-    from madad_jax.scans import geometry, preparation
+    from madad_jax.scans import geometry, given_template, preparation, target
 
+    path = options.template or own.get("template", "")
+    templates = given_template.find(path) if path else ()
+    if templates and (ages is None or ages.of_each is None):
+        templates = (given_template.choose(templates, None if ages is None else ages.of_all),)
+    sizes = (options.image_size, options.field_of_view)
     return preparation.Preparation(
-        geometry=geometry.Geometry(options.image_size, options.field_of_view),
+        geometry=target.lay_slices(templates, *sizes) if path else geometry.Geometry(*sizes),
         registration=options.registration or own.get("registration", "affine"),
         shift=tuple(float(mm) for mm in own.get("shift", (0.0, 0.0, 0.0))),
         brain_mask=options.brain_mask or own.get("brain_mask", "auto"),
@@ -229,6 +262,7 @@ def make_preparation(options: flags.FlagValues, own: dict[str, Any]):
         n4=options.n4,
         interpolation=options.interpolation,
         least_brain=options.least_brain,
+        template=templates,
     )
 
 

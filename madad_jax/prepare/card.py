@@ -106,7 +106,7 @@ def screen_text(summary: Summary) -> str:
 def dataset(
     cohort: cohorts.Cohort, settings: dict[str, Any], summary: Summary, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `dataset.json` holds: how slices lie in ICBM152 space, and how they were made."""
+    """What `dataset.json` holds: how slices lie in the template's space, and how they were made."""
     options = dict(settings["options"])
     return {
         "format": 1,
@@ -138,7 +138,9 @@ def readme(cohort: cohorts.Cohort, settings: dict[str, Any], summary: Summary) -
         doubted > 0
     )
     side, left = geometry["image_size"], geometry["left"]
-    where = options["registration"]
+    where, space = options["registration"], "ICBM152 (2009a symmetric)"
+    if own := [template["file"] for template in options.get("template", ())]:
+        space = f"the user's template ({', '.join(own)}; sha256 in `dataset.json`)"
     return f"""# {cohort.title}, prepared as axial slices
 
 {table(summary)}
@@ -151,7 +153,7 @@ from them come under the same terms.
 - **Cite**: {cohort.cite or "not stated in the cohort's table"}
 - **Pictures**: {side} x {side} px over {geometry["field_of_view"]:g} mm, {options["bits"]}-bit \
 grey, 0 outside the brain; front at the top, the subject's left on the {left}; slice k lies at \
-z = {geometry["first_level"]:g} + k * {geometry["level_step"]:g} mm of ICBM152 (2009a symmetric).
+z = {geometry["first_level"]:g} + k * {geometry["level_step"]:g} mm of {space}.
 - **Registration**: {where}; **brain mask**: {options["brain_mask"]}; **intensity**: \
 {options["intensity"]} {options["low"]:g} to {options["high"]:g} inside the brain\
 {", after N4" if options["n4"] else ""}; **protocol**: {options["protocol"]}.

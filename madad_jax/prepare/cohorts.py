@@ -15,7 +15,7 @@ A table is YAML. Shipped ones lie in `tables/`; a user's own (`--cohort=folder`)
     segmentation: '{id}/*_lesion{nii}'  # optional
     labels: [1]                         # values that are lesion; default: all above 0
     unjudged: [2]                       # values that are neither lesion nor healthy
-    options: {registration: affine, brain_mask: auto, shift: [0, 0, 0]}
+    options: {registration: affine, brain_mask: auto, shift: [0, 0, 0], template: '', ages: ''}
     fractions: {train: 0.8, val: 0.1, test: 0.1}
 
 Patterns are matched against the whole path below the folder: `*` is anything within a name, `**/`
@@ -38,7 +38,8 @@ from madad_jax.prepare import splits, subject, yaml_file
 
 NAMES = ("brats", "ixi", "atlas", "mslub", "wmh", "bids", "folder")
 _TABLES = pathlib.Path(__file__).parent / "tables"
-_OPTIONS = ("registration", "brain_mask", "shift")
+_WORDS = ("registration", "brain_mask", "template", "ages")
+_OPTIONS = (*_WORDS, "shift")
 _MOST_SEEN = 20_000  # Paths kept to say what is there when nothing fits.
 _BRAIN_MASK, _SEGMENTATION = "brain_mask", "segmentation"
 
@@ -159,7 +160,7 @@ def _check_mappings(table: dict[str, Any], source: str) -> None:
             raise errors.UserError(f"'{source}': {key}: found {found}, accepted: a mapping")
     options = table.get("options", {})
     _check_keys(options, _OPTIONS, f"{source}: options")
-    for key in ("registration", "brain_mask"):
+    for key in _WORDS:
         if not isinstance(options.get(key, ""), str):
             found = messages.shorten(repr(options[key]))
             raise errors.UserError(f"'{source}': options.{key}: found {found}, accepted: a word")

@@ -23,6 +23,7 @@ from etils import epath
 
 from madad_jax.core import errors, folder_lock
 from madad_jax.data.sources import record
+from madad_jax.prepare import ages as ages_lib
 from madad_jax.prepare import beam, card, cohorts, contact_sheet, output, splits, subject
 
 _LOCK = ".prepare/lock"
@@ -48,6 +49,7 @@ class Job:
       runner: `local`, or an Apache Beam runner by name.
       beam_options: of Apache Beam, as on a command line.
       prune: remove scans prepared earlier whose files are gone.
+      ages: of gestation, for templates of several weeks.
     """
 
     cohort: cohorts.Cohort
@@ -62,6 +64,7 @@ class Job:
     prune: bool = False
     runner: str = "local"
     beam_options: str = ""
+    ages: ages_lib.Ages = dataclasses.field(default_factory=ages_lib.Ages)
 
     def settings(self) -> dict[str, Any]:
         """What all scans of one prepared folder must share."""
@@ -110,19 +113,19 @@ def plan(job: Job) -> Plan:
     out = epath.Path(job.out)
     output.check_settings(out, job.settings())
     found = cohorts.find(job.cohort, job.root, job.modalities)
-    items, unlisted = splits.assign(
-        found.items, fractions=job.fractions, seed=job.seed, lists=job.lists
-    )
+    aged, unaged = ages_lib.assign(found.items, job.ages, job.options.preparation.template)
+    refused = found.refused | unaged
+    items, unlisted = splits.assign(aged, fractions=job.fractions, seed=job.seed, lists=job.lists)
     states = output.read_states(out)
     todo, current = [], []
     for item in items:
         done = output.is_current(out, item, job.options, job.root, states.get(item.scan))
         (current if done else todo).append(item)
     # Unlisted scans count as gone: no split would own their pictures.
-    here = {item.scan for item in items} | set(found.refused)
+    here = {item.scan for item in items} | set(refused)
     gone = tuple(scan for scan in states if scan not in here)
     lent = splits.lent(items, job.fractions, job.seed) if job.lists is None else ()
-    return Plan(tuple(todo), tuple(current), found.refused, tuple(unlisted), gone, lent)
+    return Plan(tuple(todo), tuple(current), refused, tuple(unlisted), gone, lent)
 
 
 def prepare(job: Job) -> card.Summary:

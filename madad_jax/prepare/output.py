@@ -1,7 +1,7 @@
 """A prepared folder on disk: the official PNG layout and what is known about each slice.
 
     {split}/{scan}-slice_{number}-{modality|brainmask|segmentation}.png
-    transforms/{scan}.json     scan mm -> ICBM152 mm, to take maps back to the scanner's space
+    transforms/{scan}.json     scan mm -> template mm, to take maps back to the scanner's space
     manifest.jsonl             a line for every picture
     dataset.json               geometry of the slices, options, counts
     README.md  summary.md  contact_sheet.png
@@ -54,6 +54,8 @@ def key(item: subject.Item, options: subject.Options, root: str) -> str:
     """Names everything but the files' contents that a scan's pictures depend on."""
     paths = {kind: _inside(path, root) for kind, path in _paths(item).items()}
     values = [VERSION, item.scan, item.subject, item.split, item.healthy, paths, options.to_dict()]
+    # Keys of scans without an age stay those of before.
+    values += [] if item.weeks is None else [item.weeks]
     return record.digest(values)[:16]
 
 
@@ -255,10 +257,15 @@ def check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
     # As a file gives it back: tuples are lists there.
     mine = json.loads(json.dumps(settings))
     for name in sorted({*mine, *kept}):
-        if mine.get(name) != kept.get(name):
+        then, now = kept.get(name), mine.get(name)
+        if then != now:
+            # Of a table the first value that differs: shortened, both would read alike.
+            if isinstance(then, dict) and isinstance(now, dict):
+                key = min(k for k in {*then, *now} if then.get(k) != now.get(k))
+                name, then, now = f"{name}.{key}", then.get(key), now.get(key)
             raise errors.UserError(
-                f"--out: '{out}' was prepared with {name}={_short(kept.get(name))}, now it is "
-                f"{_short(mine.get(name))}; choose another --out or remove that folder"
+                f"--out: '{out}' was prepared with {name}={_short(then)}, now it is "
+                f"{_short(now)}; choose another --out or remove that folder"
             )
 
 
@@ -278,6 +285,7 @@ def _row(
 ) -> dict[str, Any]:
     source = item.images[piece.modality]
     lesion = None if piece.segmentation is None else int(piece.segmentation.sum())
+    age = {} if item.weeks is None else {"gestational_weeks": item.weeks}
     return {
         "id": piece.id,
         "scan": piece.scan,
@@ -293,6 +301,7 @@ def _row(
         "source": _inside(source, root),
         "sha256": prepared.sha256[source],
         "warnings": list(prepared.warnings),
+        **age,
     }
 
 

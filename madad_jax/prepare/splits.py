@@ -28,7 +28,7 @@ _ALIASES = {
     "testing": "test",
 }
 # In order of preference: a person's column before a file's.
-_ID_COLUMNS = ("subject", "id", "scan", "subject_id", "participant_id", "img_name", "image", "name")
+ID_COLUMNS = ("subject", "id", "scan", "subject_id", "participant_id", "img_name", "image", "name")
 
 
 def by_hash(person: str, fractions: dict[str, float], seed: int) -> str:
@@ -136,7 +136,7 @@ def assign(
         if lists is None:
             split = divided[item.subject]
         else:
-            split = next((lists[name] for name in _names(item) if name in lists), "")
+            split = next((lists[name] for name in list_names(item) if name in lists), "")
         if not split:
             unlisted.append(item.scan)
             continue
@@ -156,7 +156,8 @@ def assign(
     return placed, unlisted
 
 
-def _names(item: subject.Item) -> list[str]:
+def list_names(item: subject.Item) -> list[str]:
+    """Ids by which a list or table may name a scan, the most particular first."""
     # Published lists name files as often as people.
     stems = [epath.Path(path).name.split(".nii")[0] for path in item.images.values()]
     return [item.scan, item.subject, *stems]
@@ -179,14 +180,14 @@ def _read(path: epath.Path, split: str) -> list[tuple[str, str]]:
     if not rows:
         raise errors.UserError(f"'{path}' is empty; accepted: a list of ids")
     header = [cell.strip().lower() for cell in rows[0]]
-    column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
+    column = next((header.index(name) for name in ID_COLUMNS if name in header), None)
     # A file for each split may be a bare list of ids, without a header.
     if split:
         body = rows if column is None else rows[1:]
         return [(row[column or 0].strip(), split) for row in body if len(row) > (column or 0)]
     if column is None or "split" not in header:
         raise errors.UserError(
-            f"'{path}' has the columns {header}; accepted: one of {_ID_COLUMNS} and 'split' (or "
+            f"'{path}' has the columns {header}; accepted: one of {ID_COLUMNS} and 'split' (or "
             "--splits=train=a.csv,val=b.csv,test=c.csv)"
         )
     which = header.index("split")

@@ -13,10 +13,10 @@ from jaxtyping import Bool
 
 from madad_jax.core import atomic_files, errors, messages
 from madad_jax.data import reading
+from madad_jax.scans import given_template, to_slices, volumes
 from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
 from madad_jax.scans import slices as slices_lib
-from madad_jax.scans import to_slices, volumes
 
 _MOST_OUTSIDE = 0.05  # Of the lesion's volume.
 KEPT_OUT = "kept out of"  # Begins the warning of a scan whose place is in doubt.
@@ -35,6 +35,7 @@ class Item:
       brain_mask: path; "" = none.
       segmentation: path; "" = none.
       healthy: known to have no lesion.
+      weeks: gestational age; None: not known, or of no fetus.
     """
 
     scan: str
@@ -44,6 +45,7 @@ class Item:
     brain_mask: str = ""
     segmentation: str = ""
     healthy: bool = False
+    weeks: float | None = None
 
     @property
     def paths(self) -> list[str]:
@@ -97,6 +99,7 @@ class Options:
             "labels": list(self.labels),
             "unjudged": list(self.unjudged),
             **({"dcm2niix": True} if self.dcm2niix else {}),
+            **({"template": given_template.to_list(p.template)} if p.template else {}),
         }
 
     @property
@@ -127,12 +130,13 @@ class PreparedSubject:
     Attributes:
       scan, subject: as of the `Item`.
       slices: rising number, then modality in the order asked for.
-      transform: scan mm -> ICBM152 mm.
+      transform: scan mm -> mm of the template.
       sha256: {path: digest} of every file that was read.
       warnings: sentences for the summary.
       facts: numbers for the manifest: `voxel_mm`, `brain_ml`, `lesion_ml` (in the scan; None: not
         known), `lesion_ml_in_slices`, `overlap`, `agreement`, `volume_ratio`, `intensity`
-        {modality: [low, high] in the scan's units}.
+        {modality: [low, high] in the scan's units}; of a template of the user's own `template`, and
+        `gestational_weeks` where they are known.
     """
 
     scan: str
@@ -168,6 +172,8 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
     """
     warnings: list[str] = []
     digests: dict[str, str] = {}
+    # Of templates of several weeks, the one for this scan.
+    options = dataclasses.replace(options, preparation=options.preparation.at_age(item.weeks))
     preparation, numbers = options.preparation, options.slice_numbers
     reference = next(iter(item.images))
     volume = _read(item, reference, options, warnings, digests)
@@ -209,6 +215,8 @@ def prepare_subject(item: Item, options: Options) -> PreparedSubject:
                 seen, located, options, chosen, masks, warnings
             )
     facts = _measure(located, marked.lesion, options, truth, warnings) | {"intensity": scales}
+    facts |= {"template": preparation.template[0].file} if preparation.template else {}
+    facts |= {} if item.weeks is None else {"gestational_weeks": item.weeks}
     return PreparedSubject(
         scan=item.scan,
         subject=item.subject,

@@ -2,12 +2,15 @@
 
     given       a mask file on the scan's grid (any value above 0)
     nonzero     voxels other than the background, of scans whose skull was removed before
-    template    ICBM152's own mask, for scans that lie in MNI space already
+    template    the template's own mask, for scans that lie in its space already
     builtin     the network that comes with this package; downloads nothing
     hd-bet      the program of Isensee et al. 2019, if it is installed
     synthstrip  the program of Hoopes et al. 2022, if it is installed
     auto        given, if there is a file; else nonzero, if the skull is gone (`skull.py`); else
                 builtin
+
+To a template of the user's own scans are held as heads are to ICBM152's (`target.py`). The networks
+were trained on adult heads: with such a template they work by name alone, not for `auto`.
 
 Every mask is brought to one component without holes, and checked.
 """
@@ -21,10 +24,9 @@ from scipy import ndimage
 
 from madad_jax.core import errors
 from madad_jax.scans import brain_tools, registration, skull, volumes
+from madad_jax.scans import target as target_lib
 
 METHODS = ("auto", "given", "nonzero", "template", "builtin", *brain_tools.TOOLS)
-# Adult brains with their fluid measure about 0.9 to 2.0 l; a child's or a partial scan less.
-PLAUSIBLE_ML = (600.0, 2300.0)
 STRIPPED_BEFORE = "the skull is gone already"  # Begins a sentence that names no fault.
 _PIECE = 0.01  # A second component of less than this share is a speck, dropped in silence.
 # Share of a brain's largest cross-section that it reaches within 5 mm of its end where it is cut;
@@ -43,6 +45,7 @@ def find(
     given: str = "",
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
     extract_brain: ExtractBrain | None = None,
+    target: target_lib.Target | None = None,
 ) -> tuple[Bool[np.ndarray, "X Y Z"], list[str]]:
     """The brain mask of a scan.
 
@@ -50,8 +53,9 @@ def find(
       volume: the scan.
       method: one of `METHODS`.
       given: path of a mask file; "" = none.
-      shift: scan mm -> MNI mm, for `template`.
+      shift: scan mm -> mm of the template, for `template`.
       extract_brain: does `builtin` in this process; None: a process of its own is started.
+      target: a template of the user's own, whose brain says what is plausible; None: ICBM152.
 
     Returns:
       The mask on the volume's canonical grid, and warnings: how it was found where that was not
@@ -63,13 +67,15 @@ def find(
     if method not in METHODS:
         raise errors.UserError(f"brain_mask: found '{method}', accepted: {', '.join(METHODS)}")
     warnings = []
+    # As large as an adult's, for whom lengths and volumes stand in the code.
+    large = volume if target is None else target.enlarge(volume)
     if method == "auto":
-        method = _choose(volume, given)
+        method = _choose(large, given, target)
         if method == "nonzero":
             value = skull.find_background(volume.data)
             warnings.append(f"{STRIPPED_BEFORE}: the brain is where the scan is not {value:g}")
         try:
-            mask = _find_by(volume, method, given, shift, extract_brain)
+            mask = _find_by(volume, method, given, shift, extract_brain, target)
         except errors.UserError as error:
             if method != "builtin":
                 raise
@@ -78,8 +84,8 @@ def find(
                 "--brain_mask=given)"
             ) from error
     else:
-        mask = _find_by(volume, method, given, shift, extract_brain)
-        if method == "nonzero" and not skull.is_stripped(volume):
+        mask = _find_by(volume, method, given, shift, extract_brain, target)
+        if method == "nonzero" and not skull.is_stripped(large):
             warnings.append(
                 "the scan does not look like a brain without its skull, of which 'nonzero' takes "
                 "all for brain"
@@ -89,12 +95,12 @@ def find(
         raise errors.UserError(f"'{volume.source}': brain mask '{method}' is empty")
     warnings += about_pieces
     size = float(mask.sum()) * volume.voxel_ml
-    if not PLAUSIBLE_ML[0] <= size <= PLAUSIBLE_ML[1]:
+    low, high = target_lib.PLAUSIBLE_ML if target is None else target.plausible_ml
+    if not low <= size <= high:
         warnings.append(
-            f"brain mask '{method}' measures {size:.0f} ml; {PLAUSIBLE_ML[0]:.0f} to "
-            f"{PLAUSIBLE_ML[1]:.0f} are plausible"
+            f"brain mask '{method}' measures {size:.0f} ml; {low:.0f} to {high:.0f} are plausible"
         )
-    if cut := cut_sides(mask, volume.voxel_mm):
+    if cut := cut_sides(mask, large.voxel_mm):
         warnings.append(f"the scan shows a part of the brain: it ends at the {' and '.join(cut)}")
     return mask, warnings
 
@@ -111,13 +117,21 @@ def cut_sides(mask: Bool[np.ndarray, "X Y Z"], voxel_mm: Float64[np.ndarray, " 3
     return found
 
 
-def _choose(volume: volumes.Volume, given: str) -> str:
+def _choose(volume: volumes.Volume, given: str, target: target_lib.Target | None) -> str:
     if given:
         return "given"
-    return "nonzero" if skull.is_stripped(volume) else "builtin"
+    if skull.is_stripped(volume):
+        return "nonzero"
+    if target is not None:
+        raise errors.UserError(
+            f"'{volume.source}' shows more than a brain of the size of '{target.name}', and the "
+            "built-in extraction is made for adult heads; accepted: --brain_mask=given (a mask "
+            "file), nonzero, or a program by name"
+        )
+    return "builtin"
 
 
-def _find_by(volume, method: str, given: str, shift, extract_brain) -> np.ndarray:
+def _find_by(volume, method: str, given: str, shift, extract_brain, target) -> np.ndarray:
     if method == "given":
         if not given:
             raise errors.UserError(
@@ -128,9 +142,9 @@ def _find_by(volume, method: str, given: str, shift, extract_brain) -> np.ndarra
     if method == "nonzero":
         return volume.data != np.float32(skull.find_background(volume.data))
     if method == "template":
-        _, mask, grid = registration.template_brain()
-        to_mni = registration.register(volume, "none", shift=shift)
-        return to_mni.to_scan(mask, volume, order=0, grid=grid)
+        target = target or registration.builtin_target()
+        to_template = registration.register(volume, "none", shift=shift)
+        return to_template.to_scan(target.brain, volume, order=0, grid=target.grid)
     if method == "builtin":
         return _run_builtin(volume, extract_brain)
     return brain_tools.run(method, volume)

@@ -11,6 +11,9 @@ embedded cohort and prepared folders use the same convention:
 
 The defaults are the template's own grid: slice k is the k-th level of ICBM152 at 1 mm as nilearn
 ships it (2009a, 197 x 233 x 189 voxels).
+
+Slices of scans that were registered to a template of the user's own lie in that template's mm, by
+the same equations. Centre and levels are then those of its brain (`target.lay_slices`).
 """
 
 import dataclasses
@@ -27,6 +30,8 @@ from madad_jax.core import errors
 # Middle of the template's brain in plane, mm; the cohort's slices are centred there as well.
 CENTRE = (0.0, -18.0)
 LEFT = ("left", "right")
+# Whose millimetres: those of the built-in template, or of one that the user gave.
+ICBM152, GIVEN = SPACES = ("ICBM152", "template")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ TEMPLATE_GRID = _template_grid()
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How the slices of a data set lie in ICBM152 space.
+    """How the slices of a data set lie in the template's space.
 
     Attributes:
       image_size: side of a slice, px.
@@ -58,6 +63,8 @@ class Geometry:
       left: side of the picture on which the subject's left lies, `left` or `right`.
       first_level: z of slice number 0, mm.
       level_step: mm between slices whose numbers differ by one.
+      space: whose millimetres, one of `SPACES`.
+      last_level: z of the last slice of a given template, mm; None: of ICBM152, which is known.
     """
 
     image_size: int = 256
@@ -66,6 +73,8 @@ class Geometry:
     left: str = "left"
     first_level: float = -72.0
     level_step: float = 1.0
+    space: str = ICBM152
+    last_level: float | None = None
 
     def __post_init__(self):
         sizes = (self.field_of_view, *self.centre, self.first_level, self.level_step)
@@ -79,6 +88,20 @@ class Geometry:
         if self.left not in LEFT:
             raise errors.UserError(
                 f"geometry.left: found '{self.left}', accepted: {', '.join(LEFT)}"
+            )
+        if self.space not in SPACES:
+            raise errors.UserError(
+                f"geometry.space: found '{self.space}', accepted: {', '.join(SPACES)}"
+            )
+        last = self.last_level
+        if (last is None) != (self.space == ICBM152):
+            raise errors.UserError(
+                f"geometry.last_level: found {last} with space {self.space}; accepted: a height "
+                f"with '{GIVEN}' alone"
+            )
+        if last is not None and not (math.isfinite(last) and last >= self.first_level):
+            raise errors.UserError(
+                f"geometry.last_level: found {last}, accepted: at least {self.first_level:g} mm"
             )
 
     @property
@@ -133,7 +156,10 @@ class Geometry:
     def to_dict(self) -> dict[str, Any]:
         """For JSON; see `from_dict`."""
         values = dataclasses.asdict(self)
-        return values | {"centre": list(self.centre), "space": "ICBM152"}
+        # Of ICBM152 it is not written: files of before stay the same to the byte.
+        if self.last_level is None:
+            del values["last_level"]
+        return values | {"centre": list(self.centre)}
 
 
 def from_dict(values: dict[str, Any]) -> Geometry:
@@ -143,25 +169,19 @@ def from_dict(values: dict[str, Any]) -> Geometry:
       UserError: unknown key, wrong type or value out of range.
     """
     fields = {field.name: field.type for field in dataclasses.fields(Geometry)}
-    # `space` is written for people and other programs; there is only one to read.
-    known = [*fields, "space"]
     for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise errors.UserError(
-                f"geometry: unknown key '{key}'{hint} (accepted: {', '.join(known)})"
+                f"geometry: unknown key '{key}'{hint} (accepted: {', '.join(fields)})"
             )
-    if values.get("space", "ICBM152") != "ICBM152":
-        raise errors.UserError(f"geometry.space: found '{values['space']}', accepted: ICBM152")
-    given = {key: value for key, value in values.items() if key in fields}
+    given = dict(values)
+    kinds = {"image_size": int, "left": str, "space": str}
+    kinds |= dict.fromkeys(("field_of_view", "first_level", "level_step", "last_level"), float)
     try:
-        for key, kind in (("image_size", int), ("field_of_view", float), ("left", str)):
-            if key in given:
-                given[key] = kind(given[key])
-        for key in ("first_level", "level_step"):
-            if key in given:
-                given[key] = float(given[key])
+        for key in kinds.keys() & given.keys():
+            given[key] = kinds[key](given[key])
         if "centre" in given:
             x, y = given["centre"]
             given["centre"] = (float(x), float(y))

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from madad_jax.core import errors
 from madad_jax.scans import geometry as geometry_lib
-from madad_jax.scans import itk, pose, registration, resample, rigid_motion, volumes
+from madad_jax.scans import itk, pose, registration, resample, rigid_motion, target, volumes
 
 _COARSE = 2.0  # mm, of the pose search
 _FINE = 1.0  # mm, at most so fine does the climb look
@@ -126,7 +126,7 @@ def _look(head: Head, side: float, *, alone: bool) -> tuple[np.ndarray, geometry
     if high <= low:
         raise errors.UserError(f"'{volume.source}' is constant inside the brain ({low:g})")
     scaled = np.clip((volume.data - low) / (high - low), 0.0, 1.0)
-    grid = registration.box_around(volume, brain, side)
+    grid = target.box_around(volume, brain, side)
     scaled = np.where(brain, scaled, 0.0) if alone else scaled
     return resample.resample(scaled, head.grid, grid, np.eye(4), order=1), grid
 

@@ -12,6 +12,7 @@ from typing import Any
 from madad_jax.core import errors, messages
 from madad_jax.scans import brain_mask as brain_mask_lib
 from madad_jax.scans import geometry as geometry_lib
+from madad_jax.scans import given_template
 from madad_jax.scans import intensity as intensity_lib
 from madad_jax.scans import registration as registration_lib
 
@@ -37,6 +38,7 @@ class Preparation:
       n4: correct the bias field first.
       interpolation: of images, one of `INTERPOLATION_ORDERS`.
       least_brain: slices with less brain than this share of the picture are left out.
+      template: of the user's own, one or one a week of gestation; (): ICBM152.
     """
 
     geometry: geometry_lib.Geometry = dataclasses.field(default_factory=geometry_lib.Geometry)
@@ -49,6 +51,17 @@ class Preparation:
     n4: bool = False
     interpolation: str = "linear"
     least_brain: float = 0.02
+    template: tuple[given_template.Template, ...] = ()
+
+    def at_age(self, weeks: float | None) -> "Preparation":
+        """The same with the one template for a scan of this gestational age.
+
+        Raises:
+          UserError: an age is needed, or no template is near it.
+        """
+        if not self.template:
+            return self
+        return dataclasses.replace(self, template=(given_template.choose(self.template, weeks),))
 
     @property
     def least_brain_pixels(self) -> int:
@@ -86,9 +99,16 @@ class Preparation:
         # The template's mask is laid through the header alone, so an affine map found from it
         # would register the template to itself.
         if self.brain_mask == "template" and self.registration != "none":
+            space = "the template's" if self.template else "MNI"
             raise errors.UserError(
-                "brain_mask=template takes the scan to lie in MNI space; accepted: "
+                f"brain_mask=template takes the scan to lie in {space} space; accepted: "
                 "registration=none"
+            )
+        wanted = geometry_lib.GIVEN if self.template else geometry_lib.ICBM152
+        if self.geometry.space != wanted:
+            raise errors.UserError(
+                f"geometry.space: found {self.geometry.space} with {len(self.template)} templates "
+                f"of one's own; accepted: {wanted}"
             )
         if self.geometry.image_size > MOST_PIXELS:
             raise errors.UserError(
@@ -107,6 +127,8 @@ def check_kinds(values: Mapping[str, Any]) -> None:
     kinds = dict.fromkeys(words, "a word") | dict.fromkeys(
         ("low", "high", "least_brain"), "a number"
     )
+    if "template" in values:
+        given_template.from_list(values["template"])
     kinds |= {"n4": "true or false", "shift": "three numbers (mm)", "geometry": "an object"}
     for name, kind in kinds.items():
         if name in values and not _is_kind(values[name], kind):

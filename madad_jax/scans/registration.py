@@ -1,9 +1,10 @@
-"""Scan space <-> ICBM152 space: an affine map found by SimpleITK, or the header's own.
+"""Scan space <-> the template's space: an affine map found by SimpleITK, or the header's own.
 
 `affine` maximises the mutual information (Mattes) of the brain and the ICBM152 T1 brain, from the
 best of all poses (`pose.py`), first over rigid, then over all twelve parameters, coarse to fine; it
 is the same to the bit on every run (one thread, a fixed seed). `none` takes the scan's mm for the
-template's, as for data that were distributed in MNI space.
+template's, as for data that were distributed in MNI space. A template of the user's own
+(`target.py`) may stand in for ICBM152.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from scipy import ndimage
 from madad_jax.core import atomic_files, errors, json_file
 from madad_jax.scans import geometry as geometry_lib
 from madad_jax.scans import itk, pose, resample, template_files, volumes
+from madad_jax.scans import target as target_lib
 
 METHODS = ("none", "affine")
 # Below, the scan is not where it should be; well-registered whole brains reach 0.9 and more.
@@ -32,7 +34,7 @@ _ASTRAY = 0.02  # Nats that the affine map may lack against the best rigid pose.
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """scan mm -> ICBM152 mm.
+    """scan mm -> mm of the template, which is ICBM152 or one that the user gave.
 
     Attributes:
       matrix: of homogeneous points (x, y, z, 1).
@@ -42,6 +44,7 @@ class Transform:
         where not taken. Brains are egg-shaped: their overlap is high at any angle, this is not.
         Of `none`, that of the best pose nearby, if it is higher.
       rival: the agreement at the best pose that is turned by more than 25 degrees from this one.
+      template: its name.
     """
 
     matrix: Float64[np.ndarray, "4 4"]
@@ -49,10 +52,11 @@ class Transform:
     overlap: float = float("nan")
     agreement: float = float("nan")
     rival: float = float("nan")
+    template: str = geometry_lib.ICBM152
 
     @property
     def volume_ratio(self) -> float:
-        """ml in ICBM152 space per ml in the scan."""
+        """ml in the template's space per ml in the scan."""
         return abs(float(np.linalg.det(self.matrix[:3, :3])))
 
     def to_template(
@@ -105,7 +109,7 @@ class Transform:
         checks = {name: getattr(self, name) for name in _CHECKS}
         return {
             "from": "scan mm (RAS+)",
-            "to": "ICBM152 mm (RAS+)",
+            "to": f"{self.template} mm (RAS+)",
             "method": self.method,
             **{name: None if np.isnan(x) else round(x, 4) for name, x in checks.items()},
             "matrix": self.matrix.tolist(),
@@ -145,8 +149,9 @@ def register(
     *,
     brain: Bool[np.ndarray, "X Y Z"] | None = None,
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    target: target_lib.Target | None = None,
 ) -> Transform:
-    """The map from the scan to ICBM152.
+    """The map from the scan to the template.
 
     Args:
       volume: the scan.
@@ -154,6 +159,7 @@ def register(
       brain: the brain in the scan; `affine` needs it (skulls differ more than brains do).
       shift: mm added to the scan's coordinates before anything else (`none`: the whole map), for
         data whose headers count from a corner, as BraTS' do.
+      target: the template; None: ICBM152.
 
     Raises:
       UserError: unknown method, or the brain cannot be brought onto the template.
@@ -162,22 +168,37 @@ def register(
         raise errors.UserError(f"registration: found '{method}', accepted: {', '.join(METHODS)}")
     matrix = np.eye(4)
     matrix[:3, 3] = shift
-    transform = Transform(matrix, method)
+    name = target.name if target else geometry_lib.ICBM152
+    transform = Transform(matrix, method, template=name)
     if brain is None:
         if method == "affine":
             raise ValueError("affine registration needs the brain mask")
         return transform
-    pair = _make_pair(volume, brain)
-    transform = _find_affine(volume, pair) if method == "affine" else _judge(transform, pair)
-    overlap = _measure_overlap(transform, volume, brain)
+    target = target or builtin_target()
+    pair = _make_pair(target.enlarge(volume), brain, target)
+    if method == "affine":
+        found = _find_affine(volume, pair, target)
+        matrix = target.reduce_map(found.matrix)
+    else:
+        found = _judge(target.enlarge_map(matrix), pair)
+    transform = dataclasses.replace(
+        transform, matrix=matrix, agreement=found.agreement, rival=found.rival
+    )
+    overlap = _measure_overlap(transform, volume, brain, target)
     if overlap < _LEAST_OVERLAP:
-        hint = " (is it in MNI space? try --registration=affine)" if method == "none" else ""
+        space = "MNI" if name == geometry_lib.ICBM152 else "its"
+        hint = f" (is it in {space} space? try --registration=affine)" * (method == "none")
         raise errors.UserError(
-            f"'{volume.source}' does not lie on ICBM152 after registration '{method}': its brain "
+            f"'{volume.source}' does not lie on {name} after registration '{method}': its brain "
             f"mask and the template's have a Dice of {overlap:.2f}, at least {_LEAST_OVERLAP} is "
             f"needed{hint}"
         )
     return dataclasses.replace(transform, overlap=overlap)
+
+
+def builtin_target() -> target_lib.Target:
+    """ICBM152, for scans whose user gave no template."""
+    return target_lib.Target(*template_brain())
 
 
 @functools.lru_cache(maxsize=1)
@@ -211,9 +232,8 @@ class _Pair:
     grid: geometry_lib.VoxelGrid
 
 
-def _make_pair(volume: volumes.Volume, brain: np.ndarray) -> _Pair:
-    fixed_array, fixed_brain, fixed_grid = template_brain()
-    grid = box_around(volume, brain)
+def _make_pair(volume: volumes.Volume, brain: np.ndarray, target: target_lib.Target) -> _Pair:
+    grid = target_lib.box_around(volume, brain)
     source = geometry_lib.VoxelGrid(volume.data.shape, volume.affine)
     # Mutual information counts 32 bins: a few bright vessels would leave all tissue in one.
     low, high = np.percentile(volume.data[brain], (1.0, 99.0))
@@ -224,19 +244,19 @@ def _make_pair(volume: volumes.Volume, brain: np.ndarray) -> _Pair:
     brain = brain[box]
     scaled = np.where(brain, np.clip((volume.data[box] - low) / (high - low), 0.0, 1.0), 0.0)
     return _Pair(
-        fixed=fixed_array,
-        fixed_brain=fixed_brain,
+        fixed=target.image,
+        fixed_brain=target.brain,
         # 8 mm beyond the template's brain, so that the metric sees where the scan's brain ends.
-        gate=ndimage.binary_dilation(fixed_brain, iterations=4),
-        fixed_grid=fixed_grid,
+        gate=ndimage.binary_dilation(target.brain, iterations=4),
+        fixed_grid=target.enlarged_grid,
         moving=resample.resample(scaled, source, grid, np.eye(4), order=1),
         moving_brain=resample.resample(brain.astype(np.float32), source, grid, np.eye(4), order=1),
         grid=grid,
     )
 
 
-def _find_affine(volume: volumes.Volume, pair: _Pair) -> Transform:
-    """scan mm -> ICBM152 mm by mutual information, from the best of all poses."""
+def _find_affine(volume: volumes.Volume, pair: _Pair, target: target_lib.Target) -> Transform:
+    """scan -> template in the pair's mm by mutual information, from the best of all poses."""
     metric = pose.Metric(pair.fixed, pair.gate, pair.fixed_grid, pair.moving, pair.grid)
     poses = pose.find(metric, pair.fixed_brain, pair.fixed_grid, pair.moving_brain, pair.grid)
     try:
@@ -254,7 +274,7 @@ def _find_affine(volume: volumes.Volume, pair: _Pair) -> Transform:
     except RuntimeError as error:  # What ITK raises when brain and template do not meet.
         reason = str(error).strip().splitlines()[-1]
         raise errors.UserError(
-            f"'{volume.source}' cannot be registered to ICBM152: {reason}"
+            f"'{volume.source}' cannot be registered to {target.name}: {reason}"
         ) from error
     to_scan, agreement = found
     return Transform(
@@ -265,15 +285,15 @@ def _find_affine(volume: volumes.Volume, pair: _Pair) -> Transform:
     )
 
 
-def _judge(transform: Transform, pair: _Pair) -> Transform:
+def _judge(matrix: np.ndarray, pair: _Pair) -> Transform:
     """A map that was given, with what it agrees in, and whether another pose agrees better."""
     metric = pose.Metric(pair.fixed, pair.gate, pair.fixed_grid, pair.moving, pair.grid)
     poses = pose.find(metric, pair.fixed_brain, pair.fixed_grid, pair.moving_brain, pair.grid)
-    to_scan = np.linalg.inv(transform.matrix)
+    to_scan = np.linalg.inv(matrix)
     near, rival = pose.best_scores(poses, to_scan)
     # Its poses were refined and this map was not: a nearby one stands for it.
     agreement = max(metric.measure(to_scan), near)
-    return dataclasses.replace(transform, agreement=agreement, rival=rival)
+    return Transform(matrix, "none", agreement=agreement, rival=rival)
 
 
 def _climb(pair: _Pair, start: pose.Pose | None) -> np.ndarray:
@@ -307,22 +327,6 @@ def _climb(pair: _Pair, start: pose.Pose | None) -> np.ndarray:
     found = maximise(sitk, *images, gate, affine, levels=(4, 2, 1))
     # ITK's transform goes from the fixed image (the template) to the moving one (the scan).
     return itk.read_matrix(found)
-
-
-def box_around(
-    volume: volumes.Volume, brain: Bool[np.ndarray, "X Y Z"], side: float = 2.0
-) -> geometry_lib.VoxelGrid:
-    """Cubes of `side` mm along the scanner's axes around the brain, with a margin of 10 mm."""
-    corners = np.argwhere(brain)
-    corners = np.array([corners.min(0), corners.max(0)])
-    points = np.array(
-        [[corners[i, 0], corners[j, 1], corners[k, 2], 1] for i, j, k in np.ndindex(2, 2, 2)]
-    )
-    points = (points @ volume.affine.T)[:, :3]
-    low, high = points.min(0) - 10.0, points.max(0) + 10.0
-    affine = np.diag([side, side, side, 1.0])
-    affine[:3, 3] = low
-    return geometry_lib.VoxelGrid(tuple(int(n) for n in np.ceil((high - low) / side) + 1), affine)
 
 
 def _cut_around(
@@ -377,8 +381,10 @@ def maximise(
     return start
 
 
-def _measure_overlap(transform: Transform, volume: volumes.Volume, brain: np.ndarray) -> float:
+def _measure_overlap(
+    transform: Transform, volume: volumes.Volume, brain: np.ndarray, target: target_lib.Target
+) -> float:
     """Dice of the moved brain and the template's."""
-    _, wanted, grid = template_brain()
-    moved = transform.to_template(brain, volume, order=0, grid=grid)
+    wanted = target.brain
+    moved = transform.to_template(brain, volume, order=0, grid=target.grid)
     return 2.0 * float((moved & wanted).sum()) / max(int(moved.sum() + wanted.sum()), 1)

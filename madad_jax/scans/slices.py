@@ -12,6 +12,8 @@ Protocols (heights of ICBM152, from the levels that others state for their grids
     s2      twenty slices, z = 0 .. 19 mm: levels 70 to 89 of BraTS' SRI24 grid, whose level 70
             lies near z = 0 (IterMask2); of a test subject the one with the largest lesion
     volume  every level
+
+Templates of the user's own have levels of their own, and `volume` alone.
 """
 
 import dataclasses
@@ -71,15 +73,22 @@ def numbers(protocol: str, geometry: geometry_lib.Geometry, step: int = 1) -> li
       step: every so many levels (`volume` alone).
 
     Raises:
-      UserError: unknown protocol or step.
+      UserError: unknown protocol or step, or heights that are ICBM152's with another template.
     """
     if protocol not in PROTOCOLS:
         raise errors.UserError(f"protocol: found '{protocol}', accepted: {', '.join(PROTOCOLS)}")
     if step < 1:
         raise errors.UserError(f"slice_step: found {step}, accepted: 1 or more")
+    if geometry.space != geometry_lib.ICBM152 and protocol != "volume":
+        raise errors.UserError(
+            f"protocol: found '{protocol}', whose levels are ICBM152's, with another template; "
+            "accepted: volume"
+        )
     if protocol == "s1":
         return [geometry.number(_S1_LEVEL)]
     low, high = _S2_LEVELS if protocol == "s2" else _VOLUME_LEVELS
+    if geometry.last_level is not None:
+        low, high = geometry.first_level, geometry.last_level
     first, last = geometry.number(low), geometry.number(high)
     return list(range(first, last + 1, step if protocol == "volume" else 1))
 

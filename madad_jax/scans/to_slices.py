@@ -22,6 +22,7 @@ from madad_jax.scans import label_values, resample, volumes
 from madad_jax.scans import preparation as preparation_lib
 from madad_jax.scans import registration as registration_lib
 from madad_jax.scans import slices as slices_lib
+from madad_jax.scans import target as target_lib
 
 # Of the brain's voxels. Readers fill what is missing with 0, which looks like a dark lesion; one
 # in a hundred is what a few damaged voxels make, and too few to move percentiles or maps.
@@ -29,9 +30,6 @@ _MOST_MISSING = 0.01
 # Dice of the moved brain mask and the template's. Good registrations reach 0.9; below 0.6
 # `registration.register` refuses the scan.
 _GOOD_OVERLAP = 0.85
-# Nats of `registration.Transform.agreement`. Right maps of whole brains reach 0.56 and more, of the
-# upper half 0.44; maps that are 20 mm off and more stay at 0.41 and less.
-_GOOD_AGREEMENT = 0.4
 # Share of the agreement that another pose may reach: 0.7 at most where the map is right, 1.2 and
 # more where it is wrong. Poses are rigid; sizes that `none` does not bring together cost the right
 # one as well, up to a share of 0.94.
@@ -43,12 +41,12 @@ ScaleOfSlices = Callable[[np.ndarray, np.ndarray], intensity_lib.Scale]
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A scan whose brain is known, laid on ICBM152.
+    """A scan whose brain is known, laid on the template.
 
     Attributes:
       volume: the scan.
       brain: the brain on the scan's canonical grid.
-      transform: scan mm -> ICBM152 mm.
+      transform: scan mm -> mm of the template.
       warnings: sentences about mask and registration; the volume's own are not among them.
       doubts: those that say that its slices may lie elsewhere: nothing should learn from them.
     """
@@ -70,7 +68,7 @@ class Slices:
       numbers: slice numbers of the geometry.
       scored: which slices hold enough brain to be scored.
       scale: scanner units -> [0, 1].
-      transform: scan mm -> ICBM152 mm.
+      transform: scan mm -> mm of the template.
       brain_in_scan: the brain on the scan's canonical grid.
       warnings: sentences for the summary.
     """
@@ -115,10 +113,12 @@ def to_slices(
     scored = has_enough_brain(masks, preparation)
     # Before N4, which takes minutes, and before a scale is sought in slices without brain.
     if not scored.any():
-        low, high = (preparation.geometry.level(n) for n in (numbers[0], numbers[-1]))
+        g = preparation.geometry
+        low, high = (g.level(n) for n in (numbers[0], numbers[-1]))
+        space = "MNI" if g.space == geometry_lib.ICBM152 else located.transform.template
         raise errors.UserError(
-            f"'{volume.source}': no slice from z = {low:g} to {high:g} mm (MNI) holds enough brain "
-            f"(at least {preparation.least_brain_pixels} px)"
+            f"'{volume.source}': no slice from z = {low:g} to {high:g} mm ({space}) holds enough "
+            f"brain (at least {preparation.least_brain_pixels} px)"
         )
     # All slices and not the scored ones alone: `scale_of_slices` looks at every brain pixel.
     warnings = [*volume.warnings, *located.warnings]
@@ -150,7 +150,7 @@ def locate(
     brain_mask_file: str = "",
     extract_brain: brain_mask_lib.ExtractBrain | None = None,
 ) -> Located:
-    """Finds the brain, checks it for voxels without a value, and registers it to ICBM152.
+    """Finds the brain, checks it for voxels without a value, and registers it to the template.
 
     Args:
       volume: the scan.
@@ -162,9 +162,14 @@ def locate(
       UserError: no brain, too many of its voxels are NaN or infinite, so few values that it is a
         segmentation, or no registration.
     """
-    p = preparation
+    p, target = preparation, target_lib.find(preparation.template)
     brain, warnings = brain_mask_lib.find(
-        volume, p.brain_mask, given=brain_mask_file, shift=p.shift, extract_brain=extract_brain
+        volume,
+        p.brain_mask,
+        given=brain_mask_file,
+        shift=p.shift,
+        extract_brain=extract_brain,
+        target=target,
     )
     # Before the registration, which takes most of the time.
     _check_missing(volume, brain)
@@ -174,23 +179,30 @@ def locate(
             "accepted: a scan"
         )
     try:
-        transform = registration_lib.register(volume, p.registration, brain=brain, shift=p.shift)
+        transform = registration_lib.register(
+            volume, p.registration, brain=brain, shift=p.shift, target=target
+        )
     except errors.UserError as error:
-        if cut := brain_mask_lib.cut_sides(brain, volume.voxel_mm):
+        large = volume if target is None else target.enlarge(volume)
+        if cut := brain_mask_lib.cut_sides(brain, large.voxel_mm):
             raise errors.UserError(
                 f"{error}; the scan shows a part of the brain, which ends at the "
                 f"{' and '.join(cut)}"
             ) from error
         raise
-    about = find_doubts(transform)
+    about = find_doubts(
+        transform, target_lib.GOOD_AGREEMENT if target is None else target.good_agreement
+    )
     # A header that is taken at its word (`none`) may be millimetres off, as its user knows; that
     # the head lies turned he does not.
     in_doubt = p.registration != "none" or _seems_turned(transform)
     return Located(volume, brain, transform, (*warnings, *about), about if in_doubt else ())
 
 
-def find_doubts(transform: registration_lib.Transform) -> tuple[str, ...]:
-    """Why a map may be wrong, in sentences."""
+def find_doubts(
+    transform: registration_lib.Transform, good_agreement: float = target_lib.GOOD_AGREEMENT
+) -> tuple[str, ...]:
+    """Why a map may be wrong, in sentences; `good_agreement` is that of the template, nats."""
     after = f"after registration '{transform.method}' the brain and the template's"
     doubts = []
     if transform.overlap < _GOOD_OVERLAP:
@@ -198,10 +210,10 @@ def find_doubts(transform: registration_lib.Transform) -> tuple[str, ...]:
             f"{after} have a Dice of {transform.overlap:.2f}; look at where its slices lie"
         )
     # What is not measured (nan) is below nothing.
-    if transform.agreement < _GOOD_AGREEMENT:
+    if transform.agreement < good_agreement:
         doubts.append(
             f"{after} look little alike (mutual information {transform.agreement:.2f}, at least "
-            f"{_GOOD_AGREEMENT} is usual); look at where its slices lie"
+            f"{good_agreement:.2g} is usual); look at where its slices lie"
         )
     if _seems_turned(transform):
         doubts.append(
