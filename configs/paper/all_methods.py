@@ -141,6 +141,9 @@ def _config(cohort, row):
     config = _at(config, BUDGET | LATENTS)
     if row == NOISE_ALONE:
         config.synthesis.share = 0.0
+        # A mask head at image resolution would learn from drawn anomalies all the same.
+        config.methods.madad.pixel_head.network.widths = ()
+        config.atlas.groups = 0
     if row == COMBINED:
         _at(config, {"ensemble.flips": True, "ensemble.combine": "geometric"})
     return config

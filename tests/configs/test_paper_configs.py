@@ -72,6 +72,14 @@ def test_baselines_are_their_rows_methods():
     assert table_cells.baseline("Cycl. UNet", "demo:T1") is None
 
 
+def test_noise_alone_shows_no_head_an_anomaly():
+    for argument in ("", "demo"):
+        config = load("all_methods", argument)
+        (cell,) = [c for c in config.cells.values() if c.row == all_methods.NOISE_ALONE]
+        assert cell.config.synthesis.share == 0.0 and not cell.config.atlas.groups
+        assert not cell.config.methods.madad.pixel_head.network.widths
+
+
 def test_all_methods_have_one_budget():
     config = load("all_methods")
     assert {c.config.method for c in config.cells.values()} == set(methods.METHODS)
