@@ -46,7 +46,7 @@ ON_PIXELS = {
     "THOR": thor,
     "IterMask2": itermask2,
     "Wolleb (synthetic labels)": wolleb,
-    # benchmarks/results lack these five; the last three have networks of their own.
+    # The last three have networks of their own.
     "Noise-agnostic": noise_agnostic,
     "Disyre": disyre,
     "U-Net on drawn anomalies": drawn_unet,
@@ -126,7 +126,8 @@ def get_config(argument: str = ""):
     trained = ""
     for row in rows:
         config = _config("demo" if small else "slices", row)
-        key = table_cells.add(c, row, "T1", config, trained=trained if row == COMBINED else "")
+        of_madad = {"trained": trained, "signal": "combined_map"} if row == COMBINED else {}
+        key = table_cells.add(c, row, "T1", config, **of_madad)
         trained = key if row == MADAD else trained
     return c
 

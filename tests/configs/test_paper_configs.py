@@ -72,6 +72,12 @@ def test_baselines_are_their_rows_methods():
     assert table_cells.baseline("Cycl. UNet", "demo:T1") is None
 
 
+def test_the_row_of_combined_signals_shows_them():
+    signals = {c.row: c.signal for c in load("all_methods").cells.values()}
+    assert signals.pop(all_methods.COMBINED) == "combined_map"
+    assert set(signals.values()) == {"map"}
+
+
 def test_noise_alone_shows_no_head_an_anomaly():
     for argument in ("", "demo"):
         config = load("all_methods", argument)
