@@ -102,20 +102,22 @@ def test_no_file_and_a_damaged_one(tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize(("letter", "width", "heads"), [("s", 384, 6), ("b", 768, 12)])
 @pytest.mark.parametrize("kind", vit_cases.KINDS)
-def test_the_published_size_against_transformers_itself(kind, tmp_path):
-    """Twelve blocks of ViT-S with random weights, two images that are not square."""
+def test_the_published_sizes_against_transformers_itself(kind, letter, width, heads, tmp_path):
+    """Twelve blocks of ViT-S and ViT-B with random weights, two images that are not square."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     network, patch, _ = vit_cases.KINDS[kind]
+    network = network.replace("_s1", f"_{letter}1")
     name = {
         "dinov2": "Dinov2",
         "dinov2_reg": "Dinov2WithRegisters",
         "dinov3": "DINOv3ViT",
     }[kind]
-    sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+    sizes = {"hidden_size": width, "num_hidden_layers": 12, "num_attention_heads": heads}
     sizes |= {"patch_size": patch, "image_size": 37 * patch}
     sizes |= {} if kind == "dinov2" else {"num_register_tokens": 4}
-    sizes |= {"intermediate_size": 1536} if kind == "dinov3" else {}
+    sizes |= {"intermediate_size": 4 * width} if kind == "dinov3" else {}
     model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes))
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
