@@ -21,7 +21,7 @@ PREPARATION = {
 
 # What is tuned, in one place; chosen on `val_painted`, never on `test`.
 AUTOENCODER = {"crop": 48, "steps": 1200, "batch_size": 6}
-TRAINING = {"steps": 1500, "batch_size": 16, "ema_decay": 0.997}
+TRAINING = {"steps": 3000, "batch_size": 16, "ema_decay": 0.997}
 GROUPS = 64  # of the atlas: levels of the head and sizes of ventricles
 DRAWN = {"min_radius": 0.016, "max_radius": 0.25}  # 3 to 48 mm, the small ones more often
 

@@ -59,8 +59,10 @@ def collect_rows(out: epath.Path, images: Iterable[raw_dataset.Image]) -> list[d
       images: all of the source that are of its contrast.
     """
     rows: dict[str, dict[str, Any]] = {}
+    together: dict[str, str] = {}  # {image: that under whose name it is scored}
     for image in images:
         rows[str(image.name)] = _start_row(image.name)
+        together |= {str(other.name): str(image.name) for other in image.beside}
     for name, path, kind in _find_records(out):
         here = str(name) in rows
         # A result stands before the record of a failure: where both are, the failure is older.
@@ -68,8 +70,10 @@ def collect_rows(out: epath.Path, images: Iterable[raw_dataset.Image]) -> list[d
             continue
         row = _start_row(name) | _read_record(path, kind)
         if not here:
-            gone = "the image is not in the source data set any more"
-            row["warnings"] = [*row["warnings"], gone]
+            about = "the image is not in the source data set any more"
+            if first := together.get(str(name)):
+                about = f"of before {first} came, with which the image is scored now"
+            row["warnings"] = [*row["warnings"], about]
         rows[str(name)] = row
     found = [rows[name] for name in sorted(rows)]
     settings = {row["settings"] for row in found if row["status"] == DONE}

@@ -80,6 +80,17 @@ def test_a_line_for_every_image(out):
     assert list(json.loads((out / "group_T1w.json").read_text())) == list(first)
 
 
+def test_a_result_from_before_its_image_was_scored_with_another(out):
+    leave(out, "sub-04_FLAIR", summary(0.5))
+    found = images(*STEMS, "sub-04_FLAIR")
+    joined = raw_dataset.join_sessions(found, ("T1", "FLAIR"))
+    rows = {row["image"]: row for row in group_table.collect_rows(out, joined)}
+    assert rows["sub-04_T1w"]["status"] == "missing"
+    assert rows["sub-04_FLAIR"]["warnings"] == [
+        "of before sub-04_T1w came, with which the image is scored now"
+    ]
+
+
 @pytest.mark.parametrize(
     "record",
     ["[]", "{", "{}", json.dumps(summary("high")), json.dumps(summary(float("nan"))),
