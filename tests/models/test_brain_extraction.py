@@ -103,7 +103,8 @@ def _published(weights, image):
 @pytest.mark.slow
 def test_the_whole_decides_as_the_published_layers_do(weights):
     image = jnp.asarray(np.random.default_rng(3).normal(size=(32, 64, 32)), jnp.float32)
-    ours = np.asarray(jax.jit(brain_extraction.more_likely_brain)(weights, image))
+    features = jax.jit(brain_extraction.encode)(weights, image)
+    ours = np.asarray(jax.jit(brain_extraction.decide)(weights, features))
     wanted = np.asarray(jax.jit(_published)(weights, image))
     sure = np.abs(wanted - 0.5) > 1e-3
     assert ours.shape == image.shape and sure.mean() > 0.9

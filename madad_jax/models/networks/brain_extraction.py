@@ -57,10 +57,10 @@ def check(name: str, weights: Mapping[str, object]) -> None:
             )
 
 
-def more_likely_brain(
+def encode(
     weights: Weights, image: Float[jax.Array, "x y z"]
-) -> Bool[jax.Array, "x y z"]:
-    """Where brain is more likely than not.
+) -> Float[jax.Array, "x/4 y/4 z/4 16"]:
+    """Features at a quarter of the sides: the network but its last two layers.
 
     Args:
       weights: as `check` accepts them.
@@ -78,8 +78,15 @@ def more_likely_brain(
         x = _rectified(_conv(weights, f"up{i}.conv1.0", x))
         x = _rectified(_conv_transposed(weights, f"up{i}.tp_conv.0", x, stride=2 if i < 3 else 1))
         x = _rectified(_conv(weights, f"up{i}.conv2.0", x))
-    x = _rectified(_conv_transposed(weights, "tp_conv1.0", x + stem, stride=2))
-    return _decide(weights, _rectified(_conv(weights, "conv.0", x)))
+    return x + stem
+
+
+def decide(
+    weights: Weights, features: Float[jax.Array, "x y z 16"]
+) -> Bool[jax.Array, "x*4 y*4 z*4"]:
+    """Where brain is more likely than not, from what `encode` gave."""
+    x = _rectified(_conv_transposed(weights, "tp_conv1.0", features, stride=2))
+    return _last(weights, _rectified(_conv(weights, "conv.0", x)))
 
 
 def _stem(weights: Weights, image: jax.Array) -> jax.Array:
@@ -104,7 +111,7 @@ def _pool(x: jax.Array, axis: int) -> jax.Array:
     return jnp.maximum(jnp.maximum(even, odd), before)
 
 
-def _decide(weights: Weights, x: jax.Array) -> jax.Array:
+def _last(weights: Weights, x: jax.Array) -> jax.Array:
     """The last layer, two channels of which the second is brain: the larger one is likelier."""
     kernel, bias = weights["tp_conv2.weight"], weights["tp_conv2.bias"]
     kernel = (kernel[:, 1] - kernel[:, 0]).reshape(kernel.shape[0], 8)  # eight voxels from one
