@@ -164,17 +164,17 @@ def test_lesions_of_a_bank_take_the_place_of_drawn_ones():
     change = np.full((1, 3, 3), -0.5, np.float32)
     bank = {"change": change, "mask": (change < 0).astype("f4"), "level": np.zeros(1, np.float32)}
     mask, data = dataclasses.replace(MASK, drawn=drawn.Options(healthy=0.4)), batch(32)
-    key = jax.random.key(7)
-    for share in (0.0, 0.5, 1.0):
-        options = learned.Options(share=share, max_lesions=1)
-        with_bank = dataclasses.replace(mask, lesions=options)
+    shares = (0.0, 0.5, 1.0)
+    options = [learned.Options(share=share, max_lesions=1) for share in shares]
 
-        # In one program: two would round what is the same in both differently.
-        @jax.jit
-        def draw(key, data, mask=mask, with_bank=with_bank):
-            return mask.draw(key, data), with_bank.draw(key, data, {"lesions": bank})
+    # In one program: several would round what is the same in all differently, and compile longer.
+    @jax.jit
+    def draw(key, data):
+        masks = [dataclasses.replace(mask, lesions=o) for o in options]
+        return mask.draw(key, data), [m.draw(key, data, {"lesions": bank}) for m in masks]
 
-        alone, both = draw(key, data)
+    alone, drawn_with = draw(jax.random.key(7), data)
+    for share, both in zip(shares, drawn_with, strict=True):
         np.testing.assert_array_equal(both.healthy, alone.healthy)
         same = np.asarray(both.images == alone.images).all((1, 2, 3))
         had = np.asarray(alone.truth).any((1, 2))
