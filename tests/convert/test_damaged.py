@@ -64,7 +64,7 @@ def outcome(path, traced=True):
 
 
 @pytest.mark.parametrize("form", sorted(WRITERS))
-@pytest.mark.parametrize("tries", [300, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tries", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_damage_is_told_or_does_no_harm(tmp_path, form, tries):
     data = WRITERS[form](STATE)
     file = tmp_path / "weights.pt"

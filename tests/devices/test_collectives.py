@@ -25,9 +25,10 @@ SCALARS = 1024  # bytes: loss, metrics, norms
 @pytest.fixture(autouse=True)
 def compile_quickly():
     """Cheaper machine code; the program's text is the same."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,11 @@ def healthy(tiny, tmp_path, png_root):
     return tiny
 
 
-def test_a_run_trains_calibrates_and_says_what_evaluation_needs(healthy, execute, tmp_path, capsys):
+def test_a_run_trains_calibrates_and_says_what_evaluation_needs(
+    healthy, execute, trained, tmp_path, capsys
+):
     run = tmp_path / "run"
+    healthy.autoencoder.checkpoint = str(trained)
     execute(healthy, run)
     assert [s.subject for s in calibrate.load(run).select("map", "none").scans] == [
         f"val0{i}" for i in range(5)

@@ -38,9 +38,12 @@ def batch(step=10):
     }
 
 
+first_params = jax.jit(lambda key: METHOD.init(key, batch()))
+
+
 def parameters():
     """Fresh, but with a posterior of almost no width: the loss is then free of draws."""
-    params = METHOD.init(jax.random.key(0), batch())
+    params = first_params(jax.random.key(0))
     quant = params["autoencoder"]["quant_conv"]
     channels = NETWORK.latent_channels
     quant["kernel"] = quant["kernel"].at[..., channels:].set(0.0)

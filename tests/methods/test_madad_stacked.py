@@ -1,6 +1,7 @@
 """MAD-AD on several contrasts, on stand-ins for its networks: what is missing is never read."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +80,13 @@ def test_maps_do_not_depend_on_the_pixels_of_a_missing_contrast():
     m, _ = method()
     b, key = batch((True, False)), jax.random.key(1)
     other = b | {"image": b["image"].at[..., 1].set(0.7)}
-    one, two = (m.anomaly_map(parameters(), FROZEN, x, key) for x in (b, other))
+    maps = jax.jit(lambda x: m.anomaly_map(parameters(), FROZEN, x, key))
+    one, two = maps(b), maps(other)
     for name in one:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     assert one["map"].any() and one["reconstruction"].shape == (4, SIDE, SIDE, 2)
     # A contrast that is there counts.
-    changed = m.anomaly_map(parameters(), FROZEN, b | {"available": batch(True)["available"]}, key)
+    changed = maps(b | {"available": batch(True)["available"]})
     assert (changed["map"] != one["map"]).any()
 
 
@@ -92,10 +94,8 @@ def test_a_map_is_the_mean_over_the_contrasts_that_are_there():
     m, _ = method(gain=1.0)
     # Answers do not mix channels, so that each contrast's map stands alone.
     key, params = jax.random.key(1), parameters()
-    found = [
-        m.anomaly_map(params, FROZEN, batch(there), key)
-        for there in ((True, False), (False, True), (True, True))
-    ]
+    maps = jax.jit(lambda x: m.anomaly_map(params, FROZEN, x, key))
+    found = [maps(batch(there)) for there in ((True, False), (False, True), (True, True))]
     for name in ("map", "latent_map"):
         first, second, both = (one[name] for one in found)
         np.testing.assert_allclose(both, 0.5 * (first + second), atol=1e-6, err_msg=name)
@@ -106,18 +106,20 @@ def test_what_does_not_exist_has_no_loss_and_what_was_dropped_has_one():
     m, _ = method(channels.Channels(2, keep_all=0.0))
     per_channel = jnp.zeros((4, 4, 2 * DEPTH + 2))
 
-    def loss(shift, b, key):
+    @jax.jit
+    @jax.grad
+    def gradient_of(shift, b, key):
         params = parameters() | {"denoiser": {"x0": shift, "logit": jnp.float32(0.0)}}
         return m.loss(params, FROZEN, b, key)[1]["x0_loss"]
 
-    gradient = jax.grad(loss)(per_channel, batch((True, False)), jax.random.key(3))
+    gradient = gradient_of(per_channel, batch((True, False)), jax.random.key(3))
     assert gradient[..., :DEPTH].any()
     assert not gradient[..., DEPTH : 2 * DEPTH].any()
     # One that shows one of its two: the loss is of both all the same.
     b = batch((True, True), count=1)
     keys = jax.random.split(jax.random.key(0), 20)
     shown = [m.channels.drop(jax.random.split(k, 7)[0], b["available"]).sum() for k in keys]
-    gradient = jax.grad(loss)(per_channel, b, keys[shown.index(1)])
+    gradient = gradient_of(per_channel, b, keys[shown.index(1)])
     for part in (gradient[..., :DEPTH], gradient[..., DEPTH : 2 * DEPTH]):
         assert part.any()
 
@@ -160,25 +162,26 @@ def stirred(params):
 @pytest.mark.parametrize("fusion", channels.FUSIONS)
 def test_the_head_at_image_resolution_reads_nothing_of_a_missing_contrast(fusion):
     mask, b = head(fusion).mask, batch((True, False))
-    params = stirred(mask.init(jax.random.key(0), b))
+    params = stirred(jax.jit(mask.init)(jax.random.key(0), b))
     other = b["image"].at[..., 1].set(0.7)
     brain, shown = b["brain_mask"], b["available"]
-    one, two = (mask.probability_shown(params, {}, x, brain, shown) for x in (b["image"], other))
+    probability = jax.jit(functools.partial(mask.probability_shown, params, {}))
+    one, two = (probability(x, brain, shown) for x in (b["image"], other))
     np.testing.assert_array_equal(one, two)
-    both = mask.probability_shown(params, {}, other, brain, jnp.ones_like(shown))
+    both = probability(other, brain, jnp.ones_like(shown))
     assert (both != one).any() and not both[~brain].any()
-    mirrored = mask.probability_shown(params, {}, b["image"][:, :, ::-1], brain[:, :, ::-1], shown)
+    mirrored = probability(b["image"][:, :, ::-1], brain[:, :, ::-1], shown)
     np.testing.assert_allclose(mirrored[:, :, ::-1], one, atol=1e-6)
 
 
 @pytest.mark.parametrize("fusion", ["largest", "mean"])
 def test_one_contrast_at_a_time_is_each_alone_and_then_one_number(fusion):
     mask, b = head(fusion).mask, batch((True, True))
-    params, brain = stirred(mask.init(jax.random.key(0), b)), b["brain_mask"]
+    params, brain = stirred(jax.jit(mask.init)(jax.random.key(0), b)), b["brain_mask"]
+    run = jax.jit(functools.partial(mask.probability_shown, params, {}))
 
     def probability(*shown):
-        shown = jnp.broadcast_to(jnp.array(shown), (len(brain), 2))
-        return mask.probability_shown(params, {}, b["image"], brain, shown)
+        return run(b["image"], brain, jnp.broadcast_to(jnp.array(shown), (len(brain), 2)))
 
     each = jnp.stack([probability(True, False), probability(False, True)])
     assert (each[0] != each[1]).any()
@@ -189,9 +192,10 @@ def test_one_contrast_at_a_time_is_each_alone_and_then_one_number(fusion):
 def test_a_contrast_that_is_not_there_teaches_nothing():
     """Neither its picture nor what was drawn into it."""
     mask, b = head("largest").mask, batch((True, False))
-    params, key = stirred(mask.init(jax.random.key(0), b)), jax.random.key(1)
+    params, key = stirred(jax.jit(mask.init)(jax.random.key(0), b)), jax.random.key(1)
     exists = b["available"]
 
+    @jax.jit
     def run(change):
         example = mask.draw_each(key, b)
         example = example._replace(
@@ -210,7 +214,7 @@ def test_a_contrast_that_is_not_there_teaches_nothing():
 def test_the_head_adds_its_loss_and_trains_with_anomalies(fusion):
     m, _ = method(head=head(fusion), synthesis=shapes.Options(share=0.5))
     b = batch((True, True))
-    params = parameters() | {"pixel_head": m.pixel_head.mask.init(jax.random.key(0), b)}
+    params = parameters() | {"pixel_head": jax.jit(m.pixel_head.mask.init)(jax.random.key(0), b)}
 
     @jax.jit
     def run(params, b):

@@ -86,7 +86,7 @@ def test_z_scores_are_those_of_the_baselines():
 
 
 def test_a_mirrored_slice_has_the_mirrored_probability():
-    b, params = batch(2), MASK.init(jax.random.key(0), batch(2))
+    b, params = batch(2), jax.jit(MASK.init)(jax.random.key(0), batch(2))
     images, brain = b["image"], b["brain_mask"]
 
     @jax.jit
@@ -116,7 +116,8 @@ def test_an_atlas_brings_two_channels_and_is_read():
 def test_the_other_half_brings_two_channels_that_are_read():
     mask = dataclasses.replace(MASK, contralateral=True)
     b = batch(1)
-    params, plain = mask.init(jax.random.key(0), b), MASK.init(jax.random.key(0), b)
+    params = jax.jit(mask.init)(jax.random.key(0), b)
+    plain = jax.eval_shape(MASK.init, jax.random.key(0), b)
     assert params["stem"]["kernel"].shape[2] == plain["stem"]["kernel"].shape[2] + 2 * 4
     image, brain = b["image"], b["brain_mask"]
     z = jnp.clip(pixel_mask.z_scores(image, brain), -4.0, 5.0)
@@ -136,7 +137,7 @@ def test_cached_latents_are_refused():
 def test_the_unet_alone_learns_drawn_anomalies_and_maps_slices():
     b = batch(8)
     made = drawn_unet.DrawnUnet(MASK, difference.Residual(sigma=0.0, inside_brain=True))
-    params = made.init(jax.random.key(0), b)
+    params = jax.jit(made.init)(jax.random.key(0), b)
 
     @jax.jit
     def step(params, key):
@@ -163,11 +164,17 @@ def test_lesions_of_a_bank_take_the_place_of_drawn_ones():
     change = np.full((1, 3, 3), -0.5, np.float32)
     bank = {"change": change, "mask": (change < 0).astype("f4"), "level": np.zeros(1, np.float32)}
     mask, data = dataclasses.replace(MASK, drawn=drawn.Options(healthy=0.4)), batch(32)
-    key = jax.random.key(7)
-    alone = mask.draw(key, data)
-    for share in (0.0, 0.5, 1.0):
-        options = learned.Options(share=share, max_lesions=1)
-        both = dataclasses.replace(mask, lesions=options).draw(key, data, {"lesions": bank})
+    shares = (0.0, 0.5, 1.0)
+    options = [learned.Options(share=share, max_lesions=1) for share in shares]
+
+    # In one program: several would round what is the same in all differently, and compile longer.
+    @jax.jit
+    def draw(key, data):
+        masks = [dataclasses.replace(mask, lesions=o) for o in options]
+        return mask.draw(key, data), [m.draw(key, data, {"lesions": bank}) for m in masks]
+
+    alone, drawn_with = draw(jax.random.key(7), data)
+    for share, both in zip(shares, drawn_with, strict=True):
         np.testing.assert_array_equal(both.healthy, alone.healthy)
         same = np.asarray(both.images == alone.images).all((1, 2, 3))
         had = np.asarray(alone.truth).any((1, 2))

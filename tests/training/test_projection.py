@@ -1,5 +1,7 @@
 """A step on a second task against what the first must still say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from tests.models.test_moments import NETWORKS
 SHAPE = (1, 2, 2, 3)  # 4 cells: fewer inputs than most layers have dimensions
 
 
+@functools.cache
 def small(name):
     more = {
         "dit": {"patch_size": 1, "depth": 1},
@@ -40,25 +43,35 @@ def train(params, bases, network, way="update", name="adamw", steps=3):
     tx = projection.with_projection(tx, way)
     x, t = inputs((4, *SHAPE[1:]), seed=7)
 
-    def loss(params):
-        out = network.apply(params, x, t)
-        return jnp.square(out.x0 - 1.0).mean() + jnp.square(out.visible_logit - x[..., :1]).mean()
-
     @jax.jit
-    def step(params, state):
+    def step(gradients, params, state):
         more = {} if way == "none" else {projection.KEY: bases}
-        updates, state = tx.update(jax.grad(loss)(params), state, params, **more)
+        updates, state = tx.update(gradients, state, params, **more)
         return optax.apply_updates(params, updates), state
 
     state = tx.init(params)
     for _ in range(steps):
-        params, state = step(params, state)
+        params, state = step(gradients_of(network, params, x, t), params, state)
     return params
 
 
+# Compiled once for a network: most of what the tests here cost.
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_of(network, params, x, t):
+    def loss(params):
+        out = network.apply(params, x, t)
+        return jnp.square(out.x0 - 1.0).mean() + jnp.square(out.visible_logit - x[..., :1]).mean()
+
+    return jax.grad(loss)(params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def answer(network, params, x, t):
+    return network.apply(params, x, t)
+
+
 def moved(network, before, after, x, t):
-    apply = jax.jit(network.apply)
-    one, other = apply(before, x, t), apply(after, x, t)
+    one, other = answer(network, before, x, t), answer(network, after, x, t)
     return max(float(jnp.abs(a - b).max()) for a, b in zip(one[:2], other[:2], strict=True))
 
 
