@@ -152,11 +152,7 @@ def test_stopped_within_a_task_and_resumed_is_undisturbed(config, chain, tmp_pat
     assert_equal_chains(config, tmp_path, chain)
 
 
-# Within a task it goes on as after a stop (above) and after a kill (test_command.py).
-WITHIN = pytest.param("denoiser: step 7", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("moment", ["inputs of layers: batch 0", WITHIN])
+@pytest.mark.parametrize("moment", ["inputs of layers: batch 0", "denoiser: step 7"])
 def test_killed_between_and_within_tasks_and_started_again(config, chain, roots, tmp_path, moment):
     start_of_second(chain, tmp_path)
     # As many devices as here: XLA has a thread for each at least, and the older one (jax 0.10.2)
